@@ -1,0 +1,65 @@
+# make run    sets everything up and forges a real small model from examples/handbook
+# make test   sets everything up and runs the checks and the tests
+# make TORCH_INDEX=https://download.pytorch.org/whl/cpu …   where PyPI's torch would bring gigabytes of CUDA
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH_INDEX ?=
+CORPUS ?= examples/handbook
+BUDGET ?= 0
+CORE_VENV ?= .venv-core
+
+# llama.cpp built for any x86-64: its native build crashes on AMX processors with quantized models.
+export CMAKE_ARGS ?= -DGGML_NATIVE=OFF -DLLAVA_BUILD=OFF
+BIN = $(VENV)/bin
+STAMP = $(VENV)/.installed
+PIP = $(BIN)/python -m pip install -q -c constraints.txt
+
+.PHONY: run test setup check test-core fuzz bench docs clean
+
+run: $(STAMP)
+	$(BIN)/forge run $(CORPUS) --budget $(BUDGET)
+
+test: setup check
+	$(BIN)/python -m pytest
+
+setup: $(STAMP) .wheelhouse/.filled
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+# The part that needs no torch, on another Python:  make test-core PYTHON=python3.13
+test-core:
+	$(PYTHON) -m venv $(CORE_VENV)
+	$(CORE_VENV)/bin/python -m pip install -q -c constraints.txt -e '.[docs,datasketch,dev]' tokenizers safetensors
+	$(CORE_VENV)/bin/python -m pytest -m "not local and not slow"
+
+# 200 kill -9 at random moments over whole dry runs; about an hour on two cores.
+fuzz: $(STAMP)
+	FORGE_KILLS=200 $(BIN)/python -m pytest tests/test_fuzz.py -m fault --timeout 14400 -s
+
+bench: $(STAMP)
+	$(BIN)/python bench/start.py
+
+# Regenerates what is made from code: the tables in the skills and the command reference.
+docs: $(STAMP)
+	$(BIN)/python -m forge.docs
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "slm-forge needs Python 3.11 or newer: make PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV): torch (about 1 GB), then llama.cpp is compiled once (about 5 minutes)"
+	$(PIP) --upgrade pip
+	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	$(PIP) -e '.[local,datasketch,dev]'
+	touch $@
+
+# What the wheel test installs from, so that no test needs the network.
+.wheelhouse/.filled: pyproject.toml constraints.txt $(STAMP)
+	mkdir -p .wheelhouse
+	$(BIN)/python -m pip download -q -c constraints.txt -d .wheelhouse typer pydantic rich pyyaml jinja2 numpy charset-normalizer py3langid
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(CORE_VENV) .wheelhouse .forge build dist

@@ -1,0 +1,5 @@
+"""python -m forge"""
+
+from forge.cli.app import main
+
+main()

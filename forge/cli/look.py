@@ -1,0 +1,220 @@
+"""Commands that look: runs, status, logs, show, cost, report. Each has --json."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from forge import ui
+from forge.cli.complete import phase_names, run_names
+
+if TYPE_CHECKING:
+    from forge.run import Run
+
+PANEL = "Look"
+RunId = typer.Argument("", metavar="RUN", help="Run id; without one, the newest run.", show_default=False, autocompletion=run_names)
+Json = typer.Option(False, "--json", help="As JSON.")
+
+WATCH_SECONDS = 1.0
+
+
+def add(app: typer.Typer) -> None:
+    """Put the commands on the application."""
+    for function in (runs, status, logs, show, cost, report):
+        app.command(rich_help_panel=PANEL)(function)
+
+
+def runs(as_json: bool = Json) -> None:
+    """List runs: state, corpus, money, age."""
+    from forge.cli.snapshot import state_text
+    from forge.ledger import dollars
+
+    rows, damaged = _all_runs()
+    if as_json:
+        ui.out_json([*rows, *({"id": run_id, "outcome": "damaged", "error": why} for run_id, why in damaged)])
+        return
+    if not rows and not damaged:
+        ui.out("no runs yet")
+        ui.next_step("forge run CORPUS --budget USD")
+        return
+    cells = [(r["id"], state_text(r), _age(r["created"]), dollars(round(r["spent_usd"] * 1e6)), Path(r["corpus"]).name) for r in rows]
+    ui.table([*cells, *((run_id, "damaged", "", "", why) for run_id, why in damaged)], ("run", "state", "age", "spent", "corpus"))
+    ui.next_step(f"forge status {rows[0]['id']}" if rows else "forge run CORPUS --new")
+
+
+def status(
+    run_id: str = RunId, watch: bool = typer.Option(False, "--watch", "-w", help="Keep showing it until the run ends."), as_json: bool = Json
+) -> None:
+    """One run: phases, progress, money, time left."""
+    from forge.cli.snapshot import snapshot, snapshot_lines
+    from forge.run import Run
+
+    opened, screen = Run.open(run_id), ui.Repainted()
+    while True:
+        found = snapshot(opened)
+        changed = f"{found['outcome']}{found['busy']}{[(p['name'], p['status']) for p in found['phases']]}"
+        if as_json:
+            ui.out(json.dumps(found, ensure_ascii=False, default=str))
+        else:
+            screen.show(snapshot_lines(found), changed)
+        if not watch or not found["busy"]:
+            return
+        time.sleep(WATCH_SECONDS)
+
+
+def logs(
+    run_id: str = RunId, phase: str = typer.Option("", "--phase", help="Only this phase's events.", show_default=False, autocompletion=phase_names),
+    follow: bool = typer.Option(False, "--follow", "-f", help="Keep printing new events until the run ends."), as_json: bool = Json,
+) -> None:
+    """The events of a run, and where each worker's own log lies."""
+    from forge.errors import UsageError, nearest
+    from forge.registry import Registry
+    from forge.run import Run
+
+    opened = Run.open(run_id)
+    if phase and phase not in (known := Registry().phase_names()):
+        raise UsageError(f'there is no phase "{phase}"', why=nearest(phase, known), next="forge phases")
+    for event in _events(opened, follow):
+        if not phase or event.get("phase") == phase:
+            _show_event(event, as_json)
+    if as_json:
+        return
+    for log in sorted(opened.folder.glob("machine/jobs/*/log")):
+        if phase in log.parent.name:
+            ui.out(f"worker log: {log}")
+    ui.next_step(f"forge status {opened.id}")
+
+
+def show(
+    phase: str = typer.Argument(..., metavar="PHASE", help="A phase (prep, audit, ...).", show_default=False, autocompletion=phase_names), run_id: str = RunId,
+    rows: int = typer.Option(3, "--rows", help="Sample rows of each artifact."), as_json: bool = Json,
+) -> None:
+    """What a phase produced: its numbers, its artifacts, sample rows."""
+    from forge.errors import UsageError, nearest
+    from forge.run import Run
+
+    opened = Run.open(run_id)
+    known = [row["name"] for row in opened.state.rows("SELECT name FROM phase ORDER BY rowid")]
+    if phase not in known:
+        raise UsageError(f'run {opened.id} has no phase "{phase}"', why=nearest(phase, known), next=f"forge status {opened.id}")
+    row = opened.state.row("SELECT * FROM phase WHERE name=?", phase)
+    assert row is not None
+    artifacts = [artifact for artifact in opened.store.all() if artifact.phase == phase]
+    if as_json:
+        ui.out_json({
+            "run": opened.id, "phase": phase, "status": row["status"], "metrics": json.loads(row["metrics"]),
+            "artifacts": [{**a.model_dump(exclude={"files"}), "file": str(opened.store.link(a))} for a in artifacts],
+        })
+        return
+    ui.out(f"{phase} · {row['status']} · attempt {row['attempt']}")
+    ui.lines(f"  {name}: {value}" for name, value in json.loads(row["metrics"]).items())
+    for artifact in artifacts:
+        ui.out(f"\n{opened.store.link(artifact)}  {artifact.bytes:,} bytes  sha256 {artifact.sha256[:12]}")
+        if artifact.path.endswith(".jsonl"):
+            with opened.store.link(artifact).open(encoding="utf-8") as file:
+                ui.lines("  " + line.strip()[:300] for line, _ in zip(file, range(rows), strict=False))
+    ui.next_step(f"forge status {opened.id}")
+
+
+def cost(run_id: str = RunId, as_json: bool = Json) -> None:
+    """Money by phase: reserved, spent, and what is left."""
+    from forge.cli.snapshot import open_with_budget
+    from forge.ledger import dollars
+
+    opened = open_with_budget(run_id)
+    totals = opened.ledger.totals()
+    rows = opened.state.rows(
+        "SELECT phase, what, COUNT(*) AS n, SUM(CASE WHEN actual IS NULL THEN reserved ELSE 0 END) AS open,"
+        " COALESCE(SUM(actual), 0) AS paid FROM spend GROUP BY phase, what ORDER BY MIN(id)"
+    )
+    if as_json:
+        ui.out_json({
+            "run": opened.id, "settled_micro_usd": totals.settled, "reserved_micro_usd": totals.reserved,
+            "budget_micro_usd": totals.budget, "lines": [dict(row) for row in rows],
+        })
+        return
+    ui.table([(r["phase"], r["what"], str(r["n"]), dollars(r["open"]), dollars(r["paid"])) for r in rows],
+             ("phase", "what", "acts", "reserved", "spent"))
+    left = totals.budget - totals.committed
+    ui.out(f"spent {dollars(totals.settled)} · reserved {dollars(totals.reserved)} · left {dollars(left)} of {dollars(totals.budget)}")
+    ui.next_step(f"forge status {opened.id}")
+
+
+def report(run_id: str = RunId, as_json: bool = Json) -> None:
+    """Where the reports of a run are: HTML, QA, after-action."""
+    from forge.errors import UsageError
+    from forge.run import Run
+
+    opened = Run.open(run_id)
+    wanted = ("report", "qa_report", "after_action", "card")
+    found = {name: str(opened.store.link(artifact)) for name in wanted if (artifact := opened.store.get(name))}
+    if not found:
+        raise UsageError(f"run {opened.id} has no report yet", next=f"forge resume {opened.id}")
+    if as_json:
+        ui.out_json(found)
+        return
+    ui.table(list(found.items()), ("report", "file"))
+    ui.next_step(f"{'open' if sys.platform == 'darwin' else 'xdg-open'} {next(iter(found.values()))}")
+
+
+def _all_runs() -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
+    """Every run as data, and (id, reason) of those whose state cannot be read."""
+    from forge.errors import ForgeError
+    from forge.run import Run, run_ids
+
+    rows: list[dict[str, Any]] = []
+    damaged = []
+    for run_id in run_ids():
+        try:
+            opened = Run.open(run_id)
+            rows.append({**opened.info().model_dump(), "busy": opened.is_busy(), "spent_usd": opened.ledger.totals().settled / 1e6})
+            opened.close()
+        except ForgeError as error:
+            damaged.append((run_id, error.why))
+    return rows, damaged
+
+
+def _events(run: Run, follow: bool) -> Iterator[dict[str, Any]]:
+    """The events so far; with `follow` also those to come, until the run has ended."""
+    with (run.folder / "events.jsonl").open(encoding="utf-8") as file:
+        ended, partial = not follow, ""
+        while True:
+            partial += file.readline()
+            if partial.endswith("\n"):
+                yield json.loads(partial)
+                partial = ""
+            elif ended:
+                return
+            else:
+                ended = not run.is_busy()   # and read once more: events may lie between the last read and the end
+                time.sleep(0 if ended else WATCH_SECONDS / 4)
+
+
+def _show_event(event: dict[str, Any], as_json: bool) -> None:
+    from forge.cli.words import event_line, progress_text
+
+    if as_json:
+        ui.out(json.dumps(event, ensure_ascii=False))
+        return
+    stamp = time.strftime("%H:%M:%S", time.localtime(event["at"]))
+    name = f"{event.get('phase', ''):10}"
+    if event["event"] == "progress":
+        ui.out(f"{stamp}    {name} {progress_text(event, 0)}")
+    elif event["event"] == "phase_started":
+        ui.out(f"{stamp}  > {name} {event['why']}")
+    elif event["event"] == "lease":
+        ui.out(f"{stamp}    {name} lease {event['token']} {event['state'].lower().replace('_', ' ')}")
+    elif line := event_line(event):
+        ui.out(f"{stamp} {line}")
+
+
+def _age(created: float) -> str:
+    from forge.cli.words import duration
+
+    return duration(max(0.0, time.time() - created))

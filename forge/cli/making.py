@@ -1,0 +1,143 @@
+"""Commands that forge a model: run, plan, approve, reject, resume, teardown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from forge import ui
+from forge.cli.complete import phase_names, recipe_names, run_names
+
+PANEL = "Forge"
+
+Corpus = typer.Argument(..., metavar="CORPUS", help="Folder (or one file) with your documents.", show_default=False)
+RunId = typer.Argument("", metavar="RUN", help="Run id; without one, the newest run.", show_default=False, autocompletion=run_names)
+Budget = typer.Option(None, "--budget", min=0, help="The cap in US dollars. Nothing is spent beyond it.", show_default=False)
+BeforeGate = typer.Option(None, "--before-gate", min=0, help="Dollars the teacher may spend before approval [10 % of the budget].", show_default=False)
+Set = typer.Option([], "--set", metavar="SECTION.KEY=VALUE", help="Change one setting; repeat for more.", show_default=False)
+Recipe = typer.Option("", "--recipe", help="A shipped recipe by name, or your own YAML file.", show_default=False, autocompletion=recipe_names)
+DryRun = typer.Option(False, "--dry-run", help="Rehearse all phases on a sample: about a minute, $0.00, no network.")
+PluginDir = typer.Option([], "--plugin-dir", help="Folder with your own extractors, teachers, ...; repeat for more.", show_default=False)
+Until = typer.Option("", "--until", metavar="PHASE", help="Stop after this phase.", show_default=False, autocompletion=phase_names)
+From = typer.Option("", "--from", metavar="PHASE", help="Run this phase again, and what then changes after it.", show_default=False, autocompletion=phase_names)
+Json = typer.Option(False, "--json", help="Events and result as JSON lines.")
+Quiet = typer.Option(False, "--quiet", "-q", help="Only the result.")
+Yes = typer.Option(False, "--yes", "-y", help="Agree to re-running phases that cost money. Never approves a plan.")
+New = typer.Option(False, "--new", help="Start a new run even if this corpus has one.")
+Name = typer.Option("", "--id", help="Name the new run yourself.", show_default=False)
+
+
+def add(app: typer.Typer) -> None:
+    """Put the commands on the application."""
+    for function in (run, plan, approve, reject, resume, teardown):
+        app.command(rich_help_panel=PANEL)(function)
+
+
+def run(
+    corpus: Path = Corpus, budget: float | None = Budget, before_gate: float | None = BeforeGate, recipe: str = Recipe,
+    set_: list[str] = Set, dry_run: bool = DryRun, plugin_dir: list[Path] = PluginDir, until: str = Until, new: bool = New,
+    run_id: str = Name, yes: bool = Yes, quiet: bool = Quiet, as_json: bool = Json,
+) -> None:
+    """Forge a model from CORPUS within a budget; stops once, for your approval.
+
+    A corpus that already has a run continues it: unchanged phases are skipped, changed ones run again.
+    """
+    from forge.cli.session import Session
+
+    flags = [*_money(budget, before_gate), *set_]
+    session = Session(as_json=as_json, quiet=quiet, yes=yes)
+    session.start(corpus, dry_run=dry_run, new=new, run_id=run_id, plugin_dirs=tuple(plugin_dir), recipe=recipe, flags=flags, until=until)
+    session.execute(until=until)
+
+
+def plan(
+    corpus: str = typer.Argument("", metavar="CORPUS|RUN", help="A corpus to plan for, or the id of a run.", show_default=False),
+    budget: float | None = Budget, before_gate: float | None = BeforeGate, recipe: str = Recipe, set_: list[str] = Set,
+    restore: bool = typer.Option(False, "--restore", help="Throw away edits of plan.json."), quiet: bool = Quiet, as_json: bool = Json,
+) -> None:
+    """The same up to the gate: read, audit, synthesise; show the plan, its price and its hash."""
+    from forge.cli.session import Session
+
+    session = Session(as_json=as_json, quiet=quiet, yes=False)
+    if corpus and Path(corpus).exists():
+        flags = [*_money(budget, before_gate), *set_]
+        session.start(Path(corpus), dry_run=False, new=False, run_id="", plugin_dirs=(), recipe=recipe, flags=flags)
+        session.execute(until="plan_fit", show_result=False)
+    else:
+        session.open(corpus)
+    session.show_plan(restore=restore)
+
+
+def approve(
+    run_id: str = RunId, plan_hash: str = typer.Option("", "--plan", metavar="HASH", help="The plan's hash, as `forge plan` shows it.", show_default=False),
+    stop: bool = typer.Option(False, "--stop", help="Only approve; do not continue the run."), quiet: bool = Quiet, as_json: bool = Json,
+) -> None:
+    """Approve RUN's plan and continue. The approval counts for exactly this plan."""
+    from forge import gate
+    from forge.cli.session import Session
+
+    session = Session(as_json=as_json, quiet=quiet, yes=False)
+    opened = session.open(run_id)
+    if not plan_hash:
+        if not ui.is_interactive():
+            from forge.errors import UsageError
+
+            raise UsageError("approve needs --plan HASH when nobody can be asked", next=f"forge plan {opened.id}")
+        plan_hash = session.confirm_plan()
+    with opened.lock():
+        sha256 = gate.approve(opened, plan_hash)
+    if not stop:
+        session.execute()
+    elif not as_json:
+        ui.out(f"approved plan {gate.short(sha256)}")
+        ui.next_step(f"forge resume {opened.id}")
+
+
+def reject(run_id: str = RunId, as_json: bool = Json) -> None:
+    """Close RUN at the gate; keeps its data, spends nothing more."""
+    from forge import gate
+    from forge.run import Run
+
+    opened = Run.open(run_id)
+    with opened.lock():
+        gate.reject(opened)
+    if as_json:
+        ui.out_json({"run": opened.id, "outcome": "rejected"})
+    else:
+        ui.out(f"run {opened.id} is closed; its data stays in {opened.folder}")
+        ui.next_step(f"forge resume {opened.id} opens it again, with --set to change the plan")
+
+
+def resume(
+    run_id: str = RunId, from_: str = From, until: str = Until, set_: list[str] = Set, budget: float | None = Budget,
+    before_gate: float | None = BeforeGate, preview: bool = typer.Option(False, "--preview", help="Only show which phases would run, and why."),
+    yes: bool = Yes, quiet: bool = Quiet, as_json: bool = Json,
+) -> None:
+    """Continue RUN from where it stopped, or --from PHASE."""
+    from forge.cli.session import Session
+
+    session = Session(as_json=as_json, quiet=quiet, yes=yes)
+    session.open(run_id, flags=[*_money(budget, before_gate), *set_])
+    if preview:
+        session.preview(from_)
+    else:
+        session.execute(until=until, rerun_from=from_)
+
+
+def teardown(run_id: str = RunId, as_json: bool = Json) -> None:
+    """End every machine that RUN still holds, and prove it."""
+    from forge.cli.session import Session
+
+    released = Session(as_json=as_json, quiet=True, yes=False).release(run_id)
+    if as_json:
+        ui.out_json(released)
+    else:
+        ui.out(f"run {released['run']}: {released['leases']} lease(s), none of them bills")
+        ui.next_step(f"forge cost {released['run']}")
+
+
+def _money(budget: float | None, before_gate: float | None) -> list[str]:
+    flags: list[tuple[str, Any]] = [("run.budget_usd", budget), ("run.before_gate_usd", before_gate)]
+    return [f"{key}={value}" for key, value in flags if value is not None]

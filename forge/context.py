@@ -1,0 +1,126 @@
+"""The Context that phases get: folders for inputs, outputs and work. The same class serves engine, worker and tests."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from forge.errors import ForgeError, Interrupted
+from forge.journal import Journal
+from forge.ledger import Money
+from forge.phase import Output, Rehearsal
+from forge.records import Record
+from forge.registry import Registry
+
+Emit = Callable[[str, dict[str, Any]], None]
+Rehearse = Callable[[Sequence[str], Mapping[str, Path]], Rehearsal]
+
+
+class InputFile(Record):
+    """A verified input: where it lies and the hash under which it was published."""
+
+    path: str
+    sha256: str
+
+
+class FolderContext:
+    """A phase's view of the run, backed by plain folders.
+
+    folder/work/     survives kills; emptied when the phase's fingerprint is not the one that it was made under
+    folder/journal/  paid items: never emptied, since their keys name everything that they depend on
+    folder/out/      collects the outputs of one attempt until they are published
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        run_id: str,
+        seed: int,
+        dry_run: bool,
+        inputs: Mapping[str, InputFile],
+        writes: tuple[Output, ...],
+        registry: Registry,
+        money: Money,
+        emit: Emit,
+        corpus_root: Path = Path(),
+        fingerprint: str = "",
+        stop_requested: Callable[[], bool] = lambda: False,
+        rehearse: Rehearse = lambda phases, inputs: Rehearsal(error="no rehearsal here"),
+    ) -> None:
+        self.run_id, self.seed, self.dry_run = run_id, seed, dry_run
+        self.work, self.out, self._paid = folder / "work", folder / "out", folder / "journal"
+        self.corpus_root, self.money = corpus_root, money
+        self._inputs, self._writes = inputs, {output.name: output for output in writes}
+        self._registry, self._emit, self._stop_requested = registry, emit, stop_requested
+        self._rehearse = rehearse
+        self._journals: list[Journal] = []
+        self._prepare(folder / "fingerprint", fingerprint)
+
+    def input(self, name: str) -> Path:
+        """The verified file or folder of an artifact named in `reads`."""
+        return Path(self._inputs[name].path)
+
+    def input_sha256(self, name: str) -> str:
+        """The content hash under which the input was published."""
+        return self._inputs[name].sha256
+
+    def output(self, name: str) -> Path:
+        """Where to write the artifact `name`; it is published when run() returns."""
+        path = self.out / self._writes[name].path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def journal(self, name: str = "items", *, durable: bool = False) -> Journal:
+        """The phase's item journal, closed when the phase ends."""
+        folder = self._paid if durable else self.work
+        journal = Journal(folder / f"{name}.journal", durable=durable)
+        self._journals.append(journal)
+        return journal
+
+    def use(self, kind: str, name: str, *, ready: bool = True) -> Any:
+        """The plugin `name` of `kind`, imported now; ready=False: also when its extra is missing."""
+        return self._registry.plugin(kind, name, ready=ready)
+
+    def names(self, kind: str) -> tuple[str, ...]:
+        """The names of all plugins of a kind."""
+        return self._registry.names(kind)
+
+    def progress(self, done: float, total: float | None = None, note: str = "", **numbers: float) -> None:
+        """Say how far the phase is."""
+        self._emit("progress", {"done": done, "total": total, "note": note, **numbers})
+
+    def notice(self, text: str) -> None:
+        """One line that the user should see and that stays in the log."""
+        self._emit("notice", {"text": text})
+
+    def lease(self, offer: Any, deadline_seconds: int, token: str) -> Any:
+        """Only the engine leases machines."""
+        raise ForgeError("a machine can only be leased by the engine")
+
+    def rehearse(self, phases: Sequence[str], inputs: Mapping[str, Path]) -> Rehearsal:
+        """Run machine phases on small inputs in a worker of their own."""
+        return self._rehearse(phases, inputs)
+
+    def check_stop(self) -> None:
+        """Raise Interrupted when the user asked to stop."""
+        if self._stop_requested():
+            raise Interrupted
+
+    def close(self) -> None:
+        """Close the journals."""
+        for journal in self._journals:
+            journal.close()
+
+    def _prepare(self, marker: Path, fingerprint: str) -> None:
+        """Empty out/, and work/ too when it was made for other inputs or settings. The marker is written last."""
+        shutil.rmtree(self.out, ignore_errors=True)
+        made_for = marker.read_text(encoding="utf-8") if marker.exists() else ""
+        if made_for != fingerprint:
+            shutil.rmtree(self.work, ignore_errors=True)
+        self.work.mkdir(parents=True, exist_ok=True)
+        self.out.mkdir(parents=True, exist_ok=True)
+        if made_for != fingerprint:
+            marker.write_text(fingerprint, encoding="utf-8")

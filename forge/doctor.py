@@ -1,0 +1,121 @@
+"""Checks this machine before anything is started: what is there, what is missing, and the command that brings it.
+
+"ok" and "missing" (an option that is not used) pass; a "problem" stops a local run and makes `forge doctor` exit 1.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from forge.phase import Requirement
+from forge.records import Record
+from forge.registry import Registry, missing
+from forge.run import home
+
+MIN_FREE_GB = 5.0
+DISTRIBUTION = "slm-forge"
+
+
+class Finding(Record):
+    """One check: its state, what was found, and how to change it."""
+
+    name: str
+    state: Literal["ok", "missing", "problem"]
+    detail: str
+    fix: str = ""
+
+
+def examine() -> list[Finding]:
+    """All checks. Starts nothing, needs no network, imports no heavy library."""
+    checks: list[Callable[[], list[Finding]]] = [_python, _foreign_forge, _extras, _gpu, _disk, _writable, _keys]
+    return [finding for check in checks for finding in check()]
+
+
+def has_problem(findings: list[Finding]) -> bool:
+    """True when a local run cannot work."""
+    return any(finding.state == "problem" for finding in findings)
+
+
+def _python() -> list[Finding]:
+    text = f"{sys.version_info.major}.{sys.version_info.minor}.{sys.version_info.micro}, {os.cpu_count()} cores"
+    return [Finding(name="python", state="ok", detail=text)]
+
+
+def _foreign_forge() -> list[Finding]:
+    """PyPI has other packages that install a `forge` module or command."""
+    owners = set(importlib.metadata.packages_distributions().get("forge", [])) - {DISTRIBUTION}
+    command = shutil.which("forge")
+    ours = Path(sys.executable).parent / "forge"
+    if owners:
+        names = ", ".join(sorted(owners))
+        return [Finding(name="name", state="problem", detail=f"{names} also installs a module `forge`", fix=f"pip uninstall {names}")]
+    if command and ours.exists() and Path(command).resolve() != ours.resolve():
+        return [Finding(name="name", state="problem", detail=f"`forge` on PATH is {command}", fix="use the command slm-forge")]
+    return [Finding(name="name", state="ok", detail="no other package is called forge")]
+
+
+def _extras() -> list[Finding]:
+    registry = Registry()
+    findings = []
+    for extra, needs in sorted(_needs(registry).items()):
+        absent = missing(tuple(needs))
+        if not absent:
+            findings.append(Finding(name=f"extra [{extra}]", state="ok", detail=", ".join(sorted({n.module for n in needs}))))
+            continue
+        optional = extra in ("mupdf", "datasketch")
+        findings.append(
+            Finding(
+                name=f"extra [{extra}]", state="missing" if optional else "problem",
+                detail="not installed: " + ", ".join(sorted({need.module for need in absent})),
+                fix=f"pip install 'slm-forge[{extra}]'",
+            )
+        )
+    return findings
+
+
+def _needs(registry: Registry) -> dict[str, set[Requirement]]:
+    """Extra -> the modules that phases and plugins want from it."""
+    owners = [registry.phase(name) for name in registry.phase_names()]
+    for kind in ("extractor", "teacher", "provider", "task"):
+        owners += [registry.plugin(kind, name, ready=False) for name in registry.names(kind)]
+    needs: dict[str, set[Requirement]] = {}
+    for owner in owners:
+        for need in getattr(owner, "requires", ()):
+            needs.setdefault(need.extra, set()).add(need)
+    return needs
+
+
+def _gpu() -> list[Finding]:
+    if shutil.which("nvidia-smi"):
+        return [Finding(name="gpu", state="ok", detail="nvidia-smi is on PATH; `forge plan` shows what fits")]
+    return [Finding(name="gpu", state="missing", detail="no NVIDIA GPU: models are trained from scratch on the CPU", fix="run on a machine with a GPU")]
+
+
+def _disk() -> list[Finding]:
+    place = next(path for path in (home().resolve(), *home().resolve().parents) if path.exists())
+    free = shutil.disk_usage(place).free / 1e9
+    state: Literal["ok", "problem"] = "ok" if free >= MIN_FREE_GB else "problem"
+    fix = "" if state == "ok" else f"free {MIN_FREE_GB:.0f} GB or set FORGE_HOME to another disk"
+    return [Finding(name="disk", state=state, detail=f"{free:.0f} GB free at {place}", fix=fix)]
+
+
+def _writable() -> list[Finding]:
+    place = next(path for path in (home().resolve(), *home().resolve().parents) if path.exists())
+    if os.access(place, os.W_OK):
+        return [Finding(name="runs", state="ok", detail=f"kept in {home()}")]
+    return [Finding(name="runs", state="problem", detail=f"{place} is not writable", fix="set FORGE_HOME=FOLDER")]
+
+
+def _keys() -> list[Finding]:
+    wanted = {"ANTHROPIC_API_KEY": "a stronger teacher", "HF_TOKEN": "publishing to the Hugging Face Hub"}
+    return [
+        Finding(name=name, state="ok", detail="set") if os.environ.get(name)
+        else Finding(name=name, state="missing", detail=f"not set; it would unlock {what}", fix=f"export {name}=…")
+        for name, what in wanted.items()
+    ]

@@ -1,0 +1,154 @@
+"""The Phase protocol, and the Context through which a phase sees the run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from forge.journal import Journal
+from forge.ledger import Money
+from forge.records import Record
+
+
+class Settings(BaseModel):
+    """Base of every phase's settings: unknown keys are errors, values cannot change during a run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Output(Record):
+    """One artifact that a phase writes. `telemetry` (times, hosts) is kept out of hashes and comparisons."""
+
+    name: str
+    path: str
+    telemetry: bool = False
+
+
+class Estimate(Record):
+    """What a phase will probably take and cost; `basis` says where the numbers come from."""
+
+    seconds_p50: float
+    seconds_p90: float
+    usd_p50: float = 0.0
+    usd_p90: float = 0.0
+    basis: str = ""
+
+
+class Rehearsal(Record):
+    """How a rehearsal of machine phases went: outputs by artifact name, seconds by phase, the error if one failed."""
+
+    outputs: dict[str, str] = Field(default_factory=dict)
+    seconds: dict[str, float] = Field(default_factory=dict)
+    metrics: dict[str, dict[str, float | str]] = Field(default_factory=dict)
+    error: str = ""
+
+
+class Requirement(Record):
+    """An importable module that a plugin or phase needs, and the extra that brings it."""
+
+    module: str
+    extra: str
+
+
+class Context(Protocol):
+    """A phase's view of the run: verified inputs, private outputs, plugins, money, progress.
+
+    work: private folder that survives a kill and is emptied when the phase's fingerprint changes.
+    corpus_root: the folder that the corpus entries are relative to (only prep needs it).
+    """
+
+    run_id: str
+    seed: int
+    dry_run: bool
+    work: Path
+    corpus_root: Path
+    money: Money
+
+    def input(self, name: str) -> Path:
+        """The verified file or folder of an artifact named in `reads`."""
+        ...
+
+    def output(self, name: str) -> Path:
+        """Where to write the artifact `name`; it is published when run() returns."""
+        ...
+
+    def input_sha256(self, name: str) -> str:
+        """The content hash under which the input was published."""
+        ...
+
+    def journal(self, name: str = "items", *, durable: bool = False) -> Journal:
+        """The phase's item journal. durable=True syncs every record: use it for paid items."""
+        ...
+
+    def use(self, kind: str, name: str, *, ready: bool = True) -> Any:
+        """The plugin `name` of `kind` ("extractor", "teacher", "provider", "task"), imported now.
+
+        Raises MissingAccess when its extra is not installed; ready=False returns it all the same, for what it says
+        about itself.
+        """
+        ...
+
+    def names(self, kind: str) -> tuple[str, ...]:
+        """The names of all plugins of a kind."""
+        ...
+
+    def progress(self, done: float, total: float | None = None, note: str = "", **numbers: float) -> None:
+        """Say how far the phase is; `numbers` (loss, tokens_per_second) are shown and logged."""
+        ...
+
+    def notice(self, text: str) -> None:
+        """One line that the user should see and that stays in the log."""
+        ...
+
+    def lease(self, offer: Any, deadline_seconds: int, token: str) -> Any:
+        """A machine (protocols.Offer -> protocols.Lease): its worst case is reserved, then it is started.
+
+        Idempotent by token. Raises OverBudget before anything is requested.
+        """
+        ...
+
+    def rehearse(self, phases: Sequence[str], inputs: Mapping[str, Path]) -> Rehearsal:
+        """Run machine phases on small inputs in a worker of their own, in a scratch folder; never raises for their faults."""
+        ...
+
+    def check_stop(self) -> None:
+        """Raise Interrupted when the user asked to stop. Call it between items."""
+        ...
+
+
+C = TypeVar("C", bound=Settings, contravariant=True)
+
+
+class Phase(Protocol[C]):
+    """One step of the pipeline. A package under phases/ exports one as `phase`.
+
+    where: "engine" runs in this process; "machine" runs in `python -m forge.worker` on the leased machine.
+    libraries: distributions whose version changes the output; part of the fingerprint.
+    always: run even after a failure or an interrupt (teardown).
+    """
+
+    name: ClassVar[str]
+    VERSION: ClassVar[int]
+    summary: ClassVar[str]
+    reads: ClassVar[tuple[str, ...]]
+    writes: ClassVar[tuple[Output, ...]]
+    settings: ClassVar[type[Settings]]
+    where: ClassVar[Literal["engine", "machine"]]
+    libraries: ClassVar[tuple[str, ...]]
+    requires: ClassVar[tuple[Requirement, ...]]
+    always: ClassVar[bool]
+
+    def estimate(self, settings: C, ctx: Context) -> Estimate:
+        """Time and money that run() will take. Spends nothing, needs no network."""
+        ...
+
+    def run(self, settings: C, ctx: Context) -> Mapping[str, float | str]:
+        """Do the work; returns the numbers for the report. Outputs are a pure function of the inputs."""
+        ...
+
+    def undo(self, settings: C, ctx: Context) -> None:
+        """Free what run() made outside the run folder. Idempotent."""
+        ...

@@ -1,0 +1,300 @@
+"""What a plugin has to offer, one protocol per kind. Each plugin module exports one instance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
+
+from forge.phase import Requirement
+from forge.records import Example, Message, Passage, Piece, Record, Verdict
+
+# --- extractors ------------------------------------------------------------------------------------------------
+
+
+class Extractor(Protocol):
+    """Reads one family of files. Exported as `extractor`; entry point group `forge.extractors`.
+
+    media_types: what prep's router may hand over ("application/pdf").
+    extensions: lower case with the dot; used when the content does not decide. Maps to a media type.
+    magic: byte prefixes that claim a file of a type that the router does not know.
+    """
+
+    name: ClassVar[str]
+    media_types: ClassVar[tuple[str, ...]]
+    extensions: ClassVar[Mapping[str, str]]
+    magic: ClassVar[Mapping[bytes, str]]
+    requires: ClassVar[tuple[Requirement, ...]]
+
+    def extract(self, path: Path, media_type: str) -> Iterator[Piece]:
+        """Yield the file's text in reading order. Raises ExtractError(why); never returns half a file."""
+        ...
+
+
+# --- teachers --------------------------------------------------------------------------------------------------
+
+
+class TeacherRequest(Record):
+    """One question to a teacher. `key` = sha256(passage + prompt + model + parameters): the journal's key."""
+
+    key: str
+    kind: str
+    passage: Passage
+    context: tuple[Passage, ...] = ()
+    prompt: str = ""
+    wanted: int = 0
+    max_output_tokens: int = 1024
+
+
+class Proposal(Record):
+    """One pair that a teacher proposes; the filters decide."""
+
+    bucket: str
+    question: str
+    answer: str
+    evidence: str
+    fact: str = ""
+    form: int = 0
+
+
+class Usage(Record):
+    """Tokens of one call, as the teacher counted them."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_input_tokens: int = 0
+
+
+class TeacherResponse(Record):
+    """A teacher's answer with its real price in micro-dollars."""
+
+    key: str
+    proposals: tuple[Proposal, ...] = ()
+    usage: Usage = Usage()
+    micro_usd: int = 0
+    stop_reason: str = "end"
+    error: str = ""
+
+
+class TeacherCapabilities(Record):
+    """What a teacher can do; phases adapt to it."""
+
+    paid: bool
+    json_schema: bool = False
+    batch: bool = False
+    deterministic: bool = False
+
+
+class Teacher(Protocol):
+    """Turns passages into proposed pairs. Exported as `teacher`; entry point group `forge.teachers`."""
+
+    name: ClassVar[str]
+    requires: ClassVar[tuple[Requirement, ...]]
+
+    def capabilities(self) -> TeacherCapabilities:
+        """What this teacher can do."""
+        ...
+
+    def price(self, request: TeacherRequest) -> int:
+        """The worst case of one request in micro-dollars, reserved before the call."""
+        ...
+
+    def generate(self, requests: Sequence[TeacherRequest]) -> Iterator[TeacherResponse]:
+        """Answer the requests in any order, each with its usage and real cost."""
+        ...
+
+
+# --- compute ---------------------------------------------------------------------------------------------------
+
+
+class Need(Record):
+    """What the plan asks of a machine."""
+
+    parameters: int
+    memory_gib: float
+    gpu: bool
+    seconds: float
+
+
+class Offer(Record):
+    """One machine that could do it. Prices in USD; `reason` says why it was ranked so.
+
+    bf16: it multiplies bfloat16 natively; without, bf16 autocast is emulated and slower than fp32.
+    """
+
+    provider: str
+    name: str
+    usd_per_hour: float
+    device: Literal["cpu", "cuda"]
+    cores: int
+    memory_gib: float
+    gpu: str = ""
+    gpu_memory_gib: float = 0.0
+    bf16: bool = False
+    reason: str = ""
+
+
+class Lease(Record):
+    """A right to one machine until a deadline. `token` makes start() idempotent."""
+
+    token: str
+    run: str
+    offer: Offer
+    deadline_seconds: int
+
+
+class Resource(Record):
+    """A machine as the provider reports it."""
+
+    provider: str
+    id: str
+    lease: str
+    state: Literal["starting", "live", "stopping", "gone"]
+    address: str = ""
+
+
+class Channel(Protocol):
+    """Files and jobs on a resource. Job ids are idempotent: spawning twice starts once.
+
+    `remote` is relative to the channel's root on the resource; path() gives the absolute one. A job's folder is
+    jobs/<job>: its output goes to jobs/<job>/log.
+    """
+
+    def put(self, local: Path, remote: str) -> None:
+        """Send a file or folder."""
+        ...
+
+    def get(self, remote: str, local: Path) -> None:
+        """Fetch a file or folder."""
+        ...
+
+    def read(self, remote: str, offset: int) -> bytes:
+        """The bytes of a file from an offset on; empty when there is none (yet)."""
+        ...
+
+    def spawn(self, job: str, argv: Sequence[str], env: Mapping[str, str]) -> None:
+        """Start a job in the job's folder unless it runs already."""
+        ...
+
+    def poll(self, job: str) -> int | None:
+        """The job's exit code, or None while it runs. A dead job without one counts as -1."""
+        ...
+
+    def path(self, remote: str) -> str:
+        """The absolute path of a remote name on the resource."""
+        ...
+
+    def stop(self, job: str, *, grace_seconds: float) -> None:
+        """Ask the job to stop, then end it with everything it started."""
+        ...
+
+
+class Provider(Protocol):
+    """Leases machines. Exported as `provider`; entry point group `forge.compute`."""
+
+    name: ClassVar[str]
+    requires: ClassVar[tuple[Requirement, ...]]
+
+    def quote(self, need: Need) -> list[Offer]:
+        """Offers that fit, best first. Spends nothing."""
+        ...
+
+    def start(self, lease: Lease) -> Resource:
+        """Start the machine; idempotent by lease.token. May raise NoCapacity."""
+        ...
+
+    def find(self, scope: str) -> list[Resource]:
+        """What the provider says exists for a lease token, a run id or "all". Never asks our own records."""
+        ...
+
+    def stop(self, resource: Resource) -> None:
+        """Ask for termination; find() confirms it."""
+        ...
+
+    def channel(self, resource: Resource, root: Path) -> Channel:
+        """Files and jobs on the resource; `root` is where a local provider may work."""
+        ...
+
+    def settle(self, resource: Resource) -> int:
+        """The real cost so far in micro-dollars, from the provider's own timestamps."""
+        ...
+
+
+# --- tasks -----------------------------------------------------------------------------------------------------
+
+
+class Prediction(Record):
+    """What the models said to one test example. NLL is the sum over the answer's tokens and its end, in nats.
+
+    generated: `tuned` (and `base`, for a few rows) was generated; an empty answer is then an answer, not a gap.
+    """
+
+    id: str
+    split: str
+    group: str
+    prompt: tuple[Message, ...]
+    gold: str
+    answerable: bool
+    names: tuple[str, ...] = ()
+    answer_tokens: int
+    nll_base: float
+    nll_tuned: float
+    base: str = ""
+    tuned: str = ""
+    generated: bool = False
+    finished: bool = True
+
+
+class Task(Protocol):
+    """A kind of example: how it is asked, read and scored. Exported as `task`; group `forge.tasks`."""
+
+    name: ClassVar[str]
+
+    def prompt(self, example: Example) -> tuple[Message, ...]:
+        """The turns that the model sees."""
+        ...
+
+    def target(self, example: Example) -> str:
+        """The text that the model should answer with."""
+        ...
+
+    def parse(self, text: str) -> str:
+        """A model's raw text as the task's answer."""
+        ...
+
+    def score(self, predictions: Sequence[Prediction], *, abstention: str, seed: int) -> list[Verdict]:
+        """Metrics with intervals, cluster-bootstrapped by group; no thresholds yet."""
+        ...
+
+    def gates(self, verdicts: Sequence[Verdict], thresholds: Mapping[str, float]) -> list[Verdict]:
+        """The same verdicts with outcome decided: pass, fail, or undecided when the interval straddles."""
+        ...
+
+    def card_text(self, verdicts: Sequence[Verdict]) -> str:
+        """The evaluation section of the model card, in Markdown."""
+        ...
+
+
+# --- executors -------------------------------------------------------------------------------------------------
+
+S = TypeVar("S")
+T = TypeVar("T")
+
+
+class Executor(Protocol):
+    """Runs a pure function over shards; results do not depend on how many workers there are."""
+
+    def map_shards(self, function: Callable[[S], T], shards: Iterable[S]) -> Iterator[T]:
+        """Results in the order of the shards."""
+        ...
+
+
+PLUGIN_KINDS: dict[str, tuple[str, str]] = {
+    "extractor": ("forge.extractors", "extractor"),
+    "teacher": ("forge.teachers", "teacher"),
+    "provider": ("forge.compute", "provider"),
+    "task": ("forge.tasks", "task"),
+}
+"""kind -> (entry point group, attribute that a plugin file exports)."""
+
+Plugin = Any

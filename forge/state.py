@@ -1,0 +1,119 @@
+"""The one truth about a run: runs/<id>/state.db (SQLite, WAL, synchronous=FULL). Everything else is made from it."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from forge.errors import ForgeError
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS run(key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS phase(
+    name TEXT PRIMARY KEY, fingerprint TEXT NOT NULL, status TEXT NOT NULL, attempt INTEGER NOT NULL,
+    started REAL, ended REAL, metrics TEXT NOT NULL DEFAULT '{}', error TEXT NOT NULL DEFAULT '');
+CREATE TABLE IF NOT EXISTS artifact(
+    name TEXT PRIMARY KEY, phase TEXT NOT NULL, path TEXT NOT NULL, sha256 TEXT NOT NULL, bytes INTEGER NOT NULL,
+    telemetry INTEGER NOT NULL, files TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS verified(
+    blob TEXT PRIMARY KEY, inode INTEGER NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, ctime_ns INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS hashed(
+    path TEXT PRIMARY KEY, inode INTEGER NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, ctime_ns INTEGER NOT NULL,
+    sha256 TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS spend(
+    id INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT NOT NULL, phase TEXT NOT NULL, what TEXT NOT NULL, epoch INTEGER NOT NULL,
+    before_gate INTEGER NOT NULL, reserved INTEGER NOT NULL, actual INTEGER, at REAL NOT NULL);
+CREATE INDEX IF NOT EXISTS spend_key ON spend(key);
+CREATE TABLE IF NOT EXISTS lease(
+    token TEXT PRIMARY KEY, provider TEXT NOT NULL, offer TEXT NOT NULL, state TEXT NOT NULL, resource TEXT NOT NULL DEFAULT '',
+    deadline_seconds INTEGER NOT NULL, spend_id INTEGER NOT NULL, created REAL NOT NULL, changed REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS approval(
+    plan_sha256 TEXT PRIMARY KEY, who TEXT NOT NULL, at REAL NOT NULL, kind TEXT NOT NULL);
+"""
+
+NETWORK_FILESYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs"}
+
+
+class State:
+    """A run's database. Every change is one durable transaction; a killed process leaves none half done."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._db = sqlite3.connect(path, isolation_level=None, timeout=10.0, check_same_thread=False)
+            journal = "DELETE" if _filesystem(path) in NETWORK_FILESYSTEMS else "WAL"   # WAL needs shared memory
+            self._db.execute(f"PRAGMA journal_mode={journal}")
+            self._db.execute("PRAGMA synchronous=FULL")
+            self._db.execute("PRAGMA foreign_keys=ON")
+            self._db.executescript(SCHEMA)
+        except sqlite3.DatabaseError as error:
+            raise _cannot_open(path, str(error)) from error
+        self._db.row_factory = sqlite3.Row
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """BEGIN IMMEDIATE … COMMIT: the write lock is taken first, so what is read stays true until the commit."""
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield self._db
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    def rows(self, sql: str, *values: Any) -> list[sqlite3.Row]:
+        """All rows of a query."""
+        return self._db.execute(sql, values).fetchall()
+
+    def row(self, sql: str, *values: Any) -> sqlite3.Row | None:
+        """The first row of a query, or None."""
+        found: sqlite3.Row | None = self._db.execute(sql, values).fetchone()
+        return found
+
+    def execute(self, sql: str, *values: Any) -> None:
+        """One change in a transaction of its own."""
+        with self.transaction() as db:
+            db.execute(sql, values)
+
+    def get(self, key: str, default: str = "") -> str:
+        """A fact about the run ("corpus", "epoch", "created")."""
+        found = self.row("SELECT value FROM run WHERE key=?", key)
+        return str(found["value"]) if found else default
+
+    def put(self, key: str, value: str) -> None:
+        """Set a fact about the run."""
+        self.execute("INSERT INTO run VALUES(?,?) ON CONFLICT(key) DO UPDATE SET value=excluded.value", key, value)
+
+    def close(self) -> None:
+        """Close the database."""
+        self._db.close()
+
+
+def _cannot_open(path: Path, reason: str) -> ForgeError:
+    fact = f"cannot open the run's state at {path}"
+    if "not a database" in reason or "malformed" in reason:
+        anew = "the run cannot go on; start anew with forge run CORPUS --new (its artifacts stay in the folder)"
+        return ForgeError(fact, why=reason, next=anew)
+    if not os.access(path.parent, os.W_OK):
+        return ForgeError(
+            fact, why=f"its folder is read-only or not yours ({reason})", next="make it writable, or copy the runs and set FORGE_HOME=FOLDER"
+        )
+    return ForgeError(fact, why=reason, next="free disk space or fix the permissions")
+
+
+def _filesystem(path: Path) -> str:
+    """The type of the file system that holds `path` ("ext4", "nfs"); empty when the system does not say."""
+    mounts = Path("/proc/mounts")
+    if not mounts.exists():
+        return ""
+    best, kind = "", ""
+    target = os.path.realpath(path.parent)
+    for line in mounts.read_text(encoding="utf-8", errors="replace").splitlines():
+        fields = line.split(" ")
+        if len(fields) > 2 and len(fields[1]) >= len(best) and (target + "/").startswith(fields[1].rstrip("/") + "/"):
+            best, kind = fields[1], fields[2]
+    return kind

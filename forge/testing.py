@@ -1,0 +1,98 @@
+"""For tests of phases and plugins: a small corpus from a dict, a money box that counts, one phase run by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from forge.context import FolderContext, InputFile, Rehearse
+from forge.corpus import scan_corpus
+from forge.ledger import MICRO, Spend
+from forge.phase import Rehearsal, Settings
+from forge.records import write_jsonl
+from forge.registry import Registry
+from forge.store import hash_path
+
+
+class CountingMoney:
+    """A Money that records every reservation and never refuses below its cap (micro-dollars)."""
+
+    def __init__(self, cap: int = 1000 * MICRO) -> None:
+        self.cap, self.reserved, self.settled = cap, 0, 0
+
+    def reserve(self, key: str, micro: int, what: str) -> int:
+        """Count a reservation."""
+        self.reserved += micro
+        return self.reserved
+
+    def settle(self, reservation: int, micro: int) -> None:
+        """Count a settlement."""
+        self.settled += micro
+
+    def totals(self) -> Spend:
+        """What was settled so far; nothing is open."""
+        return Spend(settled=self.settled, reserved=0, before_gate=self.settled, budget=self.cap, before_gate_cap=self.cap)
+
+
+def tiny_corpus(root: Path, files: Mapping[str, str | bytes]) -> Path:
+    """Write files ("a/b.md": text or bytes) under `root` and return it."""
+    for name, content in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        else:
+            path.write_text(content, encoding="utf-8")
+    return root
+
+
+class PhaseRun:
+    """What one phase run left: its numbers, its events and the folder with its outputs."""
+
+    def __init__(self, metrics: Mapping[str, Any], events: list[tuple[str, dict[str, Any]]], out: Path) -> None:
+        self.metrics, self.events, self.out = metrics, events, out
+
+
+def run_phase(
+    phase: Any,
+    folder: Path,
+    *,
+    settings: Settings | None = None,
+    inputs: Mapping[str, Path] | None = None,
+    corpus: Path | None = None,
+    seed: int = 7,
+    dry_run: bool = False,
+    money: Any = None,
+    plugin_dirs: tuple[Path, ...] = (),
+    rehearse: Rehearse | None = None,
+) -> PhaseRun:
+    """Run one phase on given input files, as the pipeline would; outputs land in `folder`/out.
+
+    corpus: a folder; it is scanned into the `corpus` artifact for phases that read it.
+    """
+    given = dict(inputs or {})
+    if corpus is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        listing = folder / "corpus.jsonl"
+        write_jsonl(listing, scan_corpus(corpus))
+        given["corpus"] = listing
+    events: list[tuple[str, dict[str, Any]]] = []
+    ctx = FolderContext(
+        folder,
+        run_id="test",
+        seed=seed,
+        dry_run=dry_run,
+        inputs={name: InputFile(path=str(path), sha256=hash_path(path)) for name, path in given.items()},
+        writes=phase.writes,
+        registry=Registry(plugin_dirs),
+        money=money or CountingMoney(),
+        emit=lambda kind, fields: events.append((kind, fields)),
+        corpus_root=corpus or Path(),
+        rehearse=rehearse or (lambda phases, files: Rehearsal(error="no rehearsal in this test")),
+    )
+    try:
+        metrics = phase.run(settings or phase.settings(), ctx)
+    finally:
+        ctx.close()
+    return PhaseRun(metrics, events, ctx.out)

@@ -1,0 +1,112 @@
+"""audit: lets the passages through that are worth learning from, and says of every other why it went."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from forge.phase import Context, Estimate, Output, Requirement
+from forge.phases.audit.settings import AuditSettings
+from forge.records import Document, Passage, read_jsonl, write_json, write_jsonl
+
+SECONDS_PER_MB, SECONDS_TO_START = 1.2, 1.0
+"""Measured on the Rust book and the OWASP cheat sheets, two slow cores; the start is mostly py3langid's model."""
+
+
+class Audit:
+    """Masks secrets, filters, removes copies, and merges documents that share text into one group."""
+
+    name: ClassVar[str] = "audit"
+    VERSION: ClassVar[int] = 1
+    summary: ClassVar[str] = (
+        "Mask secrets, drop poor, foreign and repeated passages, group documents that share text."
+    )
+    reads: ClassVar[tuple[str, ...]] = ("documents", "passages")
+    writes: ClassVar[tuple[Output, ...]] = (
+        Output(name="clean", path="clean.jsonl"),
+        Output(name="drops", path="drops.jsonl"),
+        Output(name="audit", path="audit.json"),
+    )
+    settings: ClassVar[type[AuditSettings]] = AuditSettings
+    where: ClassVar[Literal["engine", "machine"]] = "engine"
+    libraries: ClassVar[tuple[str, ...]] = ("py3langid",)
+    requires: ClassVar[tuple[Requirement, ...]] = ()
+    always: ClassVar[bool] = False
+
+    def estimate(self, settings: AuditSettings, ctx: Context) -> Estimate:
+        """Seconds from the size of the passages; audit costs nothing."""
+        megabytes = ctx.input("passages").stat().st_size / 1e6
+        seconds = SECONDS_TO_START + SECONDS_PER_MB * megabytes
+        return Estimate(
+            seconds_p50=seconds,
+            seconds_p90=2 * seconds,
+            basis=f"{megabytes:.1f} MB of passages, measured on two cores",
+        )
+
+    def run(self, settings: AuditSettings, ctx: Context) -> Mapping[str, float | str]:
+        """Sieve the passages. Raises ForgeError when fewer than min_passages are left."""
+        from forge.phases.audit import copies, filters, report
+        from forge.phases.audit.sieve import Sieve
+
+        def stage(number: int, note: str) -> None:
+            ctx.check_stop()
+            ctx.progress(number, 6, note)
+
+        stage(0, "secrets, boilerplate")
+        documents = sorted(read_jsonl(ctx.input("documents"), Document), key=lambda one: one.id)
+        sieve = Sieve(read_jsonl(ctx.input("passages"), Passage), ctx.check_stop)
+        filters.cut_boilerplate(sieve, ctx.check_stop)
+        everything = list(sieve.kept.values())
+        stage(1, "language, quality, references")
+        by_language, allowed = filters.drop_unfit(sieve, ctx.check_stop, settings)
+        stage(3, "copies")
+        copied = copies.drop_copies(sieve, documents, engine=settings.dedup_engine, threshold=settings.near_duplicate)
+        stage(4, "documents that share text")
+        group_of = copies.merged_groups(everything, copied)
+        sieve.merge_groups(group_of)
+        sieve.check_masked()
+        clusters = copies.clusters(group_of)
+        before = len({passage.group for passage in everything})
+        numbers = report.summarize(
+            sieve,
+            characters_by_language=by_language,
+            allowed=allowed,
+            clusters=clusters,
+            groups=(before, before - sum(map(len, clusters)) + len(clusters)),
+            paths={document.id: document.source.path for document in documents},
+            engine=settings.dedup_engine,
+            threshold=settings.near_duplicate,
+        )
+        report.check_enough(
+            sieve,
+            run_id=ctx.run_id,
+            least=settings.min_passages,
+            allowed=allowed,
+            min_words=settings.min_words,
+            min_chars=settings.min_chars,
+        )
+        stage(5, "writing")
+        write_jsonl(ctx.output("clean"), sieve.kept.values())
+        write_jsonl(ctx.output("drops"), sieve.drops)
+        write_json(ctx.output("audit"), numbers)
+        stage(6, "done")
+        return metrics(numbers)
+
+    def undo(self, settings: AuditSettings, ctx: Context) -> None:
+        """Nothing outside the run folder."""
+
+
+def metrics(numbers: Mapping[str, Any]) -> dict[str, float | str]:
+    """The numbers of audit.json that the report shows."""
+    found: dict[str, float | str] = {"read": numbers["read"], "kept": numbers["kept"]}
+    found |= {f"dropped_{reason}": count for reason, count in numbers["dropped_by_reason"].items()}
+    reasons = " · ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in numbers["dropped_by_reason"].items())
+    masked = sum(numbers["secrets_masked"].values())
+    found["summary"] = f"{numbers['kept']:,} of {numbers['read']:,} kept · dropped: {reasons or 'none'} · {masked:,} secrets masked"
+    found["documents_merged"] = sum(map(len, numbers["merged_documents"]))
+    found["secrets_masked"] = masked
+    found["languages_kept"] = ", ".join(numbers["languages_kept"])
+    return found
+
+
+phase = Audit()

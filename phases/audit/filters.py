@@ -1,0 +1,100 @@
+"""The filters that look at one passage, its document's language, or lines that many documents share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from forge.phases.audit.boilerplate import find_boilerplate, without_lines
+from forge.phases.audit.language import UNDETERMINED, Languages, characters_by_language
+from forge.phases.audit.prose import has_words, prose_of, word_list
+from forge.phases.audit.quality import describe, hard_signal, is_poor, soft_signals
+from forge.phases.audit.references import is_reference_list
+from forge.phases.audit.sieve import Sieve
+
+if TYPE_CHECKING:
+    from forge.phases.audit.settings import AuditSettings
+
+Tick = Callable[[], None]
+
+
+def cut_boilerplate(sieve: Sieve, tick: Tick) -> None:
+    """Take lines that many documents repeat out of all passages; a passage of nothing else goes."""
+    boilerplate = find_boilerplate(sieve.kept.values())
+    if not boilerplate:
+        return
+    for id, passage in list(sieve.kept.items()):
+        tick()
+        text, gone = without_lines(passage.text, boilerplate)
+        if not gone:
+            continue
+        detail = f"{len(gone)} line{'s'[: len(gone) != 1]} that other documents repeat"
+        if text.strip():
+            sieve.shorten(id, text, "\n".join(gone), "boilerplate", detail)
+        else:
+            sieve.drop(id, "boilerplate", detail)
+
+
+def drop_unfit(sieve: Sieve, tick: Tick, settings: AuditSettings) -> tuple[dict[str, int], tuple[str, ...]]:
+    """All filters of single passages; returns what drop_foreign() found."""
+    drop_short(sieve, tick, min_words=settings.min_words, min_chars=settings.min_chars)
+    drop_damaged(sieve, tick)
+    prose_by_id = {id: prose_of(passage.text) for id, passage in sieve.kept.items()}
+    by_language, allowed = drop_foreign(sieve, tick, settings.languages, prose_by_id)
+    drop_poor(sieve, tick, least=settings.quality_signals, english=allowed == ("en",), prose_by_id=prose_by_id)
+    drop_references(sieve, tick)
+    return by_language, allowed
+
+
+def drop_short(sieve: Sieve, tick: Tick, *, min_words: int, min_chars: int) -> None:
+    """Let passages go that are too short to learn from."""
+    for id, passage in list(sieve.kept.items()):
+        tick()
+        if len(passage.text) < min_chars or not has_words(passage.text, min_words):
+            sieve.drop(id, "too_short", f"{len(word_list(passage.text))} words, {len(passage.text)} characters")
+
+
+def drop_foreign(
+    sieve: Sieve, tick: Tick, wanted: Sequence[str], prose_by_id: Mapping[str, str]
+) -> tuple[dict[str, int], tuple[str, ...]]:
+    """Let passages go that are not in the wanted languages ("auto": the corpus' main one; "any": all stay).
+
+    Returns the characters in each language before, and the languages that were let through.
+    """
+    languages = Languages(sieve.kept.values(), prose_by_id, tick)
+    allowed = tuple(sorted({languages.main if language == "auto" else language for language in wanted}))
+    language_of = languages.of(allowed)
+    characters = characters_by_language(sieve.kept.values(), language_of)
+    if "any" not in allowed and allowed != (UNDETERMINED,):
+        for id, language in language_of.items():
+            if language not in (*allowed, UNDETERMINED):
+                sieve.drop(id, "language", language)
+    return characters, allowed
+
+
+def drop_damaged(sieve: Sieve, tick: Tick) -> None:
+    """Let damaged and filler text go; before the language is looked at, since it looks like none or like Latin."""
+    for id, passage in list(sieve.kept.items()):
+        tick()
+        if hard := hard_signal(passage.text):
+            sieve.drop(id, "low_quality", hard)
+
+
+def drop_poor(sieve: Sieve, tick: Tick, *, least: int, english: bool, prose_by_id: Mapping[str, str]) -> None:
+    """Let passages go that show signals of `least` kinds of poor quality; 0 switches this off."""
+    for id, passage in list(sieve.kept.items()) if least else ():
+        tick()
+        signals = soft_signals(
+            passage.text, prose_by_id[id], "en" if english else "", passage.meta.get("kind", "prose")
+        )
+        if is_poor(signals, least):
+            sieve.drop(id, "low_quality", describe(signals))
+
+
+def drop_references(sieve: Sieve, tick: Tick) -> None:
+    """Let lists of references go."""
+    for id, passage in list(sieve.kept.items()):
+        tick()
+        is_list, why = is_reference_list(passage)
+        if is_list:
+            sieve.drop(id, "references", why)

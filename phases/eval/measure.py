@@ -1,0 +1,97 @@
+"""Asks both models about every test row, batch by batch; a finished batch is in the journal and never asked again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from forge.journal import Journal
+from forge.phase import Context
+from forge.phases.eval.models import Encoded, Models, Which
+from forge.phases.eval.select import stratified
+from forge.protocols import Prediction, Task
+from forge.records import Example, digest
+
+TESTS = ("test_recall", "test_unseen", "test_abstain")
+LOSS_BATCH = 16
+ANSWER_BATCH = 32
+
+
+class Caps(NamedTuple):
+    """How many answers are generated: by the tuned model for each test, by the base for the first test."""
+
+    recall: int
+    unseen: int
+    abstain: int
+    base: int
+    new_tokens: int
+
+
+class Row(NamedTuple):
+    """A test row, ready to be asked."""
+
+    example: Example
+    encoded: Encoded
+
+
+def predict(models: Models, task: Task, examples: Sequence[Example], caps: Caps, ctx: Context) -> list[Prediction]:
+    """Likelihood for every row, answers for a sample. Batches depend on nothing but the rows, so a kill changes nothing."""
+    rows = [Row(example, models.encode(task.prompt(example), task.target(example))) for example in examples]
+    asked = _sample(rows, caps, ctx.seed)
+    recall = [row for row in asked if row.example.split == TESTS[0]]
+    base_asked = recall[: caps.base]
+    journal = ctx.journal("batches")
+    work = [
+        *(("loss", which, batch) for which in ("base", "tuned") for batch in batches(rows, LOSS_BATCH)),
+        *(("answer", "tuned", batch) for batch in batches(asked, ANSWER_BATCH)),
+        *(("answer", "base", batch) for batch in batches(base_asked, ANSWER_BATCH)),
+    ]
+    found: dict[tuple[str, str, str], Any] = {}
+    for done, (kind, which, batch) in enumerate(work):
+        ctx.check_stop()
+        ctx.progress(done, len(work), f"{kind} of the {which} model")
+        values = _ask(models, kind, which, batch, caps, journal)  # type: ignore[arg-type]
+        found |= {(kind, which, row.example.id): value for row, value in zip(batch, values, strict=True)}
+    ctx.progress(len(work), len(work), "measured")
+    return [_prediction(row, task, found) for row in rows]
+
+
+def batches(rows: Sequence[Row], size: int) -> Iterator[list[Row]]:
+    """Rows of about the same length together, so that little is padding."""
+    ordered = sorted(rows, key=lambda row: (len(row.encoded.prompt) + len(row.encoded.answer), row.example.id))
+    for start in range(0, len(ordered), size):
+        yield ordered[start : start + size]
+
+
+def _sample(rows: Sequence[Row], caps: Caps, seed: int) -> list[Row]:
+    by_test = dict(zip(TESTS, (caps.recall, caps.unseen, caps.abstain), strict=True))
+    picked = {
+        example.id
+        for test, cap in by_test.items()
+        for example in stratified([row.example for row in rows if row.example.split == test], cap, seed)
+    }
+    return [row for row in rows if row.example.id in picked]
+
+
+def _ask(models: Models, kind: str, which: Which, batch: Sequence[Row], caps: Caps, journal: Journal) -> list[Any]:
+    key = digest(kind, which, str(caps.new_tokens), *(row.example.id for row in batch))
+    if key not in journal:
+        encoded = [row.encoded for row in batch]
+        if kind == "loss":
+            journal.put(key, models.answer_losses(encoded, which))
+        else:
+            journal.put(key, [list(answer) for answer in models.generate(encoded, which, caps.new_tokens)])
+    values: list[Any] = journal.get(key)
+    return values
+
+
+def _prediction(row: Row, task: Task, found: dict[tuple[str, str, str], Any]) -> Prediction:
+    example = row.example
+    tuned, base = (found.get(("answer", which, example.id)) for which in ("tuned", "base"))
+    return Prediction(
+        id=example.id, split=example.split, group=example.group, prompt=task.prompt(example), gold=task.target(example),
+        answerable=getattr(example.body, "answerable", True), names=example.names, answer_tokens=len(row.encoded.answer),
+        nll_base=round(found["loss", "base", example.id], 6), nll_tuned=round(found["loss", "tuned", example.id], 6),
+        base=task.parse(base[0]) if base else "", tuned=task.parse(tuned[0]) if tuned else "", generated=tuned is not None,
+        finished=bool(tuned[1]) if tuned else True,
+    )

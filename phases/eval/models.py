@@ -1,0 +1,117 @@
+"""The base and the tuned model as one: likelihood of answers and greedy generation, in batches."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from forge.errors import ArtifactDamaged
+from forge.records import Message
+
+if TYPE_CHECKING:
+    import torch
+
+Which = Literal["base", "tuned"]
+
+
+class Encoded(NamedTuple):
+    """A row as tokens: the prompt up to where the answer begins, the answer up to and with its end of turn."""
+
+    prompt: tuple[int, ...]
+    answer: tuple[int, ...]
+
+
+class Answer(NamedTuple):
+    """What was generated. finished: it ended by itself, not at the limit."""
+
+    text: str
+    finished: bool
+
+
+class Models:
+    """The base with its adapter, loaded once; the adapter is switched off to ask the base.
+
+    The adapter stays unmerged, so what is measured is what was trained; the merged model is quantize's to compare.
+    """
+
+    def __init__(self, base: Path, adapter: Path, *, threads: int, precision: str) -> None:
+        os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error"}
+        warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # peft asks for a renamed attribute
+        import torch
+        from peft import PeftModel
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # half the time, and nothing reads it
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(base)
+        model = AutoModelForCausalLM.from_pretrained(base, dtype="bfloat16" if precision == "bf16" and self.device == "cuda" else "float32")
+        self.model: Any = PeftModel.from_pretrained(model, adapter).to(self.device).eval()
+
+    def encode(self, prompt: Sequence[Message], answer: str) -> Encoded:
+        """Tokens of a row in the chat template. Raises ArtifactDamaged for a template that ends no turn."""
+        turns = [turn.model_dump() for turn in prompt]
+        asked: list[int] = self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
+        told = [*turns, {"role": "assistant", "content": answer}]
+        whole: list[int] = self.tokenizer.apply_chat_template(told, return_dict=False)
+        eos = self.tokenizer.eos_token_id
+        if whole[: len(asked)] != asked or eos not in whole[len(asked) :]:
+            raise ArtifactDamaged(
+                "the chat template does not end an answer with the end-of-turn token",
+                why=f"an answer is rendered as {self.tokenizer.decode(whole[len(asked):])[-60:]!r}", next="forge resume --from shape",
+            )
+        last = len(whole) - 1 - whole[::-1].index(eos)
+        return Encoded(tuple(asked), tuple(whole[len(asked) : last + 1]))
+
+    def answer_losses(self, rows: Sequence[Encoded], which: Which) -> list[float]:
+        """Summed negative log-likelihood of each answer and its end of turn, in nats."""
+        import torch
+
+        width = max(len(row.prompt) + len(row.answer) for row in rows)
+        pad = self.tokenizer.pad_token_id
+        ids = torch.tensor([[*row.prompt, *row.answer] + [pad] * (width - len(row.prompt) - len(row.answer)) for row in rows])
+        mask = torch.tensor([[1] * (n := len(row.prompt) + len(row.answer)) + [0] * (width - n) for row in rows])
+        with torch.no_grad(), self._as(which):
+            logits = self.model(input_ids=ids.to(self.device), attention_mask=mask.to(self.device), use_cache=False).logits
+        return [_loss(logits[i], ids[i], row) for i, row in enumerate(rows)]
+
+    def generate(self, rows: Sequence[Encoded], which: Which, max_new_tokens: int) -> list[Answer]:
+        """Greedy answers, decoded without special tokens."""
+        import torch
+
+        width, pad, eos = max(len(row.prompt) for row in rows), self.tokenizer.pad_token_id, self.tokenizer.eos_token_id
+        ids = torch.tensor([[pad] * (width - len(row.prompt)) + list(row.prompt) for row in rows], device=self.device)
+        mask = torch.tensor([[0] * (width - len(row.prompt)) + [1] * len(row.prompt) for row in rows], device=self.device)
+        with torch.no_grad(), self._as(which):
+            told = self.model.generate(
+                input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, eos_token_id=eos,
+                pad_token_id=pad,
+            )
+        return [self._answer(tokens, eos) for tokens in told[:, width:].tolist()]
+
+    def _answer(self, tokens: list[int], eos: int) -> Answer:
+        finished = eos in tokens
+        kept = tokens[: tokens.index(eos)] if finished else tokens
+        return Answer(self.tokenizer.decode(kept, skip_special_tokens=True), finished)
+
+    def _as(self, which: Which) -> AbstractContextManager[Any]:
+        if which == "tuned":
+            return nullcontext()
+        found: AbstractContextManager[Any] = self.model.disable_adapter()
+        return found
+
+
+def _loss(logits: torch.Tensor, ids: torch.Tensor, row: Encoded) -> float:
+    """logits: (tokens, vocabulary). The token at i is predicted from i - 1; summed in double precision."""
+    import torch
+
+    first, last = len(row.prompt), len(row.prompt) + len(row.answer)
+    scores = torch.log_softmax(logits[first - 1 : last - 1].double(), dim=-1)
+    return -float(scores.gather(1, ids[first:last, None].to(scores.device)).sum())

@@ -1,0 +1,145 @@
+"""Grades the data and puts the plan together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from forge.errors import GateFailed, OverBudget
+from forge.ledger import MICRO, Spend
+from forge.phase import Context
+from forge.phases.plan_fit.accuracy import judge_accuracy
+from forge.phases.plan_fit.budget import judge_budget
+from forge.phases.plan_fit.choice import Choice
+from forge.phases.plan_fit.content import judge_content
+from forge.phases.plan_fit.coverage import judge_coverage
+from forge.phases.plan_fit.data import TESTS, Data, data_hashes
+from forge.phases.plan_fit.diversity import judge_diversity
+from forge.phases.plan_fit.fit import judge_hyperparameters, judge_leakage, needed_memory_gib
+from forge.phases.plan_fit.forecast import ON_MACHINE, Row, deadline_seconds, forecast, total
+from forge.phases.plan_fit.format import judge_format, with_rehearsal
+from forge.phases.plan_fit.machines import Considered
+from forge.phases.plan_fit.names import model_name
+from forge.phases.plan_fit.settings import PlanFitSettings
+from forge.phases.plan_fit.verdicts import changed
+from forge.protocols import Offer
+from forge.records import Plan, Verdict
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What the plan will be made of: data, model, machine, forecast, money and the frozen thresholds."""
+
+    data: Data
+    choice: Choice
+    offer: Offer
+    considered: tuple[Considered, ...]
+    rows: tuple[Row, ...]
+    spend: Spend
+    thresholds: dict[str, float]
+
+
+def forecast_rows(
+    data: Data, choice: Choice, offer: Offer, rehearsed: Mapping[str, float] | None = None
+) -> list[Row]:
+    """The forecast for this data; `rehearsed` puts measured seconds in place of the table's fixed ones."""
+    return forecast(
+        choice, offer, tuning_tokens=data.train_tokens * choice.lora.epochs, test_rows=data.test_rows,
+        test_tokens=sum(data.contract.tokens.get(name, 0) for name in TESTS), rehearsed=rehearsed,
+    )
+
+
+def grade(draft: Draft, ctx: Context) -> list[Verdict]:
+    """The seven axes and the leakage re-check, in the order in which people read them."""
+    data, limits = draft.data, draft.thresholds
+    to_come, deadline = total(draft.rows), deadline_seconds(draft.rows)
+    judges: tuple[Callable[[], Verdict], ...] = (
+        lambda: judge_content(data.clean, limits, ctx.seed),
+        lambda: judge_coverage(data.clean, data.pairs, limits),
+        lambda: judge_accuracy(data.pairs, data.passages, data.contract.abstention, limits, ctx.seed),
+        lambda: judge_diversity(data.pairs, limits),
+        lambda: judge_hyperparameters(data, draft.choice, draft.offer, limits, dry_run=ctx.dry_run),
+        lambda: judge_format(data, draft.choice.lora.max_length),
+        lambda: judge_budget(draft.spend, to_come, draft.offer, deadline, limits),
+        lambda: judge_leakage(data),
+    )
+    verdicts: list[Verdict] = []
+    for judge in judges:
+        ctx.check_stop()
+        verdicts.append(_lenient(judge()) if ctx.dry_run else judge())
+        ctx.progress(len(verdicts), len(judges), verdicts[-1].name)
+    return verdicts
+
+
+def check_integrity(verdicts: Sequence[Verdict]) -> None:
+    """Raise for a failed integrity check: OverBudget for the budget, GateFailed for the others."""
+    for verdict in verdicts:
+        if verdict.kind != "integrity" or verdict.outcome != "fail":
+            continue
+        if verdict.name == "budget":
+            raise OverBudget(
+                "the plan does not fit the budget", why=verdict.evidence,
+                next="forge resume --budget USD with a larger budget, or --set plan_fit.provider=local",
+            )
+        raise GateFailed(
+            f"the {verdict.name} check failed", why=verdict.evidence,
+            next="mend what it names, then forge resume --from shape",
+        )
+
+
+def build_plan(draft: Draft, settings: PlanFitSettings, ctx: Context, verdicts: Sequence[Verdict]) -> Plan:
+    """Everything that is approved, in one record."""
+    choice, offer, contract, to_come = draft.choice, draft.offer, draft.data.contract, total(draft.rows)
+    return Plan(
+        run=ctx.run_id, name=model_name(settings.name, _corpus_name(ctx.corpus_root), choice.parameters),
+        task=_task(draft.data), base=choice.base, base_license=choice.license, architecture=choice.architecture,
+        parameters=choice.parameters, scratch=choice.scratch, lora=choice.lora, precision=choice.precision, seed=ctx.seed,
+        dry_run=ctx.dry_run, system_prompt=contract.system_prompt, abstention=contract.abstention,
+        teacher=", ".join(_teachers(draft.data)), provider=offer.provider, offer=offer.name, usd_per_hour=offer.usd_per_hour,
+        deadline_seconds=deadline_seconds(draft.rows), cost_p50_usd=to_come.usd_p50, cost_p90_usd=to_come.usd_p90,
+        budget_usd=draft.spend.budget / MICRO, quantizations=choice.quantizations, hub=settings.hub,
+        visibility=settings.visibility, verdicts=tuple(verdicts), thresholds=draft.thresholds, data=data_hashes(ctx),
+        reasons={**choice.reasons, **_reasons(draft, settings)},
+    )
+
+
+def note_rehearsal(plan: Plan, *, done: bool, note: str) -> Plan:
+    """The plan with what the rehearsal showed in its format verdict and its reasons."""
+    verdicts = [with_rehearsal(v, done=done, note=note) if v.name == "format" else v for v in plan.verdicts]
+    return plan.model_copy(update={"verdicts": tuple(verdicts), "reasons": {**plan.reasons, "rehearsal": note}})
+
+
+def _lenient(verdict: Verdict) -> Verdict:
+    """A dry run looks at a sample: too little to condemn the data, so a failed quality check is only undecided."""
+    if verdict.kind == "integrity" or verdict.outcome != "fail":
+        return verdict
+    return changed(verdict, "undecided", "a dry run looks at a sample only")
+
+
+def _reasons(draft: Draft, settings: PlanFitSettings) -> dict[str, str]:
+    offer, teachers = draft.offer, _teachers(draft.data)
+    leased = sum(row.seconds_p50 for row in draft.rows if row.phase in ON_MACHINE)
+    unlock = "; a GPU here, or another plan_fit.provider, trains a larger model" if offer.device == "cpu" else ""
+    freer = "; set synth.teacher and a key for freer questions" if teachers == ["offline"] else ""
+    return {
+        "provider": f"{offer.provider} {offer.name} at ${offer.usd_per_hour:.2f}/h: {offer.reason or 'its first offer'};"
+        f" the plan needs {needed_memory_gib(draft.choice):g} GiB{unlock}",
+        "deadline": f"{deadline_seconds(draft.rows)} s: twice the P90 of what runs on the machine (P50 {leased:.0f} s),"
+        " at least half an hour",
+        "teacher": f"{', '.join(teachers) or 'nobody'} wrote the pairs{freer}",
+        "hub": "a local folder; plan_fit.hub and a token upload" if settings.hub == "local" else "plan_fit.hub asks for it",
+    }
+
+
+def _teachers(data: Data) -> list[str]:
+    return sorted({pair.teacher for pair in data.pairs if pair.teacher})
+
+
+def _task(data: Data) -> Literal["chat", "label", "extract", "detect"]:
+    return data.splits["train"][0].body.task if data.splits["train"] else "chat"
+
+
+def _corpus_name(root: Path) -> str:
+    return root.stem if root.is_file() else root.name

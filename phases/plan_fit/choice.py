@@ -1,0 +1,183 @@
+"""Which model, how large, and how long it is trained: from real token counts, each number with its reason.
+
+Nothing here is measured at run time, so the same data and settings always give the same plan.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from forge.errors import UsageError, nearest
+from forge.phases.plan_fit.data import Data
+from forge.phases.plan_fit.settings import PlanFitSettings
+from forge.phases.plan_fit.speed import tokens_per_second
+from forge.phases.plan_fit.tables import Size, load_tables, reading_for, tuning_for
+from forge.phases.plan_fit.verdicts import plural
+from forge.protocols import Offer
+from forge.records import LoraPlan, ScratchBase
+
+SCRATCH = "scratch"
+SCRATCH_LICENSE = "apache-2.0"
+CONTEXT_STEP = 64
+DRY_RUN_STEPS = 4
+K_QUANT_ROW = 256
+
+
+class Choice(NamedTuple):
+    """The model and its training, with the reason of every number."""
+
+    base: str
+    license: str
+    architecture: str
+    parameters: int
+    scratch: ScratchBase | None
+    lora: LoraPlan
+    precision: str
+    quantizations: tuple[str, ...]
+    reasons: dict[str, str]
+
+
+def choose(data: Data, offer: Offer, settings: PlanFitSettings, *, dry_run: bool) -> Choice:
+    """The base that shape made the tokenizer for, sized for the machine. Raises UsageError for an unknown base."""
+    reasons: dict[str, str] = {}
+    base, precision = data.contract.base, _precision(offer, reasons)
+    if base == SCRATCH:
+        scratch = _scratch(data, offer, settings, reasons, precision, dry_run)
+        parameters, license, architecture = count_parameters(scratch), SCRATCH_LICENSE, "LlamaForCausalLM"
+        context, minutes = scratch.context, settings.train_minutes / 2
+    else:
+        scratch, (parameters, license, architecture, longest) = None, _known(base, reasons)
+        context, minutes = min(_context(data, CONTEXT_STEP), longest), settings.train_minutes
+    rate = tokens_per_second(parameters, offer, precision)[0] * load_tables().speed.adapter_share
+    lora = _lora(data, parameters, context, settings, reasons, int(60 * minutes * rate), dry_run)
+    files = _quantizations(settings, scratch, reasons)
+    return Choice(base, license, architecture, parameters, scratch, lora, precision, files, reasons)
+
+
+def count_parameters(model: ScratchBase) -> int:
+    """Parameters of a LlamaForCausalLM with tied embeddings, exactly (checked against transformers in the tests)."""
+    hidden, head = model.hidden_size, model.hidden_size // model.heads
+    attention = 2 * hidden * hidden + 2 * hidden * head * model.kv_heads
+    layer = attention + 3 * hidden * model.intermediate_size + 2 * hidden
+    return model.vocab_size * hidden + model.layers * layer + hidden
+
+
+def _scratch(
+    data: Data, offer: Offer, settings: PlanFitSettings, reasons: dict[str, str], precision: str, dry_run: bool
+) -> ScratchBase:
+    contract, name = data.contract, _size_name(offer, settings, dry_run)
+    size, reading = load_tables().scratch[name], reading_for(contract.pretrain_tokens)
+    context = _context(data, size.context)
+    rows = 2 if dry_run else max(1, size.tokens_per_step // context)
+    model = _model(size, contract.vocab_size, context, DRY_RUN_STEPS, rows, reading.learning_rate)
+    parameters = count_parameters(model)
+    if not dry_run:
+        most = 60 * settings.train_minutes / 2 * tokens_per_second(parameters, offer, precision)[0]
+        steps = _steps(contract.pretrain_tokens, rows * context, int(most), settings, reasons)
+        model = model.model_copy(update={"steps": steps})
+    reasons["base"] = (
+        "scratch: tokenizer and base are trained on this corpus, which needs no network, no GPU and no foreign licence;"
+        " it has read nothing else. A pretrained base (configs/models.yaml) is planned when shape's tokenizer is its own"
+    )
+    asked = "plan_fit.size asks for it" if settings.size != "auto" else f"for {size.use}"
+    reasons["size"] = (
+        f"{name}, {parameters:,} parameters: {'the rehearsal size' if dry_run else asked} ({offer.cores} cores"
+        f"{', ' + offer.gpu if offer.gpu else ''}); widths are multiples of {K_QUANT_ROW}, so every row can be a K-quant"
+    )
+    reasons["context"] = f"{context} tokens: the longest row has {contract.longest}"
+    reasons["learning_rate"] = (
+        f"{reading.learning_rate:g} for the base: best of those measured for a corpus of {contract.pretrain_tokens:,} tokens"
+    )
+    return model
+
+
+def _size_name(offer: Offer, settings: PlanFitSettings, dry_run: bool) -> str:
+    if dry_run:
+        return "tiny"
+    if settings.size != "auto":
+        return settings.size
+    return "base" if offer.device == "cuda" else "small"
+
+
+def _model(size: Size, vocab_size: int, context: int, steps: int, rows: int, learning_rate: float) -> ScratchBase:
+    return ScratchBase(
+        hidden_size=size.hidden_size, layers=size.layers, heads=size.heads, kv_heads=size.kv_heads,
+        intermediate_size=size.intermediate_size, vocab_size=vocab_size, context=context, steps=steps, rows_per_step=rows,
+        learning_rate=learning_rate,
+    )
+
+
+def _context(data: Data, at_least: int) -> int:
+    """The longest row, rounded up, within what shape allows; not less than the size's own context."""
+    longest = CONTEXT_STEP * math.ceil(data.contract.longest / CONTEXT_STEP)
+    return max(at_least, min(longest, data.contract.max_length))
+
+
+def _steps(
+    corpus_tokens: int, step_tokens: int, most_tokens: int, settings: PlanFitSettings, reasons: dict[str, str]
+) -> int:
+    """Steps from the corpus' real tokens: its row of epochs, at least min_steps, at most what the time allows."""
+    wanted = math.ceil(reading_for(corpus_tokens).epochs * corpus_tokens / step_tokens)
+    cap = max(1, most_tokens // step_tokens)
+    steps = min(max(wanted, load_tables().pretraining.min_steps), cap)
+    seen = steps * step_tokens / max(corpus_tokens, 1)
+    limit = f"; plan_fit.train_minutes={settings.train_minutes:g} ends it there" if steps == cap else ""
+    reasons["steps"] = (
+        f"{plural(steps, 'step')} of {step_tokens:,} tokens go {seen:.1f} times through {corpus_tokens:,} tokens of"
+        f" corpus{limit}"
+    )
+    return steps
+
+
+def _known(base: str, reasons: dict[str, str]) -> tuple[int, str, str, int]:
+    bases = load_tables().bases
+    if base not in bases:
+        raise UsageError(
+            f'the base "{base}" is not in configs/models.yaml', why=nearest(base, [SCRATCH, *bases]),
+            next="add it there, or forge resume --from shape",
+        )
+    found = bases[base]
+    billions = found.parameters / 1e9
+    reasons["base"] = f"{base}: shape's tokenizer is its own; {billions:.2f} B parameters, licence {found.license}"
+    reasons["size"] = f"{found.parameters:,} parameters ({found.source})"
+    reasons["context"] = f"at most {found.context} tokens in training"
+    return found.parameters, found.license, found.family, found.context
+
+
+def _lora(
+    data: Data, parameters: int, max_length: int, settings: PlanFitSettings, reasons: dict[str, str], most_tokens: int,
+    dry_run: bool,
+) -> LoraPlan:
+    row, rows = tuning_for(parameters), len(data.splits["train"])
+    wanted = settings.epochs or row.epochs
+    affordable = most_tokens / max(data.train_tokens, 1)
+    per_step = min(row.examples_per_step, 4) if dry_run else row.examples_per_step
+    steps = DRY_RUN_STEPS if dry_run else max(1, math.ceil(min(wanted, affordable) * rows / per_step))
+    epochs = round(steps * per_step / max(rows, 1), 2)
+    limit = f"; {wanted:g} were wanted, plan_fit.train_minutes={settings.train_minutes:g} ends it there"
+    reasons["epochs"] = (
+        f"{plural(steps, 'step')} of {per_step} of {plural(rows, 'example')} are {epochs:g} epochs"
+        f"{limit if affordable < wanted and not dry_run else ''}"
+    )
+    reasons["adapter"] = f"rank {row.rank} at {row.learning_rate:g}: the row of configs/models.yaml for this size"
+    return LoraPlan(
+        rank=4 if dry_run else row.rank, alpha=8 if dry_run else row.alpha, target_modules="all-linear",
+        learning_rate=row.learning_rate, epochs=epochs, steps=steps, examples_per_step=per_step, max_length=max_length,
+    )
+
+
+def _precision(offer: Offer, reasons: dict[str, str]) -> str:
+    name = offer.gpu or "this CPU"
+    if offer.bf16:
+        reasons["precision"] = f"bf16: {name} multiplies bfloat16 natively"
+        return "bf16"
+    reasons["precision"] = f"fp32: {name} has no bfloat16 units; emulated bf16 was 20 times slower (2026-11-20)"
+    return "fp32"
+
+
+def _quantizations(settings: PlanFitSettings, scratch: ScratchBase | None, reasons: dict[str, str]) -> tuple[str, ...]:
+    odd = scratch is not None and bool(scratch.hidden_size % K_QUANT_ROW or scratch.intermediate_size % K_QUANT_ROW)
+    fits = "some rows are no multiple of 256 and fall back to larger types" if odd else "every row is a multiple of 256"
+    reasons["quantizations"] = f"{', '.join(settings.quantizations)}: {fits}; the bits per weight are read from the files"
+    return settings.quantizations

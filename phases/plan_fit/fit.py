@@ -1,0 +1,87 @@
+"""Axis 5, hyperparameters: do the chosen numbers fit the rows, the model and the machine? And the leakage re-check."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from forge.phases.plan_fit.choice import Choice
+from forge.phases.plan_fit.data import TESTS, Data
+from forge.phases.plan_fit.machines import memory_gib
+from forge.phases.plan_fit.verdicts import plural, some, undecided
+from forge.protocols import Offer
+from forge.records import Chat, Example, Verdict
+
+
+def judge_hyperparameters(
+    data: Data, choice: Choice, offer: Offer, thresholds: Mapping[str, float], *, dry_run: bool
+) -> Verdict:
+    """Effective epochs inside the envelope, rows that fit, memory that fits; undecided with too few rows."""
+    rows, lora = len(data.splits["train"]), choice.lora
+    low, high = thresholds["epochs_min"], thresholds["epochs_max"]
+    if rows < thresholds["min_train_rows"]:
+        return undecided("hyperparameters", f"only {plural(rows, 'training row')}", n=rows, threshold=high)
+    long_share = data.contract.too_long / (data.contract.too_long + sum(map(len, data.splits.values())))
+    memory = needed_memory_gib(choice)
+    have = offer.gpu_memory_gib if offer.device == "cuda" else offer.memory_gib
+    broken = [
+        text for text, bad in (
+            (f"{lora.epochs:g} epochs are outside {low:g}-{high:g}", not low <= lora.epochs <= high and not dry_run),
+            (f"{long_share:.1%} of the rows are too long", long_share > thresholds["max_too_long_share"]),
+            (f"the longest row has {data.contract.longest} tokens", data.contract.longest > lora.max_length),
+            (f"needs {memory:g} of {have:g} GiB", memory > have * (1 - thresholds["memory_headroom"])),
+        ) if bad
+    ]
+    trained = lora.steps * lora.examples_per_step * data.train_tokens / rows
+    evidence = (
+        f"{lora.epochs:g} epochs in {plural(lora.steps, 'step')}; longest row {data.contract.longest} of {lora.max_length}"
+        f" tokens, {data.contract.too_long} too long; {memory:g} of {have:g} GiB;"
+        f" {choice.parameters / max(trained, 1):.1f} parameters per tuning token"
+    )
+    if broken:
+        evidence += f"; over the limit: {', '.join(broken)}"
+    return Verdict(
+        name="hyperparameters", estimate=lora.epochs, n=rows, threshold=high, outcome="fail" if broken else "pass",
+        evidence=evidence,
+    )
+
+
+def needed_memory_gib(choice: Choice) -> float:
+    """Memory for the planned training. A known base is held in bf16 with its adapter in fp32."""
+    scratch = choice.scratch
+    if scratch is None:
+        return round(1.2 * 2 * choice.parameters / 2**30 + 2, 2)
+    return memory_gib(
+        choice.parameters, scratch.rows_per_step * scratch.context, scratch.hidden_size, scratch.layers, scratch.vocab_size
+    )
+
+
+def judge_leakage(data: Data) -> Verdict:
+    """Counted again here from the rows themselves: shared groups and shared questions. Any at all fails."""
+    splits = data.splits
+    train = {row.group for row in splits["train"]} | {passage.group for passage in data.pretrain}
+    held_out = {row.group for name in ("val", "test_unseen") for row in splits[name]}
+    held_out |= {passage.group for passage in data.pretrain_val}
+    groups = train & held_out
+    seen = {_input(row) for name in ("train", "val") for row in splits[name]}
+    repeated = [row.id for name in TESTS for row in splits[name] if _input(row) in seen]
+    items = sum(len(splits[name]) for name in TESTS)
+    if not items:
+        return undecided("leakage", "no test rows").model_copy(update={"kind": "integrity", "threshold": 0.0})
+    evidence = f"{plural(items, 'test row')}, {plural(len(held_out), 'held-out group')}: "
+    evidence += f"{plural(len(groups), 'group')} and {plural(len(repeated), 'question')} shared with training"
+    if groups or repeated:
+        evidence += f" ({some([*groups, *repeated])})"
+    return Verdict(
+        name="leakage", estimate=float(len(groups) + len(repeated)), n=items, threshold=0.0, kind="integrity",
+        outcome="fail" if groups or repeated else "pass", evidence=evidence,
+    )
+
+
+def _input(row: Example) -> str:
+    """What the model is asked, normalised: the last user turn, or the text."""
+    body = row.body
+    if isinstance(body, Chat):
+        text = next((turn.content for turn in reversed(body.prompt) if turn.role == "user"), "")
+    else:
+        text = getattr(body, "text", "") or getattr(body, "image", "")
+    return " ".join(text.lower().split())

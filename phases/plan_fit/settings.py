@@ -1,0 +1,29 @@
+"""The knobs of plan_fit."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from forge.phase import Settings
+
+
+class PlanFitSettings(Settings):
+    """What a person may want to decide before the plan is made; everything else is computed from the data."""
+
+    name: str = Field("", description="the model's name; default: the corpus folder's name and the model's size")
+    provider: str = Field("local", description="where to train: a compute provider's name")
+    size: Literal["auto", "tiny", "small", "base"] = Field(
+        "auto", description="size of a scratch model; auto: by the machine"
+    )
+    epochs: float = Field(0.0, ge=0, le=50, description="passes over the training rows at most; 0: by model size")
+    train_minutes: float = Field(
+        3.5, gt=0, description="minutes that training may take on the planned machine, half of them for a scratch base"
+    )
+    quantizations: tuple[Literal["F16", "Q8_0", "Q4_K_M"], ...] = Field(
+        ("F16", "Q8_0", "Q4_K_M"), description="GGUF files to make"
+    )
+    hub: str = Field("local", description="where to publish: local (a folder) or a hub's name")
+    visibility: Literal["local", "private", "public"] = Field("local", description="who may see what is published")
+    rehearse: bool = Field(True, description="rehearse training and export on a few rows before the gate")

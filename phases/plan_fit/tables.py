@@ -1,0 +1,130 @@
+"""configs/models.yaml as records."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import TypeVar
+
+from forge.config import load_data
+from forge.records import Record
+
+
+class Size(Record):
+    """A scratch model without its vocabulary, which the tokenizer brings. `context` in tokens."""
+
+    hidden_size: int
+    layers: int
+    heads: int
+    kv_heads: int
+    intermediate_size: int
+    context: int
+    tokens_per_step: int
+    use: str
+
+
+class Reading(Record):
+    """Passes over a corpus of at most `tokens_max` tokens, and at which learning rate."""
+
+    tokens_max: int | None = None
+    epochs: float
+    learning_rate: float
+
+
+class Pretraining(Record):
+    """How a scratch base is trained."""
+
+    min_steps: int
+    by_corpus: tuple[Reading, ...]
+
+
+class Tuning(Record):
+    """How an adapter of a model of at most `parameters_max` parameters is trained."""
+
+    parameters_max: int | None = None
+    rank: int
+    alpha: int
+    learning_rate: float
+    examples_per_step: int
+    epochs: float
+
+
+class Base(Record):
+    """A known pretrained model."""
+
+    license: str
+    parameters: int
+    context: int
+    family: str
+    source: str
+
+
+class Speed(Record):
+    """Sustained floating point operations per second, and where the figure comes from."""
+
+    flops: float
+    source: str
+    name: str = ""
+
+
+class Speeds(Record):
+    """Speeds by device."""
+
+    cpu_fp32: Speed
+    cpu_bf16: Speed
+    gpu: tuple[Speed, ...]
+    gpu_tokens_per_second_max: float
+    adapter_share: float
+
+
+class Answers(Record):
+    """How many answers are generated at most, and the seconds of one at a number of parameters."""
+
+    most: int
+    seconds: float
+    parameters: int
+
+
+class Spread(Record):
+    """P90 seconds over P50 seconds."""
+
+    table: float
+    rehearsed: float
+
+
+class Tables(Record):
+    """The whole file."""
+
+    as_of: object
+    scratch: dict[str, Size]
+    pretraining: Pretraining
+    tuning: tuple[Tuning, ...]
+    bases: dict[str, Base]
+    speed: Speeds
+    answers: Answers
+    fixed_seconds: dict[str, float]
+    spread: Spread
+
+
+@cache
+def load_tables() -> Tables:
+    """configs/models.yaml, checked."""
+    return Tables.model_validate(load_data("models"))
+
+
+def tuning_for(parameters: int) -> Tuning:
+    """The first row whose limit the model does not pass."""
+    return _first(load_tables().tuning, [row.parameters_max for row in load_tables().tuning], parameters)
+
+
+def reading_for(tokens: int) -> Reading:
+    """How a corpus of this many tokens is read."""
+    rows = load_tables().pretraining.by_corpus
+    return _first(rows, [row.tokens_max for row in rows], tokens)
+
+
+Row = TypeVar("Row")
+
+
+def _first(rows: Sequence[Row], limits: Sequence[int | None], value: int) -> Row:
+    return next(row for row, limit in zip(rows, limits, strict=True) if limit is None or value <= limit)

@@ -1,0 +1,229 @@
+"""Decides what a file is: by its first bytes and its container's directory, then by its extension.
+
+A .docx named .pdf is a .docx. An extension decides only among what the content leaves open: which kind of text,
+or which of the binary formats that a plugin brings.
+"""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from forge.errors import ExtractError
+from forge.phases.prep.guard import open_directory
+
+HEAD_BYTES = 1 << 16
+OOXML = "application/vnd.openxmlformats-officedocument."
+UNKNOWN = "application/octet-stream"
+PLAIN = "text/plain"
+
+SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
+    (128, b"DICM", "application/dicom"),  # before TIFF: its first 128 bytes may be one
+    (0, b"\x89PNG\r\n\x1a\n", "image/png"),
+    (0, b"\xff\xd8\xff", "image/jpeg"),
+    (0, b"GIF8", "image/gif"),
+    (0, b"II*\0", "image/tiff"),
+    (0, b"MM\0*", "image/tiff"),
+    (8, b"WEBP", "image/webp"),
+    (4, b"ftypheic", "image/heic"),
+    (4, b"ftyp", "video/mp4"),
+    (0, b"\x1aE\xdf\xa3", "video/x-matroska"),
+    (8, b"AVI ", "video/x-msvideo"),
+    (8, b"WAVE", "audio/wav"),
+    (0, b"ID3", "audio/mpeg"),
+    (0, b"OggS", "audio/ogg"),
+    (0, b"fLaC", "audio/flac"),
+    (0, b"\x1f\x8b", "application/gzip"),
+    (0, b"BZh", "application/x-bzip2"),
+    (0, b"\xfd7zXZ\0", "application/x-xz"),
+    (0, b"\x28\xb5\x2f\xfd", "application/zstd"),
+    (0, b"7z\xbc\xaf'\x1c", "application/x-7z-compressed"),
+    (0, b"Rar!\x1a\x07", "application/vnd.rar"),
+    (257, b"ustar", "application/x-tar"),
+    (0, b"SQLite format 3\0", "application/vnd.sqlite3"),
+    (0, b"\x89HDF\r\n\x1a\n", "application/x-hdf5"),
+    (0, b"\x7fELF", "application/x-elf"),
+    (0, b"{\\rtf", "application/rtf"),
+    (0, b"%!PS", "application/postscript"),
+)
+
+OLE2 = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
+OLE2_STREAMS: tuple[tuple[str, str], ...] = (
+    ("WordDocument", "application/msword"),
+    ("Workbook", "application/vnd.ms-excel"),
+    ("PowerPoint Document", "application/vnd.ms-powerpoint"),
+    ("__substg1.0_", "application/vnd.ms-outlook"),
+)
+LEGACY_OFFICE = {"application/msword": ".docx", "application/vnd.ms-excel": ".xlsx", "application/vnd.ms-powerpoint": ".pptx"}
+
+TEXT_EXTENSIONS = {
+    ".eml": "message/rfc822", ".mbox": "application/mbox", ".xml": "application/xml", ".svg": "image/svg+xml",
+    ".css": "text/css", ".ps": "application/postscript",
+}
+"""Text files that are no prose: skipped, until a plugin claims their type."""
+
+HTML = re.compile(rb"<!doctype\s+html|<html[\s>]", re.IGNORECASE)
+HTML_FRAGMENT = re.compile(rb"^\s*<(head|body|div|p|table|h[1-6]|ul|article|section|span|meta|title)[\s>]", re.IGNORECASE)
+
+
+class Route(NamedTuple):
+    """What a file is, and the extractor that reads it ("" when none does, with the reason)."""
+
+    media_type: str
+    extractor: str = ""
+    reason: str = ""
+
+
+class Router:
+    """Routes by content. `extractors`: name -> plugin, also those whose extra is missing.
+
+    Where two extractors claim a type, one that does not come with slm-forge wins, then the first by name.
+    """
+
+    def __init__(self, extractors: Mapping[str, Any]) -> None:
+        names = sorted(extractors, key=lambda name: (type(extractors[name]).__module__.startswith("forge.plugins."), name))
+        self.by_type: dict[str, str] = {}
+        self.by_extension: dict[str, str] = {}
+        self.magic: dict[bytes, str] = {}
+        for name in names:
+            plugin = extractors[name]
+            for media_type in plugin.media_types:
+                self.by_type.setdefault(media_type, name)
+            for extension, media_type in plugin.extensions.items():
+                self.by_extension.setdefault(extension, media_type)
+            for prefix, media_type in plugin.magic.items():
+                self.magic.setdefault(prefix, media_type)
+
+    def route(self, path: Path, name: str) -> Route:
+        """Where the file goes. Raises ExtractError for a container that is damaged, encrypted or a bomb."""
+        with path.open("rb") as file:
+            head = file.read(HEAD_BYTES)
+        media_type = self._media_type(path, head, PurePosixPath(name).suffix.lower())
+        if extractor := self.by_type.get(media_type):
+            return Route(media_type, extractor)
+        return Route(media_type, reason=_unclaimed(media_type))
+
+    def _media_type(self, path: Path, head: bytes, extension: str) -> str:
+        if found := _container(path, head):
+            return found
+        for prefix in sorted(self.magic, key=len, reverse=True):
+            if head.startswith(prefix):
+                return self.magic[prefix]
+        if not head.strip():
+            return PLAIN
+        if looks_like_text(head):
+            return self._text_type(path, head, extension)
+        claimed = self.by_extension.get(extension, UNKNOWN)
+        return UNKNOWN if claimed in _RECOGNISED or claimed.startswith("text/") else claimed
+
+    def _text_type(self, path: Path, head: bytes, extension: str) -> str:
+        start = head.replace(b"\0", b"").lstrip(b"\xef\xbb\xbf\xff\xfe \t\r\n")[:4096]
+        claimed = self.by_extension.get(extension) or TEXT_EXTENSIONS.get(extension, "")
+        if start.startswith(b"{") and _is_notebook(path, head):
+            return "application/x-ipynb+json"
+        if start.startswith(b"<") and HTML.search(start):
+            return "text/html"
+        if start.startswith(b"<?xml"):
+            return claimed if claimed and not claimed.startswith("text/") else "application/xml"
+        if claimed and claimed not in _RECOGNISED:
+            return claimed
+        return "text/html" if HTML_FRAGMENT.match(start) else PLAIN
+
+
+def looks_like_text(head: bytes) -> bool:
+    """True for bytes that some text encoding explains: few control characters, NULs only as UTF-16 or UTF-32 put them."""
+    if head.startswith((b"\xff\xfe", b"\xfe\xff", b"\xef\xbb\xbf")):
+        return True
+    if b"\0" in head:
+        even, odd = head[::2].count(0), head[1::2].count(0)
+        wide = max(even, odd) > 0.35 * (len(head) / 2) and min(even, odd) < 0.05 * len(head)
+        return wide or _is_utf32(head)
+    control = len(head) - len(head.translate(None, bytes([*range(9), 11, *range(14, 27), *range(28, 32), 127])))
+    return control <= 0.01 * len(head)
+
+
+def _is_utf32(head: bytes) -> bool:
+    quarter = max(1, len(head) // 4)
+    nuls = [head[lane::4].count(0) / quarter for lane in range(4)]
+    return (min(nuls[1:]) > 0.9 and nuls[0] < 0.1) or (min(nuls[:3]) > 0.9 and nuls[3] < 0.1)
+
+
+def _container(path: Path, head: bytes) -> str:
+    if b"%PDF-" in head[:1024]:
+        return "application/pdf"
+    if head.startswith((b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")):
+        return _zip_type(path)
+    if head.startswith(OLE2):
+        return _ole2_type(path)
+    for offset, magic, media_type in SIGNATURES:
+        if head.startswith(magic, offset):
+            return media_type
+    return ""
+
+
+def _zip_type(path: Path) -> str:
+    with open_directory(path) as archive:
+        names = set(archive.namelist())
+        media_type = _zip_member_type(archive, names)
+        encrypted = [entry.filename for entry in archive.infolist() if entry.flag_bits & 1]
+    if encrypted and media_type != "application/zip":
+        raise ExtractError("encrypted document (its parts need a password)", refused=True)
+    return media_type
+
+
+def _zip_member_type(archive: zipfile.ZipFile, names: set[str]) -> str:
+    if "mimetype" in names:
+        try:
+            declared = archive.read("mimetype")[:100].decode("ascii").strip()
+        except (zipfile.BadZipFile, UnicodeDecodeError, RuntimeError, NotImplementedError) as error:
+            raise ExtractError(f"damaged ZIP container ({error})") from error
+        return declared or "application/zip"
+    if "[Content_Types].xml" not in names:
+        return "application/zip"
+    if "xl/workbook.bin" in names:
+        return "application/vnd.ms-excel.sheet.binary.macroEnabled.12"
+    folders = {name.split("/", 1)[0] for name in names if "/" in name}
+    for folder, kind in (("word", "wordprocessingml.document"), ("ppt", "presentationml.presentation"), ("xl", "spreadsheetml.sheet")):
+        if folder in folders:
+            return OOXML + kind
+    return "application/zip"
+
+
+def _ole2_type(path: Path) -> str:
+    data = path.read_bytes()
+    if _utf16("EncryptedPackage") in data:
+        raise ExtractError("encrypted Office document (it needs a password)", refused=True)
+    for stream, media_type in OLE2_STREAMS:
+        if _utf16(stream) in data:
+            return media_type
+    return "application/x-ole-storage"
+
+
+def _utf16(text: str) -> bytes:
+    return text.encode("utf-16-le")
+
+
+def _is_notebook(path: Path, head: bytes) -> bool:
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 4096))
+        ends = head + file.read()
+    return b'"nbformat"' in ends and (b'"cells"' in head or b'"worksheets"' in head)
+
+
+def _unclaimed(media_type: str) -> str:
+    if media_type == UNKNOWN:
+        return "unknown file type"
+    if target := LEGACY_OFFICE.get(media_type):
+        return f"legacy Office file ({media_type}): save it as {target}, e.g. with LibreOffice"
+    return f"no extractor reads {media_type}"
+
+
+_RECOGNISED = {
+    "application/pdf", "application/x-ipynb+json", "application/zip", "application/epub+zip",
+    *(media_type for _, _, media_type in SIGNATURES), *(media_type for _, media_type in OLE2_STREAMS),
+    *(OOXML + kind for kind in ("wordprocessingml.document", "presentationml.presentation", "spreadsheetml.sheet")),
+}
+"""Types that the content alone decides: an extension cannot claim them for other bytes."""

@@ -1,0 +1,179 @@
+"""publish: writes the model card from what was measured, checks it, and puts the model into the hub."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from forge.errors import GateFailed, UsageError
+from forge.phase import Context, Estimate, Output, Requirement, Settings
+from forge.records import canonical_json, write_json
+
+if TYPE_CHECKING:
+    from forge.phases.publish.facts import Facts
+    from forge.phases.publish.hub_folder import FolderHub
+    from forge.phases.publish.policy import Decision
+
+LOCAL_HUB = "local"
+
+REHEARSAL_HUB = "work/publish/work/hub"
+"""Where ctx.work / "hub" lies in the run's folder (pipeline.py gives each phase work/<phase>/work)."""
+
+
+class PublishSettings(Settings):
+    """What a person may decide about a publication."""
+
+    hub_dir: str = Field(default="hub", description="folder hub; relative to the working directory")
+    license: str = Field(default="", description="licence id; empty: the base's, or none chosen for a model from scratch")
+    publish_anyway: str = Field(
+        default="", description="reason for letting a model of unproven quality leave the machine; shown on its card"
+    )
+
+
+class Publish:
+    """Card, validator, gates, folder hub."""
+
+    name: ClassVar[str] = "publish"
+    VERSION: ClassVar[int] = 1
+    summary: ClassVar[str] = "write the model card from measured facts, check it, and put the model into the hub"
+    reads: ClassVar[tuple[str, ...]] = (
+        "plan", "approval", "documents", "audit", "shape", "train_report", "eval", "ship_eval", "model", "gguf",
+        "modelfile", "adapter",
+    )
+    writes: ClassVar[tuple[Output, ...]] = (
+        Output(name="card", path="README.md"), Output(name="publication", path="publication.json"),
+    )
+    settings: ClassVar[type[Settings]] = PublishSettings
+    where: ClassVar[Literal["engine", "machine"]] = "engine"
+    libraries: ClassVar[tuple[str, ...]] = ("slm-forge",)
+    requires: ClassVar[tuple[Requirement, ...]] = ()
+    always: ClassVar[bool] = False
+
+    def estimate(self, settings: PublishSettings, ctx: Context) -> Estimate:
+        """Copying and hashing; free."""
+        return Estimate(seconds_p50=2, seconds_p90=60, basis="a copy and three readings of the model's files")
+
+    def run(self, settings: PublishSettings, ctx: Context) -> Mapping[str, float | str]:
+        """Measure, decide, render, stage, validate, swap, read back. Raises GateFailed; then nothing is published."""
+        from forge.phases.publish.card import render_card
+        from forge.phases.publish.facts import read_facts
+        from forge.phases.publish.hub_folder import copy_files
+        from forge.phases.publish.licence import choose_licence
+        from forge.phases.publish.policy import check_approval, decide
+
+        facts = read_facts(ctx)
+        check_approval(facts, json.loads(ctx.input("approval").read_text(encoding="utf-8")), _hashes(ctx, facts))
+        licence = choose_licence(settings.license, facts.plan.base, facts.plan.base_license)
+        decision = decide(facts, licence, settings.publish_anyway)
+        hub, where = _hub(settings, ctx, facts)
+        ctx.check_stop()
+        card = render_card(facts, decision, licence)
+        with hub.locked():
+            staged = hub.staging(facts.plan.name)
+            copy_files(_members(ctx, facts, card, licence), staged)
+            _check(staged, facts, decision, licence)
+            ctx.check_stop()
+            files = hub.publish(facts.plan.name, staged)
+        ctx.output("card").write_text(card, encoding="utf-8", newline="\n")
+        write_json(ctx.output("publication"), _publication(facts, decision, where, settings, files))
+        ctx.notice(f"published {facts.plan.name} to {where['hub']}/{facts.plan.name} ({decision.quality})")
+        return {
+            "summary": f"{where['hub']}/{facts.plan.name} · {len(files)} files, {sum(file.bytes for file in files) / 1e6:,.1f} MB ·"
+            f" quality {decision.quality}",
+            "files": len(files), "bytes": sum(file.bytes for file in files), "quality": decision.quality,
+            "published": f"{where['hub']}/{facts.plan.name}",
+        }
+
+    def undo(self, settings: PublishSettings, ctx: Context) -> None:
+        """Remove an unfinished copy from the hub. A finished publication is the user's to remove."""
+        from forge.phases.publish.facts import read_facts
+
+        facts = read_facts(ctx)
+        _hub(settings, ctx, facts)[0].discard(facts.plan.name)
+
+
+phase = Publish()
+
+
+def _hashes(ctx: Context, facts: Facts) -> dict[str, str]:
+    """Hashes of the inputs that the plan may be bound to."""
+    return {name: ctx.input_sha256(name) for name in ("plan", "audit", "documents", "shape")}
+
+
+def _hub(settings: PublishSettings, ctx: Context, facts: Facts) -> tuple[FolderHub, dict[str, str]]:
+    """The hub and how to find it again; a rehearsal publishes into its own work folder."""
+    from forge.phases.publish.hub_folder import FolderHub
+
+    if facts.plan.hub != LOCAL_HUB:
+        raise UsageError(
+            f'there is no hub "{facts.plan.hub}" here', why="models are published into a folder",
+            next=f"forge resume --set plan_fit.hub={LOCAL_HUB}",
+        )
+    if facts.plan.dry_run or ctx.dry_run:
+        return FolderHub(ctx.work / "hub"), {"hub": REHEARSAL_HUB, "relative_to": "run folder"}
+    return FolderHub(Path(settings.hub_dir)), {"hub": settings.hub_dir, "relative_to": "working directory"}
+
+
+def _members(ctx: Context, facts: Facts, card: str, licence: Any) -> dict[str, Path | str]:
+    """The allow-list of what is published: relative path -> file or text. Corpus text, journals and state never are."""
+    from forge.phases.publish.facts import ADAPTER_FILES, MODEL_FILES
+    from forge.phases.publish.licence import licence_files
+
+    model, adapter = ctx.input("model"), ctx.input("adapter")
+    members: dict[str, Path | str] = {
+        f"model/{path.name}": path
+        for path in model.iterdir() if path.name in MODEL_FILES or path.suffix == ".safetensors"
+    }
+    members |= {f"adapter/{name}": adapter / name for name in ADAPTER_FILES if (adapter / name).is_file()}
+    if "adapter/adapter_config.json" in members:
+        members["adapter/adapter_config.json"] = _adapter_config(adapter / "adapter_config.json", facts)
+    members |= {file.path: ctx.input("gguf") / file.name for file in facts.shipped}
+    members |= licence_files(licence, facts.plan.base, facts.plan.base_license, facts.document_licences)
+    shipped_eval = {key: value for key, value in facts.ship_json.items() if key != "answers"}   # answers quote the corpus
+    return members | {
+        "README.md": card, "Modelfile": facts.modelfile_text,
+        "eval.json": _text(facts.eval_json), "ship-eval.json": _text(shipped_eval),
+    }
+
+
+def _adapter_config(path: Path, facts: Facts) -> str:
+    """The adapter's configuration with its base by name: peft writes the folder of the machine that trained it."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["base_model_name_or_path"] = facts.plan.base
+    return _text(config)
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False) + "\n"
+
+
+def _check(staged: Path, facts: Facts, decision: Decision, licence: Any) -> None:
+    from forge.phases.publish.staged import Staged
+    from forge.phases.publish.validate import validate
+
+    problems = validate(Staged(folder=staged, facts=facts, decision=decision, licence=licence))
+    if problems:
+        raise GateFailed(
+            f"the publication failed {len(problems)} check{'s' if len(problems) > 1 else ''}", why="; ".join(problems),
+            next="forge logs, then forge resume",
+        )
+
+
+def _publication(
+    facts: Facts, decision: Decision, where: Mapping[str, str], settings: PublishSettings, files: list[Any]
+) -> dict[str, Any]:
+    from forge.phases.publish.card import main_file
+
+    main = main_file(facts)
+    return {
+        "kind": "folder", **where, "name": facts.plan.name, "visibility": facts.plan.visibility,
+        "dry_run": facts.plan.dry_run, "quality": decision.quality, "integrity": decision.integrity,
+        "headline": decision.headline,
+        "first_line": decision.first_line, "publish_anyway": settings.publish_anyway, "plan_sha256": facts.plan_sha256,
+        "main_file": main.path if main else "", "parameters": facts.parameters,
+        "files": [json.loads(canonical_json(file)) for file in files],
+    }

@@ -1,0 +1,210 @@
+"""Everything that a card may say, measured: read from the run's artifacts, never from a card or a setting's wish."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from forge.errors import ArtifactDamaged
+from forge.phase import Context
+from forge.phases.publish.headers import GgufHeader, read_gguf, read_safetensors
+from forge.phases.publish.modelfile import Modelfile, parse_modelfile
+from forge.records import (
+    DataContract,
+    Document,
+    Plan,
+    Record,
+    Verdict,
+    read_jsonl,
+    read_record,
+)
+from forge.store import hash_file
+
+MODEL_FILES = {
+    "config.json", "generation_config.json", "model.safetensors.index.json", "tokenizer.json", "tokenizer_config.json",
+    "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model", "chat_template.jinja",
+}
+ADAPTER_FILES = {"adapter_config.json", "adapter_model.safetensors"}
+"""The allow-lists: a file that is not named here (or *.safetensors, or a measured *.gguf) is never published."""
+
+
+HASHED = ("audit", "documents", "eval", "shape", "ship_eval")
+"""Artifacts whose hashes the card names."""
+
+
+class ShippedFile(Record):
+    """One quantized file as quantize measured it, and as its own header describes it."""
+
+    name: str
+    quantization: str
+    bytes: int
+    sha256: str
+    bits_per_weight: float | None
+    parameters: int
+    tensor_types: dict[str, int]
+    nll_ratio: float | None
+
+    @property
+    def path(self) -> str:
+        """Where it lies in the published folder."""
+        return f"gguf/{self.name}"
+
+
+class Stage(Record):
+    """One training stage as the trainer reported it; losses are nats per token at the last step."""
+
+    steps: int | None = None
+    tokens: int | None = None
+    first_loss: float | None = None
+    last_loss: float | None = None
+    last_val_loss: float | None = None
+    trainable_parameters: int | None = None
+
+
+class Facts(Record):
+    """The measured run. A number that was not measured is None, and the card says so."""
+
+    plan: Plan
+    plan_sha256: str
+    shape: DataContract
+    modelfile: Modelfile
+    modelfile_text: str
+    eval_json: dict[str, Any]
+    ship_json: dict[str, Any]
+    eval_verdicts: tuple[Verdict, ...]
+    ship_verdicts: tuple[Verdict, ...]
+    parameters: int
+    shipped: tuple[ShippedFile, ...]
+    gguf: dict[str, GgufHeader]
+    pretrain: Stage | None
+    lora: Stage | None
+    reported_parameters: int | None
+    documents: dict[str, int]
+    document_status: dict[str, int]
+    document_licences: dict[str, int]
+    passages_read: int | None
+    passages_kept: int | None
+    dropped: dict[str, int]
+    secrets_masked: dict[str, int]
+    languages: tuple[str, ...]
+    versions: dict[str, str]
+    hashes: dict[str, str]
+
+
+def read_facts(ctx: Context) -> Facts:
+    """Gather the facts of a run. Raises ArtifactDamaged when a measured file is not what its measurement says."""
+    plan = read_record(ctx.input("plan"), Plan)
+    ship_json, eval_json = _json(ctx.input("ship_eval")), _json(ctx.input("eval"))
+    ship_verdicts = _verdicts(ship_json)
+    train, audit = _json(ctx.input("train_report")), _json(ctx.input("audit"))
+    documents = list(read_jsonl(ctx.input("documents"), Document))
+    ok = [document for document in documents if document.status == "ok"]
+    modelfile_text = ctx.input("modelfile").read_text(encoding="utf-8")
+    return Facts(
+        plan=plan, plan_sha256=ctx.input_sha256("plan"), shape=read_record(ctx.input("shape"), DataContract),
+        modelfile=parse_modelfile(modelfile_text), modelfile_text=modelfile_text,
+        eval_json=eval_json, ship_json=ship_json, eval_verdicts=_verdicts(eval_json), ship_verdicts=ship_verdicts,
+        parameters=count_parameters(ctx.input("model")),
+        shipped=_shipped(ship_json, ship_verdicts), gguf=_gguf_headers(ctx.input("gguf"), ship_json),
+        pretrain=_stage(train.get("pretrain")), lora=_stage(train.get("lora")),
+        reported_parameters=train.get("parameters"),
+        documents=_count(document.media_type for document in ok),
+        document_status=_count(document.status for document in documents),
+        document_licences=_count(document.license or "none stated" for document in ok),
+        passages_read=audit.get("read"), passages_kept=audit.get("kept"),
+        dropped=_ordered(audit.get("dropped_by_reason") or {}),
+        secrets_masked=_ordered(audit.get("secrets_masked") or {}),
+        languages=_languages(audit), versions=_versions(ctx),
+        hashes={name: ctx.input_sha256(name) for name in HASHED},
+    )
+
+
+def count_parameters(model: Path) -> int:
+    """Weights of a merged checkpoint, a tied output matrix counted once."""
+    config = _json(model / "config.json")
+    tensors = dict(read_safetensors(model).tensors)
+    if config.get("tie_word_embeddings"):
+        tensors.pop("lm_head.weight", None)
+    return sum(tensors.values())
+
+
+def _gguf_headers(folder: Path, ship_json: dict[str, Any]) -> dict[str, GgufHeader]:
+    """The headers of the measured files; their bytes must be the ones that were measured."""
+    headers = {}
+    for row in ship_json.get("files", []):
+        path = folder / row["name"]
+        if not path.is_file() or path.stat().st_size != row["bytes"] or hash_file(path) != row["sha256"]:
+            raise ArtifactDamaged(
+                f"{row['name']} is not the file that was measured",
+                why="its size or sha256 differs from ship-eval.json", next="forge resume --from quantize",
+            )
+        headers[row["name"]] = read_gguf(path)
+    return headers
+
+
+def _shipped(ship_json: dict[str, Any], verdicts: tuple[Verdict, ...]) -> tuple[ShippedFile, ...]:
+    ratios = {verdict.name: verdict.estimate for verdict in verdicts}
+    files = [
+        ShippedFile(
+            name=row["name"], quantization=row["quantization"], bytes=row["bytes"], sha256=row["sha256"],
+            bits_per_weight=row.get("bits_per_weight"), parameters=row.get("parameters") or 0,
+            tensor_types=row.get("tensor_types") or {}, nll_ratio=ratios.get(f"ppl_ratio_{row['quantization'].lower()}"),
+        )
+        for row in ship_json.get("files", [])
+    ]
+    return tuple(sorted(files, key=lambda file: (-file.bytes, file.name)))
+
+
+def _stage(report: dict[str, Any] | None) -> Stage | None:
+    if not report:
+        return None
+    losses, val = report.get("loss") or [], report.get("val_loss") or []
+    return Stage(
+        steps=report.get("steps"), tokens=report.get("tokens"), trainable_parameters=report.get("trainable_parameters"),
+        first_loss=losses[0][1] if losses else None, last_loss=losses[-1][1] if losses else None,
+        last_val_loss=val[-1][1] if val else None,
+    )
+
+
+def _versions(ctx: Context) -> dict[str, str]:
+    """Library versions that the checkpoint itself records."""
+    found = {"transformers": _json(ctx.input("model") / "config.json").get("transformers_version")}
+    adapter = ctx.input("adapter") / "adapter_config.json"
+    found["peft"] = _json(adapter).get("peft_version") if adapter.is_file() else None
+    return {name: str(version) for name, version in sorted(found.items()) if version}
+
+
+def _verdicts(report: dict[str, Any]) -> tuple[Verdict, ...]:
+    return tuple(Verdict.model_validate(row) for row in report.get("verdicts", []))
+
+
+def _languages(audit: dict[str, Any]) -> tuple[str, ...]:
+    """Codes of the kept languages with at least 5 % of the text, most frequent first."""
+    shares: dict[str, float] = audit.get("languages") or {}
+    kept, total = audit.get("languages_kept") or list(shares), sum(shares.values()) or 1
+    usual = [
+        (-share, code) for code, share in shares.items()
+        if code in kept and share / total >= 0.05 and len(code) in (2, 3) and code != "und"
+    ]
+    return tuple(code for _, code in sorted(usual))
+
+
+def _count(words: Any) -> dict[str, int]:
+    return _ordered(Counter(words))
+
+
+def _ordered(counts: dict[str, int]) -> dict[str, int]:
+    """Largest first, then by name."""
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ArtifactDamaged(f"{path.name} is not JSON", why=str(error)) from error
+    if not isinstance(value, dict):
+        raise ArtifactDamaged(f"{path.name} is not a JSON object")
+    return value

@@ -1,0 +1,70 @@
+"""quantize: one merged model, its GGUF files, the proof that they are the model, and what the files that ship are worth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from forge.phase import Context, Estimate, Output, Requirement, Settings
+from forge.records import Plan, read_record
+
+WEIGHTS_PER_SECOND = 1.5e6
+"""Q4_K_M on one busy core (publish research: 189M weights in 105 s); merge, F16 and Q8_0 are ten times faster."""
+
+
+class QuantizeSettings(Settings):
+    """How much is measured. Which files are made is the plan's decision (plan.quantizations)."""
+
+    likelihood_rows: int = Field(
+        default=200, ge=2, description="test rows whose gold answers are scored with every file; rows of each split"
+    )
+    generated_rows: int = Field(
+        default=120, ge=2, description="test rows that the file that ships answers freely; rows of each split"
+    )
+
+
+class Quantize:
+    """Merge, export, quantize, parity gate, Modelfile, evaluation of the shipped file. Runs where the adapter was trained."""
+
+    name: ClassVar[str] = "quantize"
+    VERSION: ClassVar[int] = 1
+    summary: ClassVar[str] = "merge the adapter, write GGUF files, prove that they are the model, measure the file that ships"
+    reads: ClassVar[tuple[str, ...]] = (
+        "plan", "approval", "machine", "base_model", "adapter", "eval", "predictions", "test_recall", "test_abstain",
+    )
+    writes: ClassVar[tuple[Output, ...]] = (
+        Output(name="model", path="model"), Output(name="gguf", path="gguf"),
+        Output(name="modelfile", path="Modelfile"), Output(name="ship_eval", path="ship-eval.json"),
+    )
+    settings: ClassVar[type[Settings]] = QuantizeSettings
+    where: ClassVar[Literal["engine", "machine"]] = "machine"
+    libraries: ClassVar[tuple[str, ...]] = ("slm-forge", "torch", "transformers", "peft", "gguf", "llama-cpp-python")
+    requires: ClassVar[tuple[Requirement, ...]] = (
+        Requirement(module="transformers", extra="train"), Requirement(module="peft", extra="train"),
+        Requirement(module="gguf", extra="gguf"), Requirement(module="llama_cpp", extra="gguf"),
+    )
+    always: ClassVar[bool] = False
+
+    def estimate(self, settings: QuantizeSettings, ctx: Context) -> Estimate:
+        """Imports, then the weights at quantization speed, then the evaluation of three files."""
+        plan = read_record(ctx.input("plan"), Plan)
+        weights = plan.parameters / WEIGHTS_PER_SECOND
+        rows = (2 * settings.likelihood_rows * 3 + 2 * settings.generated_rows * 10) * plan.parameters * 2e-9
+        return Estimate(
+            seconds_p50=8 + weights + rows, seconds_p90=20 + 3 * (weights + rows),
+            basis=f"{plan.parameters / 1e6:.1f}M weights, {settings.likelihood_rows} + {settings.generated_rows} rows of each split",
+        )
+
+    def run(self, settings: QuantizeSettings, ctx: Context) -> Mapping[str, float | str]:
+        """Make and measure the files. Raises GateFailed when a file is not the model that was trained."""
+        from forge.phases.quantize.ship import ship_model
+
+        return ship_model(settings, ctx)
+
+    def undo(self, settings: QuantizeSettings, ctx: Context) -> None:
+        """Nothing exists outside the run folder."""
+
+
+phase = Quantize()

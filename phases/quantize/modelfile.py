@@ -1,0 +1,92 @@
+"""The Modelfile that ships: made from Modelfile.j2, proven equal to the model's own chat template, linted as Ollama reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib.resources import files
+
+from forge.errors import ForgeError
+from forge.phases.quantize.go_template import render_go
+from forge.phases.quantize.modelfile_lint import parse_modelfile
+from forge.records import Message, Record
+
+GO_TEMPLATES = {
+    "chatml": "{{- range .Messages }}<|im_start|>{{ .Role }}\n{{ .Content }}<|im_end|>\n{{ end }}<|im_start|>assistant\n",
+    "llama3": (
+        "{{- range .Messages }}<|start_header_id|>{{ .Role }}<|end_header_id|>\n\n{{ .Content }}<|eot_id|>{{ end }}"
+        "<|start_header_id|>assistant<|end_header_id|>\n\n"
+    ),
+    "zephyr": "{{- range .Messages }}<|{{ .Role }}|>\n{{ .Content }}</s>\n{{ end }}<|assistant|>\n",
+}
+"""Template family -> Go text. All range over .Messages alone: Ollama puts the system message in there as well."""
+
+Render = Callable[[tuple[Message, ...]], str]
+
+
+class Sampling(Record):
+    """What the Modelfile asks of Ollama. Greedy: quantized small models drift when sampled, and the evaluation was greedy."""
+
+    context_tokens: int
+    answer_tokens: int
+    stops: tuple[str, ...]
+
+
+def probe_conversations(system_prompt: str) -> tuple[tuple[Message, ...], ...]:
+    """Three conversations that a wrong template renders wrongly: one turn, several, and awkward characters."""
+    system = Message(role="system", content=system_prompt)
+    ask, answer = Message(role="user", content="What is it?"), Message(role="assistant", content="It is a test.")
+    awkward = Message(role="user", content='  "quoted" {{ .Role }} {% raw %}\n\nsecond paragraph <b>\\n</b> ')
+    return (system, ask), (system, ask, answer, Message(role="user", content="Why?")), (system, awkward)
+
+
+def choose_template(render: Render, system_prompt: str, *, bos: str) -> tuple[str, str]:
+    """(family, Go text) of the entry that renders as the model's own chat template does on three conversations.
+
+    bos: text that the model's template starts with but llama.cpp adds by itself; "" for none. Raises ForgeError when
+    no family fits: a wrong template makes a good model look broken.
+    """
+    conversations = probe_conversations(system_prompt)
+    for family, template in GO_TEMPLATES.items():
+        if all(render(turns).removeprefix(bos) == render_ollama(template, turns) for turns in conversations):
+            return family, template
+    raise ForgeError(
+        "no Ollama template renders as the model's chat template does", why=f"tried {', '.join(GO_TEMPLATES)}",
+        next="add the family to GO_TEMPLATES in phases/quantize/modelfile.py",
+    )
+
+
+def render_ollama(template: str, turns: Sequence[Message]) -> str:
+    """What Ollama sends to the model for these turns."""
+    return render_go(template, {"Messages": [{"Role": turn.role, "Content": turn.content} for turn in turns]})
+
+
+def write_modelfile(gguf: str, template: str, system_prompt: str, sampling: Sampling) -> str:
+    """The Modelfile's text. Raises ForgeError when Ollama would read another system prompt or template than the given."""
+    import jinja2
+
+    source = (files("forge") / "Modelfile.j2").read_text(encoding="utf-8")
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False)
+    text = environment.from_string(source).render(
+        gguf=gguf, template=template, system=system_prompt, sampling=sampling
+    )
+    for name, wanted in (("system", system_prompt), ("template", template)):
+        if _read_back(text, name) != wanted:
+            raise ForgeError(
+                f"Ollama would read another {name} than the model was trained with",
+                why='a Modelfile has no escapes: """ at the end of a line ends a value; control characters and no-break spaces are dropped',
+                next="write shape.system_prompt without them",
+            )
+    return text
+
+
+def answer_limit(longest_answer: int, context_tokens: int) -> int:
+    """Tokens that an answer may take: twice the longest expected one, in steps of 64, at most half the context."""
+    return max(1, min(context_tokens // 2, -(-2 * longest_answer // 64) * 64))
+
+
+def _read_back(text: str, name: str) -> str | None:
+    """The value of a command as Ollama reads it, "" when there is none, None when it cannot read the file."""
+    try:
+        return next((command.value for command in parse_modelfile(text) if command.name == name), "")
+    except ForgeError:
+        return None

@@ -1,0 +1,225 @@
+"""The quantize phase from top to bottom: merge, export, quantize, check, measure, write down.
+
+Expensive files are made in ctx.work and get their names by rename, measured rows go into the journal: a phase that was
+killed continues where it stopped, and its outputs are byte-identical.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from forge.errors import ForgeError, GateFailed
+from forge.journal import Journal
+from forge.phase import Context
+from forge.phases.quantize.gguf_export import export_f16
+from forge.phases.quantize.gguf_facts import GgufFile, describe_fallback, read_facts
+from forge.phases.quantize.gguf_shape import read_shape
+from forge.phases.quantize.judge import worst
+from forge.phases.quantize.llama import Generation, Llama, Vocabulary
+from forge.phases.quantize.measure import (
+    DRY_RUN,
+    Bench,
+    Caps,
+    check_parity,
+    compare_answers,
+    fill_bench,
+    judge_file,
+    judge_shipped,
+    score_file,
+)
+from forge.phases.quantize.merge import MergeCheck, judge_merge, merge_adapter
+from forge.phases.quantize.modelfile import Sampling, choose_template, write_modelfile
+from forge.phases.quantize.modelfile_lint import lint_modelfile
+from forge.phases.quantize.reference import ChatTokenizer, use_threads
+from forge.phases.quantize.rows import Row, read_rows, spread
+from forge.protocols import Prediction
+from forge.records import Plan, Verdict, read_jsonl, read_record, write_json
+
+if TYPE_CHECKING:
+    from forge.phases.quantize import QuantizeSettings
+
+BEST_TO_SHIP = ("Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0", "F16")
+"""The Modelfile names the first of these that the plan has, and its answers are evaluated."""
+MERGE_PROMPTS = 4
+CHAT_CONTEXT_TOKENS = 4096
+"""num_ctx of the Modelfile, unless the model has less or was tuned on more: Ollama reserves the cache for all of it."""
+
+
+def ship_model(settings: QuantizeSettings, ctx: Context) -> Mapping[str, float | str]:
+    """Run the phase. Everything measured is in ship-eval.json before an integrity failure raises GateFailed."""
+    plan = read_record(ctx.input("plan"), Plan)
+    caps = Caps(likelihood_rows=settings.likelihood_rows, generated_rows=settings.generated_rows)
+    caps = DRY_RUN if ctx.dry_run else caps
+    splits = [read_rows(ctx, plan.task, name) for name in ("test_recall", "test_abstain")]
+    with Llama(ctx.work) as llama:   # started first: it loads while this process imports torch
+        llama.threads = use_threads(plan.parameters)
+        journal = ctx.journal()
+        model, merge = _merge(ctx, journal, splits)
+        files = _make_files(ctx, plan, model, llama)
+        bench = fill_bench(
+            splits, ctx=ctx, journal=journal, llama=llama, tokenizer=ChatTokenizer(model), plan=plan, caps=caps,
+            context_tokens=read_shape(model).context,
+        )
+        verdicts, answers = _measure(bench, model, files, ctx.work / "gguf")
+    _publish(ctx, model, files)
+    verdicts = [judge_merge(merge), *verdicts, _write_modelfile(bench, files), *_judge_sizes(files)]
+    _write_report(ctx, verdicts, files, answers)
+    _stop_on_failure(verdicts)
+    return _metrics(verdicts, files)
+
+
+def _merge(ctx: Context, journal: Journal, splits: Sequence[Sequence[Row]]) -> tuple[Path, MergeCheck]:
+    """model/ in ctx.work; made again unless it was finished and checked."""
+    target = ctx.work / "model"
+    if "merge" not in journal or not target.exists():
+        ctx.progress(0, 3, "merging the adapter into its base")
+        shutil.rmtree(target, ignore_errors=True)
+        rows = [row for split in splits for row in spread(split, MERGE_PROMPTS // 2)]
+        check = merge_adapter(ctx.input("base_model"), ctx.input("adapter"), target, rows)
+        journal.put("merge", check.model_dump(mode="json"))
+    return target, MergeCheck.model_validate(journal.get("merge"))
+
+
+def _make_files(ctx: Context, plan: Plan, model: Path, llama: Llama) -> list[GgufFile]:
+    """The F16 file and one file for each quantization of the plan, in the order of the plan; finished ones are kept."""
+    folder = ctx.work / "gguf"
+    folder.mkdir(exist_ok=True)
+    f16 = folder / f"{plan.name}-F16.gguf"
+    if not f16.exists():
+        ctx.progress(1, 3, "writing the F16 file")
+        inherited = "" if plan.base == "scratch" else plan.base_license   # publish decides that of a model from scratch
+        export_f16(model, f16, name=plan.name, license=inherited)
+    files = [read_facts(f16, quantization="F16")]
+    for kind in (kind for kind in plan.quantizations if kind != "F16"):
+        target = folder / f"{plan.name}-{kind}.gguf"
+        if not target.exists():
+            ctx.check_stop()
+            ctx.progress(2, 3, f"quantizing to {kind}")
+            llama.quantize(f16, target, kind)
+        facts = read_facts(target, quantization=kind)
+        if facts.parameters != files[0].parameters:
+            raise ForgeError(f"{target.name} holds {facts.parameters:,} weights and {f16.name} {files[0].parameters:,}")
+        files.append(facts)
+    return files
+
+
+def _measure(bench: Bench, model: Path, files: list[GgufFile], folder: Path) -> tuple[list[Verdict], list[dict[str, str]]]:
+    """All verdicts about the files, and the side-by-side answers."""
+    predictions = list(read_jsonl(bench.ctx.input("predictions"), Prediction))
+    verdicts, expected = check_parity(bench, model, folder / files[0].name, predictions)
+    adapter = {prediction.id: prediction.tuned for prediction in predictions}
+    f16, shipped = score_file(bench, "F16"), main_file(files)
+    columns: dict[str, list[Generation]] = {"f16": compare_answers(bench, "F16")}
+    if shipped.quantization == "F16":
+        verdicts += judge_shipped(bench, "F16", f16, bench.open(folder / shipped.name), adapter)
+    for file in files[1:]:
+        vocabulary: Vocabulary = bench.open(folder / file.name)
+        scores = score_file(bench, file.quantization)
+        columns[file.quantization.lower()] = compare_answers(bench, file.quantization)
+        verdicts += judge_file(bench, file.quantization, scores, f16)
+        if file == shipped:
+            verdicts += judge_shipped(bench, file.quantization, scores, vocabulary, adapter)
+    answers = [
+        {"prompt": row.row.prompt[-1].content, "transformers": theirs.text, **{kind: given[i].text for kind, given in columns.items()}}
+        for i, (row, theirs) in enumerate(zip(bench.compared, expected, strict=True))
+    ]
+    return verdicts, answers
+
+
+def main_file(files: Sequence[GgufFile]) -> GgufFile:
+    """The file that the Modelfile names."""
+    return min(files, key=lambda file: BEST_TO_SHIP.index(file.quantization))
+
+
+def _publish(ctx: Context, model: Path, files: Sequence[GgufFile]) -> None:
+    """Link the finished files into the outputs; ctx.work keeps its own names for a resume."""
+    for name, source in (("model", model), ("gguf", ctx.work / "gguf")):
+        target = ctx.output(name)
+        shutil.rmtree(target, ignore_errors=True)
+        target.mkdir(parents=True)
+        wanted = {file.name for file in files} if name == "gguf" else {file.name for file in source.iterdir()}
+        for file in sorted(wanted):
+            _link(source / file, target / file)
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:   # another file system, or one without hard links
+        shutil.copyfile(source, target)
+
+
+def _write_modelfile(bench: Bench, files: Sequence[GgufFile]) -> Verdict:
+    """Write the Modelfile; integrity: Ollama would read it as it is meant."""
+    tokenizer, target = bench.tokenizer, bench.ctx.output("modelfile")
+    stop = str(tokenizer.tokenizer.eos_token)
+    bos = str(tokenizer.tokenizer.bos_token or "")
+    family, template = choose_template(
+        lambda turns: tokenizer.render(turns, open_answer=True), bench.plan.system_prompt, bos=bos if _adds_bos(tokenizer) else ""
+    )
+    context = min(bench.context_tokens, max(CHAT_CONTEXT_TOKENS, bench.plan.lora.max_length))
+    sampling = Sampling(context_tokens=context, answer_tokens=bench.answer_tokens, stops=(stop,))
+    text = write_modelfile(f"./gguf/{main_file(files).name}", template, bench.plan.system_prompt, sampling)
+    target.write_text(text, encoding="utf-8", newline="\n")
+    problems = lint_modelfile(text, target.parent, control=list(tokenizer.markers.values()), end_of_turn=stop, marks=[stop])
+    return Verdict(
+        name="modelfile", kind="integrity", estimate=float(len(problems)), n=1, threshold=0.0,
+        outcome="fail" if problems else "pass",
+        evidence="; ".join(problems) or f"Ollama reads it as meant; its {family} template renders three conversations as the model's does",
+    )
+
+
+def _adds_bos(tokenizer: ChatTokenizer) -> bool:
+    """True when encoding a text puts bos in front: llama.cpp then does so too, and Ollama's template must not."""
+    ids = tokenizer.tokenizer.encode("a")
+    return bool(ids) and ids[0] == tokenizer.tokenizer.bos_token_id
+
+
+def _judge_sizes(files: Sequence[GgufFile]) -> list[Verdict]:
+    """Information: what a weight really takes, and why when that is more than the name says."""
+    return [
+        Verdict(
+            name=f"bits_per_weight_{file.quantization.lower()}", kind="info", estimate=file.bits_per_weight, n=sum(file.tensor_types.values()),
+            outcome="pass", evidence=describe_fallback(file) or f"{file.name}: {file.bits_per_weight:.2f} bits per weight",
+        )
+        for file in files
+    ]
+
+
+def _write_report(ctx: Context, verdicts: Sequence[Verdict], files: Sequence[GgufFile], answers: list[dict[str, str]]) -> None:
+    for file in files:
+        if told := describe_fallback(file):
+            ctx.notice(told)
+    report: dict[str, Any] = {
+        "verdicts": [verdict.model_dump(mode="json") for verdict in verdicts],
+        "files": [file.model_dump(mode="json") for file in files],
+        "answers": answers,
+        "parity": worst([verdict for verdict in verdicts if verdict.kind == "integrity"]),
+    }
+    write_json(ctx.output("ship_eval"), report)
+
+
+def _stop_on_failure(verdicts: Sequence[Verdict]) -> None:
+    failed = [verdict for verdict in verdicts if verdict.kind == "integrity" and verdict.outcome == "fail"]
+    if failed:
+        raise GateFailed(
+            f"the exported files are not the model that was trained: {', '.join(verdict.name for verdict in failed)}",
+            why="; ".join(f"{verdict.name} is {verdict.estimate} ({verdict.evidence})" for verdict in failed),
+            next="forge resume --from quantize",
+        )
+
+
+def _metrics(verdicts: Sequence[Verdict], files: Sequence[GgufFile]) -> dict[str, float | str]:
+    main = main_file(files)
+    numbers: dict[str, float | str] = {
+        "parity": worst([verdict for verdict in verdicts if verdict.kind == "integrity"]),
+        "quality": worst([verdict for verdict in verdicts if verdict.kind == "quality"]),
+        "summary": f"{main.name} · {main.bytes / 1e6:,.1f} MB, {main.bits_per_weight:.2f} bits a weight · equal to transformers:"
+        f" {worst([verdict for verdict in verdicts if verdict.kind == 'integrity'])}",
+        "file": main.name, "bytes": main.bytes, "bits_per_weight": main.bits_per_weight, "parameters": main.parameters,
+    }
+    return numbers

@@ -1,0 +1,252 @@
+"""The work of shape, in order: sides, rows, tokenizer, lengths, leakage, files."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, get_args
+
+from forge.errors import ForgeError
+from forge.phase import Context
+from forge.phases.shape.leakage import assert_no_leakage, identical, measure_leakage, near_identical, question
+from forge.phases.shape.split import Sides, hold_out_forms, split_abstentions, split_groups
+from forge.phases.shape.template import SPECIAL, holds_special, render_row, template_sha256
+from forge.phases.shape.tokenizer import choose_vocab_size, count_tokens, save_tokenizer, train_tokenizer
+from forge.records import (
+    Chat,
+    DataContract,
+    Example,
+    Message,
+    Pair,
+    Passage,
+    Split,
+    read_jsonl,
+    write_json,
+    write_jsonl,
+)
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+    from forge.phases.shape import ShapeSettings
+
+BASE = "scratch"
+SPLITS: tuple[Split, ...] = get_args(Split)
+TESTS: tuple[Split, ...] = ("test_recall", "test_unseen", "test_abstain")
+STAGES = 6
+
+Rows = dict[Split, list[Example]]
+Lengths = dict[Split, list[tuple[int, int]]]
+"""For each row (prompt with the opened answer, whole row), in tokens."""
+
+
+def build_data(settings: ShapeSettings, ctx: Context) -> dict[str, float | str]:
+    """Write every artifact of the phase; returns the numbers for the report."""
+    passages = list(read_jsonl(ctx.input("clean"), Passage))
+    pairs = list(read_jsonl(ctx.input("pairs"), Pair))
+    abstention = _abstention(pairs, ctx)
+    _stage(ctx, 0, "splitting by document")
+    side_of, sides, cluster_of = _divide(pairs, settings, ctx)
+    rows = _rows(sides, cluster_of, settings.system_prompt)
+    _refuse_special(rows, ctx)
+    _stage(ctx, 1, "looking for questions on both sides")
+    _purge(rows, ctx)
+    pretrain, pretrain_val = _pretraining(passages, side_of, ctx)
+    _stage(ctx, 2, "training the tokenizer")
+    tokenizer = _tokenizer(rows["train"], pretrain, settings, ctx)
+    _stage(ctx, 3, "counting tokens")
+    too_long = _refuse_long(rows, tokenizer, settings, ctx)
+    _drop_untrained(rows, pairs)
+    lengths = _lengths(rows, tokenizer)
+    pretrain, pretrain_val = _with_tokens(pretrain, tokenizer), _with_tokens(pretrain_val, tokenizer)
+    _stage(ctx, 4, "checking for leakage")
+    leakage = measure_leakage(rows, pretrain, {pair.id: pair for pair in pairs})
+    assert_no_leakage(leakage)
+    contract = _contract(rows, settings, abstention, lengths, too_long, pretrain, tokenizer, leakage)
+    _stage(ctx, 5, "writing")
+    for split in SPLITS:
+        write_jsonl(ctx.output(split), rows[split])
+    write_jsonl(ctx.output("pretrain"), pretrain)
+    write_jsonl(ctx.output("pretrain_val"), pretrain_val)
+    save_tokenizer(tokenizer, ctx.output("tokenizer"), settings.max_length)
+    write_json(ctx.output("shape"), contract)
+    _stage(ctx, STAGES, "done")
+    return _numbers(contract)
+
+
+def _stage(ctx: Context, number: int, note: str) -> None:
+    ctx.check_stop()
+    ctx.progress(number, STAGES, note)
+
+
+def _abstention(pairs: Sequence[Pair], ctx: Context) -> str:
+    sentences = sorted({pair.answer for pair in pairs if not pair.passage})
+    if len(sentences) > 1:
+        raise ForgeError(
+            f"the pairs abstain in {len(sentences)} different sentences", why="one exact sentence is the contract with whoever calls the model",
+            next="forge resume --from synth",
+        )
+    if not sentences:
+        ctx.notice("there are no abstention pairs: test_abstain is empty, and abstention stays undecided")
+    return sentences[0] if sentences else ""
+
+
+def _divide(pairs: Sequence[Pair], settings: ShapeSettings, ctx: Context) -> tuple[dict[str, Split], Sides, dict[str, str]]:
+    asked = [pair for pair in pairs if pair.passage]
+    side_of = split_groups(asked, seed=ctx.seed, val_share=settings.val_share, unseen_share=settings.unseen_share)
+    trained = [pair for pair in asked if side_of[pair.group] == "train"]
+    train, recall = hold_out_forms(trained, seed=ctx.seed)
+    abstain, cluster_of = split_abstentions([pair for pair in pairs if not pair.passage], seed=ctx.seed, val_share=settings.val_share)
+    sides: Sides = {
+        "train": train + abstain["train"],
+        "val": [pair for pair in asked if side_of[pair.group] == "val"] + abstain["val"],
+        "test_recall": recall,
+        "test_unseen": [pair for pair in asked if side_of[pair.group] == "test_unseen"],
+        "test_abstain": abstain["test_abstain"],
+    }
+    if len(set(side_of.values())) < 3:
+        ctx.notice(f"only {len(side_of)} groups: {', '.join(sorted(set(side_of.values())))} have documents, the other side stays empty and undecided")
+    return side_of, sides, cluster_of
+
+
+def _rows(sides: Sides, cluster_of: Mapping[str, str], system_prompt: str) -> Rows:
+    return {split: [_row(pair, split, cluster_of, system_prompt) for pair in sorted(sides[split], key=lambda pair: pair.id)] for split in SPLITS}
+
+
+def _row(pair: Pair, split: Split, cluster_of: Mapping[str, str], system_prompt: str) -> Example:
+    prompt = (Message(role="system", content=system_prompt), Message(role="user", content=pair.question))
+    body = Chat(prompt=prompt, completion=(Message(role="assistant", content=pair.answer),), answerable=bool(pair.passage))
+    origin = (pair.passage,) if pair.passage else ()
+    return Example(
+        id=pair.id, split=split, group=pair.group or cluster_of[pair.id], origin=origin, bucket=pair.bucket, names=pair.names, body=body
+    )
+
+
+def _refuse_special(rows: Rows, ctx: Context) -> None:
+    refused = []
+    for split, found in rows.items():
+        refused += [row.id for row in found if _holds_special(row)]
+        rows[split] = [row for row in found if not _holds_special(row)]
+    if refused:
+        ctx.notice(f"{len(refused):,} rows hold a marker of the chat template ({SPECIAL[1]} ...) and are left out: {_some(refused)}")
+
+
+def _holds_special(row: Example) -> bool:
+    assert isinstance(row.body, Chat)
+    return any(holds_special(turn.content) for turn in (*row.body.prompt, *row.body.completion))
+
+
+def _purge(rows: Rows, ctx: Context) -> None:
+    """Test questions that training or validation also asks: recall forms go back to training, others are left out."""
+    while gone := _take_repeated(rows, "test_recall"):
+        rows["train"] = sorted([*rows["train"], *(row.model_copy(update={"split": "train"}) for row in gone)], key=lambda row: row.id)
+    for split in TESTS[1:]:
+        if gone := _take_repeated(rows, split):
+            ctx.notice(f"{len(gone):,} questions of {split} are nearly those of training and are left out: {_some([row.id for row in gone])}")
+
+
+def _take_repeated(rows: Rows, split: Split) -> list[Example]:
+    """Take the rows out of `split` whose question is nearly one of training or validation, and return them."""
+    known = [question(row) for row in (*rows["train"], *rows["val"])]
+    asked = [question(row) for row in rows[split]]
+    repeated = identical(asked, known) | near_identical(asked, known)
+    gone = [row for number, row in enumerate(rows[split]) if number in repeated]
+    rows[split] = [row for number, row in enumerate(rows[split]) if number not in repeated]
+    return gone
+
+
+def _pretraining(passages: Sequence[Passage], side_of: Mapping[str, Split], ctx: Context) -> tuple[list[Passage], list[Passage]]:
+    clean = [passage for passage in passages if not holds_special(passage.text)]
+    if len(clean) < len(passages):
+        ctx.notice(f"{len(passages) - len(clean):,} passages hold a marker of the chat template and are left out of pretraining")
+    train = [passage for passage in clean if side_of.get(passage.group, "train") == "train"]
+    return train, [passage for passage in clean if side_of.get(passage.group) == "val"]
+
+
+def _tokenizer(train: Sequence[Example], pretrain: Sequence[Passage], settings: ShapeSettings, ctx: Context) -> Tokenizer:
+    if not train:
+        raise ForgeError("no training row is left", why="every pair went to validation or a test", next="add documents, or lower shape.unseen_share")
+    texts = [passage.text for passage in pretrain]
+    for row in train:
+        assert isinstance(row.body, Chat)
+        texts += [turn.content for turn in (*row.body.prompt, *row.body.completion)]
+    return train_tokenizer(texts, choose_vocab_size(sum(map(len, texts)), settings.vocab_size, dry_run=ctx.dry_run))
+
+
+def _refuse_long(rows: Rows, tokenizer: Tokenizer, settings: ShapeSettings, ctx: Context) -> int:
+    """Take out and name the rows that do not fit; returns how many."""
+    refused: list[str] = []
+    total = sum(map(len, rows.values()))
+    for split, sizes in _lengths(rows, tokenizer).items():
+        long = {row.id: whole for row, (_, whole) in zip(rows[split], sizes, strict=True) if whole > settings.max_length}
+        refused += [f"{name} ({whole})" for name, whole in long.items()]
+        rows[split] = [row for row in rows[split] if row.id not in long]
+    _judge_too_long(refused, total, settings, ctx)
+    return len(refused)
+
+
+def _lengths(rows: Rows, tokenizer: Tokenizer) -> Lengths:
+    lengths: Lengths = {}
+    for split, found in rows.items():
+        texts = [render_row(row) for row in found]
+        prompts, wholes = count_tokens(tokenizer, [prompt for prompt, _ in texts]), count_tokens(tokenizer, [whole for _, whole in texts])
+        lengths[split] = list(zip(prompts, wholes, strict=True))
+    return lengths
+
+
+def _judge_too_long(refused: Sequence[str], total: int, settings: ShapeSettings, ctx: Context) -> None:
+    if not refused:
+        return
+    told = f"{len(refused):,} of {total:,} rows are longer than {settings.max_length} tokens"
+    if len(refused) > settings.max_too_long_share * total:
+        raise ForgeError(
+            told, why=f"they would be cut in the middle of an answer; {settings.max_too_long_share:.0%} may be left out (shape.max_too_long_share)",
+            next=f"forge resume --set shape.max_length={2 * settings.max_length}, or lower synth.answer_chars_max",
+        )
+    ctx.notice(f"{told} and are left out: {_some(refused)}")
+
+
+def _with_tokens(passages: Sequence[Passage], tokenizer: Tokenizer) -> list[Passage]:
+    counts = count_tokens(tokenizer, [passage.text for passage in passages])
+    return [passage.model_copy(update={"tokens": count}) for passage, count in zip(passages, counts, strict=True)]
+
+
+def _drop_untrained(rows: Rows, pairs: Sequence[Pair]) -> None:
+    """Recall questions of which training lost every other form would not test recall: left out."""
+    fact = {pair.id: pair.fact for pair in pairs}
+    trained = {fact[row.id] for row in rows["train"]}
+    rows["test_recall"] = [row for row in rows["test_recall"] if fact[row.id] in trained]
+
+
+def _contract(
+    rows: Rows, settings: ShapeSettings, abstention: str, lengths: Lengths, too_long: int,
+    pretrain: Sequence[Passage], tokenizer: Tokenizer, leakage: dict[str, float],
+) -> DataContract:
+    flat = [size for sizes in lengths.values() for size in sizes]
+    return DataContract(
+        base=BASE, system_prompt=settings.system_prompt, abstention=abstention, chat_template_sha256=template_sha256(),
+        counts={split: len(rows[split]) for split in SPLITS},
+        groups={split: len({row.group for row in rows[split]}) for split in SPLITS},
+        tokens={split: sum(whole for _, whole in lengths[split]) for split in SPLITS},
+        longest=max((whole for _, whole in flat), default=0), longest_prompt=max((prompt for prompt, _ in flat), default=0),
+        max_length=settings.max_length, too_long=too_long, pretrain_tokens=sum(passage.tokens for passage in pretrain),
+        vocab_size=tokenizer.get_vocab_size(), leakage=leakage,
+        buckets=dict(sorted(Counter(row.bucket for found in rows.values() for row in found).items())),
+    )
+
+
+def _numbers(contract: DataContract) -> dict[str, float | str]:
+    counts = contract.counts
+    tests = ", ".join(f"{counts[name]:,} {name.removeprefix('test_')}" for name in TESTS)
+    numbers: dict[str, float | str] = {
+        "summary": f"{counts['train']:,} train · {counts['val']:,} val · tests: {tests} · no source in two splits", **counts
+    }
+    numbers |= {
+        "train_groups": contract.groups["train"], "unseen_groups": contract.groups["test_unseen"], "train_tokens": contract.tokens["train"],
+        "pretrain_tokens": contract.pretrain_tokens, "vocab_size": contract.vocab_size, "longest": contract.longest, "too_long": contract.too_long,
+    }
+    return numbers
+
+
+def _some(items: Sequence[str], most: int = 5) -> str:
+    return ", ".join(items[:most]) + (f" and {len(items) - most:,} more" if len(items) > most else "")

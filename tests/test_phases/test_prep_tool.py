@@ -1,0 +1,34 @@
+"""`forge extract`: one line a file, as prep reads it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from forge.errors import UsageError
+from forge.phases.prep.tool import extract
+from forge.registry import Registry
+from forge.testing import tiny_corpus
+
+
+def test_extract_writes_text_or_the_reason_for_every_file(tmp_path: Path) -> None:
+    root = tiny_corpus(tmp_path / "corpus", {"a.md": "# T\n\nwords", "b.md": "# T\n\nwords", "c.bin": bytes(range(256)) * 9, "d.pdf": b"%PDF-"})
+    seen: list[tuple[int, int, str]] = []
+    counts = extract(root, tmp_path / "out.jsonl", Registry(), lambda done, total, name: seen.append((done, total, name)))
+    assert counts == {"failed": 1, "ok": 2, "skipped": 1}
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [row["path"] for row in rows] == ["a.md", "b.md", "c.bin", "d.pdf"]
+    assert rows[0]["text"] == rows[1]["text"] == "T\n\nwords"
+    assert rows[2]["reason"] == "unknown file type"
+    assert [total for _, total, _ in seen] == [4] * 4
+
+
+def test_extract_takes_a_single_file_and_says_what_is_not_there(tmp_path: Path) -> None:
+    root = tiny_corpus(tmp_path, {"a.txt": "words"})
+    assert extract(root / "a.txt", tmp_path / "out.jsonl", Registry(), lambda *_: None) == {"ok": 1}
+    with pytest.raises(UsageError):
+        extract(root / "none", tmp_path / "out.jsonl", Registry(), lambda *_: None)
+    with pytest.raises(UsageError):
+        extract(root / "a.txt", tmp_path / "no/folder/out.jsonl", Registry(), lambda *_: None)

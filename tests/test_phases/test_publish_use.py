@@ -1,0 +1,72 @@
+"""The commands on a card work: a real, tiny model goes through quantize and publish, and its card's Python is run as it stands."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from forge.phases.publish import PublishSettings
+from forge.phases.publish import phase as publish
+from forge.phases.publish.headers import read_gguf
+from forge.phases.quantize import phase as quantize
+from forge.records import DataContract, read_record, write_json
+from forge.testing import run_phase
+from tests.test_phases import tiny_llama
+from tests.test_phases.finished_run import finished_run
+
+pytestmark = [pytest.mark.local, pytest.mark.slow]
+
+QUESTION, SENTENCE = tiny_llama.facts()[0][0], r"The \w+ stands at the \w+ \w+\."
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The published folder of a model that knows six answers."""
+    folder = tmp_path_factory.mktemp("published")
+    made = tiny_llama.trained_run(folder / "trained")
+    exported = run_phase(quantize, folder / "quantize", inputs={name: made[name] for name in quantize.reads if name in made}).out
+    inputs = finished_run(folder / "told", plan=tiny_llama.made_plan())
+    inputs |= {"model": exported / "model", "gguf": exported / "gguf", "modelfile": exported / "Modelfile", "adapter": made["adapter"]}
+    inputs |= {"ship_eval": exported / "ship-eval.json", "plan": made["plan"]}
+    write_json(inputs["approval"], {"plan_sha256": sha256(made["plan"].read_bytes()).hexdigest(), "who": "ann", "kind": "person"})
+    contract = read_record(inputs["shape"], DataContract)
+    told = {"system_prompt": tiny_llama.SYSTEM, "abstention": tiny_llama.ABSTENTION}
+    write_json(inputs["shape"], contract.model_copy(update=told))
+    write_json(inputs["train_report"], {})
+    run_phase(
+        publish, folder / "publish", settings=PublishSettings(hub_dir=str(folder / "hub")),
+        inputs={name: inputs[name] for name in publish.reads},
+    )
+    return folder / "hub" / "harbour"
+
+
+def snippets(folder: Path) -> list[str]:
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    return re.findall(r"^```python\n(.*?)^```$", card, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("index", [0, 1], ids=["transformers", "llama.cpp"])
+def test_the_python_on_the_card_answers(published: Path, index: int) -> None:
+    code = snippets(published)[index].replace("Your question", QUESTION)
+    answer = subprocess.run([sys.executable, "-c", code], cwd=published, capture_output=True, text=True, timeout=120, check=False)
+    assert answer.returncode == 0, answer.stderr
+    assert re.fullmatch(SENTENCE, answer.stdout.strip()), "a whole sentence, no marker, nothing after its end"
+
+
+def test_headers_are_read_as_the_gguf_library_reads_them(published: Path) -> None:
+    import gguf
+
+    for path in sorted((published / "gguf").glob("*.gguf")):
+        ours, theirs = read_gguf(path), gguf.GGUFReader(path)
+        assert ours.parameters == sum(int(tensor.n_elements) for tensor in theirs.tensors)
+        assert sum(ours.tensor_types.values()) == len(theirs.tensors)
+        assert set(ours.tensor_types) == {tensor.tensor_type.name for tensor in theirs.tensors}
+
+
+def test_the_sums_are_those_of_sha256sum(published: Path) -> None:
+    subprocess.run(["sha256sum", "-c", "--quiet", "SHA256SUMS"], cwd=published, check=True, capture_output=True)
