@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from forge.errors import ExtractError, ForgeError, MissingAccess, UsageError, nearest
-from forge.protocols import PLUGIN_KINDS
+from forge.protocols import PLUGIN_KINDS, Reading
 from forge.records import Piece
 from forge.registry import Registry, load_file, missing
 
@@ -22,6 +22,7 @@ from typing import ClassVar
 
 from forge.errors import ExtractError
 from forge.phase import Requirement
+from forge.protocols import Reading
 from forge.records import Piece
 
 
@@ -34,7 +35,7 @@ class {title}Extractor:
     magic: ClassVar[Mapping[bytes, str]] = {{}}
     requires: ClassVar[tuple[Requirement, ...]] = ()
 
-    def extract(self, path: Path, media_type: str) -> Iterator[Piece]:
+    def extract(self, path: Path, ctx: Reading) -> Iterator[Piece]:
         """Yield the paragraphs in reading order. Raises ExtractError when the file is not UTF-8."""
         try:
             text = path.read_text(encoding="utf-8")
@@ -135,9 +136,9 @@ def _garbage(plugin: Any, media_type: str) -> str:
 
 
 def _pieces(plugin: Any, path: Path, media_type: str) -> list[Piece]:
-    read: Callable[[Path, str], Any] = plugin.extract
+    read: Callable[[Path, Reading], Any] = plugin.extract
     try:
-        return list(read(path, media_type))
+        return list(read(path, Reading(media_type, name=path.name)))
     except (ExtractError, MissingAccess):
         raise
     except Exception as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
@@ -12,12 +13,54 @@ from forge.records import Example, Message, Passage, Piece, Record, Verdict
 # --- extractors ------------------------------------------------------------------------------------------------
 
 
+Option = bool | int | float | str
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What an extractor gets besides the file.
+
+    media_type: what prep's router took the file for. name: the file's path as the corpus lists it ("a/b.zip!/c.eml");
+    the file itself may be a temporary copy. options: prep's settings for reading ("ocr": "auto"), by name.
+    scratch: an empty folder to write to, removed afterwards; nothing else can be written.
+    sidecars: the files that belong to this one, by what follows its stem in lower case (".dbf", ".data/rdb/refs.myd").
+    """
+
+    media_type: str
+    name: str = ""
+    options: Mapping[str, Option] = field(default_factory=dict)
+    scratch: Path = Path()
+    sidecars: Mapping[str, Path] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A file inside a file: an archive's member, a mail's attachment. Prep routes it back through the walk.
+
+    name: its path inside, as stored; prep makes it safe and counts its bytes against the limits of the whole file.
+    chunks: its bytes; read, at most once, before the extractor is asked for its next item.
+    note: why it cannot be read ("encrypted member"); it is then reported and chunks stays empty.
+    """
+
+    name: str
+    chunks: Iterable[bytes] = ()
+    note: str = ""
+
+
 class Extractor(Protocol):
     """Reads one family of files. Exported as `extractor`; entry point group `forge.extractors`.
 
     media_types: what prep's router may hand over ("application/pdf").
     extensions: lower case with the dot; used when the content does not decide. Maps to a media type.
     magic: byte prefixes that claim a file of a type that the router does not know.
+
+    It may also have (prep looks with getattr):
+    priority: int, 0 unless told; where two claim a type the higher one reads it.
+    accepts(head: bytes, name: str) -> str: a media type for a file whose first 64 KiB it recognises, else "".
+        Asked before the router decides, except that containers are checked for bombs first.
+    sidecars: Mapping[str, tuple[str, ...]]: extension -> endings of files that belong to one with that extension
+        ({".shp": (".dbf", ".shx")}; an ending with a slash means a folder and all below it). They are handed over in
+        Reading.sidecars and not read by themselves.
     """
 
     name: ClassVar[str]
@@ -26,7 +69,7 @@ class Extractor(Protocol):
     magic: ClassVar[Mapping[bytes, str]]
     requires: ClassVar[tuple[Requirement, ...]]
 
-    def extract(self, path: Path, media_type: str) -> Iterator[Piece]:
+    def extract(self, path: Path, ctx: Reading) -> Iterator[Piece | Embedded]:
         """Yield the file's text in reading order. Raises ExtractError(why); never returns half a file."""
         ...
 

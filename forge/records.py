@@ -74,12 +74,13 @@ class Piece(Record):
     heading: the headings above it, outermost first, joined by " > "; a piece of kind "heading" ends with itself.
     dropped: why the text must not be kept ("page header", "front matter"); it stays in the balance. With an empty
     text it reports a loss that has no characters ("page without a text layer").
+    kind "record": one row of ready-made data (a question with its answer); "metadata": facts about the file, not its text.
     """
 
     text: str
     locator: str = ""
     heading: str = ""
-    kind: Literal["prose", "heading", "list", "table", "code", "notes", "header"] = "prose"
+    kind: Literal["prose", "heading", "list", "table", "code", "notes", "header", "record", "metadata"] = "prose"
     dropped: str = ""
 
 

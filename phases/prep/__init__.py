@@ -99,9 +99,8 @@ phase = Prep()
 
 def make_reader(extractors: Mapping[str, Any], settings: PrepSettings) -> Reader:
     """The reader that the settings describe; `extractors`: name -> plugin, also those whose extra is missing."""
-    engine = settings.pdf_engine
-    media_types = {} if engine == "pypdfium2" else {"application/pdf": f"application/pdf; engine={engine}"}
-    return Reader(extractors, words=settings.passage_words, words_max=settings.passage_words_max, media_types=media_types)
+    options = {"pdf_engine": settings.pdf_engine}
+    return Reader(extractors, words=settings.passage_words, words_max=settings.passage_words_max, options=options)
 
 
 def not_opened(entry: CorpusEntry) -> Result:

@@ -15,6 +15,7 @@ from forge.errors import ExtractError, ForgeError, MissingAccess
 from forge.phases.prep.balance import Tally, clean
 from forge.phases.prep.cut import Cut, cut
 from forge.phases.prep.route import Route, Router
+from forge.protocols import Option, Reading
 from forge.records import Balance, CorpusEntry, Document, Passage, Piece, Record, Source, digest
 from forge.registry import require
 
@@ -37,14 +38,14 @@ class Result(Record):
 class Reader:
     """Opens, routes, extracts, cuts and balances files.
 
-    media_types: type -> the type with parameters that its extractor is handed ("application/pdf; engine=mupdf").
+    options: what extractors are told by the settings (Reading.options).
     """
 
     def __init__(
-        self, extractors: Mapping[str, Any], *, words: int, words_max: int, media_types: Mapping[str, str] | None = None
+        self, extractors: Mapping[str, Any], *, words: int, words_max: int, options: Mapping[str, Option] | None = None
     ) -> None:
         self.extractors, self.router = extractors, Router(extractors)
-        self.words, self.words_max, self.media_types = words, words_max, media_types or {}
+        self.words, self.words_max, self.options = words, words_max, options or {}
 
     def read(self, entry: CorpusEntry, path: Path) -> Result:
         """The file's document and passages; every fault of the file is a status with a reason."""
@@ -72,7 +73,7 @@ class Reader:
         plugin = self.extractors[route.extractor]
         require(tuple(getattr(plugin, "requires", ())), f"extractor {route.extractor}")
         tally = Tally()
-        handed_over = plugin.extract(path, self.media_types.get(route.media_type, route.media_type))
+        handed_over = plugin.extract(path, Reading(route.media_type, name=entry.path, options=self.options))
         pieces = list(_taken(handed_over, tally))
         cuts = cut(pieces, words=self.words, words_max=self.words_max)
         try:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from forge.errors import ExtractError
 from forge.phase import Requirement
+from forge.protocols import Reading
 from forge.records import Piece
 
 OUTPUT_CHARACTERS = 2_000
@@ -29,7 +30,7 @@ class NotebookExtractor:
     magic: ClassVar[Mapping[bytes, str]] = {}
     requires: ClassVar[tuple[Requirement, ...]] = ()
 
-    def extract(self, path: Path, media_type: str) -> Iterator[Piece]:
+    def extract(self, path: Path, ctx: Reading) -> Iterator[Piece]:
         """Yield the cells; locators count cells from 1 ("cell=4"). Raises ExtractError when it is not a notebook."""
         headings: list[tuple[int, str]] = []
         for number, cell in enumerate(_cells(_load(path)), 1):

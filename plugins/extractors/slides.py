@@ -12,8 +12,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from forge.errors import ExtractError
 from forge.phase import Requirement
+from forge.plugins.extractors._xml import parse_part, tag_of
+from forge.protocols import Reading
 from forge.records import Piece
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class SlidesExtractor:
     magic: ClassVar[Mapping[bytes, str]] = {}
     requires: ClassVar[tuple[Requirement, ...]] = (Requirement(module="lxml", extra="docs"),)
 
-    def extract(self, path: Path, media_type: str) -> Iterator[Piece]:
+    def extract(self, path: Path, ctx: Reading) -> Iterator[Piece]:
         """Yield titles as headings, then the slide's text ("slide=3"), then its notes ("slide=3 notes")."""
         with zipfile.ZipFile(path) as archive:
             parts = _Parts(archive)
@@ -54,26 +55,13 @@ class _Parts:
         """The slide parts in the order in which they are shown."""
         root = next(iter(self.related("", "officeDocument")), "ppt/presentation.xml")
         targets = self.relations(root)
-        order = [node for node in self.parse(root).iter() if _tag(node) == "sldId"]
+        order = [node for node in self.parse(root).iter() if tag_of(node) == "sldId"]
         ids = [next((value for key, value in node.attrib.items() if key.endswith("}id")), "") for node in order]
         return [targets[one][1] for one in ids if one in targets and targets[one][1] in self.names]
 
     def parse(self, name: str) -> _Element:
         """A part's root. Raises ExtractError when it is missing, damaged or declares entities (refused)."""
-        from lxml import etree
-
-        try:
-            data = self.archive.read(name)
-        except (KeyError, zipfile.BadZipFile, NotImplementedError, EOFError, OSError, ValueError) as error:
-            raise ExtractError(f"damaged presentation: part {name} cannot be read ({error})") from error
-        parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False)
-        try:
-            root = etree.fromstring(data, parser)
-        except etree.XMLSyntaxError as error:
-            raise ExtractError(f"damaged presentation: part {name}: {error}", refused=b"<!ENTITY" in data) from error
-        if root.getroottree().docinfo.doctype:
-            raise ExtractError(f"part {name} declares a document type, which no Office program writes", refused=True)
-        return root
+        return parse_part(self.archive, name)
 
     def relations(self, part: str) -> dict[str, tuple[str, str]]:
         """Relationship id -> (last word of its type, part name); links to outside are left out."""
@@ -114,7 +102,7 @@ def _slide(parts: _Parts, name: str, locator: str) -> Iterator[Piece]:
             # Page numbers stay here: a speaker's notes refer to them, and the slide's own is dropped with its footer.
             yield Piece(text=text, locator=f"{locator} notes", heading=title, kind="notes")
     for comments in parts.related(name, "comments"):
-        texts = [node.text or "" for node in parts.parse(comments).iter() if _tag(node) == "text"]
+        texts = [node.text or "" for node in parts.parse(comments).iter() if tag_of(node) == "text"]
         yield Piece(text="\n".join([*texts, *_paragraphs(parts.parse(comments))]), locator=f"{locator} comments", heading=title, kind="notes")
 
 
@@ -123,20 +111,20 @@ def _blocks(root: _Element) -> Iterator[tuple[str, str]]:
     pending = [root]
     while pending:
         node = pending.pop()
-        tag = _tag(node)
+        tag = tag_of(node)
         if tag == "tbl":
             yield "table", _table(node)
         elif tag == "txBody":
             yield _role(node.getparent()), "\n".join(_paragraphs(node))
         elif tag == "AlternateContent":
-            pending.extend([child for child in node if _tag(child) == "Choice"] or list(node))
+            pending.extend([child for child in node if tag_of(child) == "Choice"] or list(node))
         else:
             pending.extend(reversed(node))
 
 
 def _role(shape: Any) -> str:
     for node in shape.iter():
-        if _tag(node) == "ph":
+        if tag_of(node) == "ph":
             kind = node.get("type", "body")
             return "heading" if kind in {"title", "ctrTitle"} else "furniture" if kind in FURNITURE else "prose"
     return "prose"
@@ -144,8 +132,8 @@ def _role(shape: Any) -> str:
 
 def _paragraphs(root: _Element) -> Iterator[str]:
     for paragraph in root.iter():
-        if _tag(paragraph) == "p":
-            parts = [_RUN[_tag(node)](node) for node in paragraph.iter() if _tag(node) in _RUN]
+        if tag_of(paragraph) == "p":
+            parts = [_RUN[tag_of(node)](node) for node in paragraph.iter() if tag_of(node) in _RUN]
             if text := "".join(parts).strip():
                 yield text
 
@@ -156,23 +144,20 @@ _RUN: dict[str, Any] = {"t": lambda node: node.text or "", "br": lambda node: "\
 def _table(table: _Element) -> str:
     rows = []
     for row in table:
-        if _tag(row) == "tr":
-            cells = [" ".join(_paragraphs(cell)) for cell in row if _tag(cell) == "tc"]
+        if tag_of(row) == "tr":
+            cells = [" ".join(_paragraphs(cell)) for cell in row if tag_of(cell) == "tc"]
             rows.append(" | ".join(cells).strip())
     return "\n".join(row for row in rows if row.strip(" |"))
 
 
 def _chart(root: _Element) -> str:
     """Titles, then each series as "name: category value; category value"."""
-    lines = [text for node in root.iter() if _tag(node) in {"title", "txData"} for text in _paragraphs(node)]
-    for series in (node for node in root.iter() if _tag(node) == "ser"):
-        found = {_tag(child): [leaf.text or "" for leaf in child.iter() if _tag(leaf) == "v"] for child in series}
+    lines = [text for node in root.iter() if tag_of(node) in {"title", "txData"} for text in _paragraphs(node)]
+    for series in (node for node in root.iter() if tag_of(node) == "ser"):
+        found = {tag_of(child): [leaf.text or "" for leaf in child.iter() if tag_of(leaf) == "v"] for child in series}
         names, values = found.get("cat", found.get("xVal", [])), found.get("val", found.get("yVal", []))
         points = [f"{a} {b}".strip() for a, b in zip(names, values, strict=False)]
         rest = names[len(points) :] + values[len(points) :]
         lines.append(f"{' '.join(found.get('tx', []))}: {'; '.join([*points, *rest])}".strip(": "))
     return "\n".join(line for line in lines if line)
 
-
-def _tag(node: Any) -> str:
-    return node.tag.rpartition("}")[2] if isinstance(node.tag, str) else ""

@@ -16,7 +16,7 @@ BROKEN_PLUGINS = {
     "exports an unfinished extractor": ('class E:\n    name = "e"\nextractor = E()', 1, "has no media_types"),
     "lets the library's error through": (
         'class E:\n    name = "e"\n    media_types = ("a/b",)\n    extensions = {}\n    magic = {}\n    requires = ()\n'
-        '    def extract(self, path, media_type):\n        raise ValueError("broken")\nextractor = E()', 1, "extract() raised ValueError: broken",
+        '    def extract(self, path, ctx):\n        raise ValueError("broken")\nextractor = E()', 1, "extract() raised ValueError: broken",
     ),
     "has no name": ("class E:\n    pass\nextractor = E()", 1, "has no name"),
 }

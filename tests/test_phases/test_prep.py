@@ -252,7 +252,7 @@ class Notes:
     name, media_types, extensions = "notes", ("text/x-notes",), {".notes": "text/x-notes"}
     magic, requires = {b"NOTES\\x01": "text/x-notes"}, ()
 
-    def extract(self, path, media_type):
+    def extract(self, path, ctx):
         data = path.read_bytes()
         if b"crash" in data:
             os.kill(os.getpid(), signal.SIGSEGV)

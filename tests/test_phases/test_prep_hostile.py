@@ -199,7 +199,7 @@ class Counting:
     name, media_types, extensions, magic, requires = "counting", ("text/x-count",), {".count": "text/x-count"}, {}, ()
     calls = 0
 
-    def extract(self, path, media_type):
+    def extract(self, path, ctx):
         self.calls += 1
         if path.read_bytes().startswith(b"wear") and self.calls == 3:
             os.abort()

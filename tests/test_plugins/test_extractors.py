@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from forge.errors import ExtractError
+from forge.protocols import Option, Reading
 from forge.records import Piece
 from forge.registry import Registry
 from tests import corpus
@@ -17,11 +18,11 @@ from tests import corpus
 PARAGRAPH = "The quick brown fox jumps over the lazy dog while nobody is looking at the clock"
 
 
-def read(tmp_path: Path, name: str, media_type: str, content: str | bytes) -> list[Piece]:
+def read(tmp_path: Path, name: str, media_type: str, content: str | bytes, **options: Option) -> list[Piece]:
     """All pieces of a file, by the named extractor."""
     path = tmp_path / "file"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return list(Registry().plugin("extractor", name).extract(path, media_type))
+    return list(Registry().plugin("extractor", name).extract(path, Reading(media_type, options=options)))
 
 
 def kept(pieces: list[Piece]) -> str:
@@ -101,7 +102,7 @@ def test_pdf_encrypted_is_refused_and_damaged_is_not_read(tmp_path: Path) -> Non
 def test_pdf_by_mupdf_finds_the_same_words(tmp_path: Path) -> None:
     pytest.importorskip("pymupdf")
     made = corpus.pdf([corpus.lines([PARAGRAPH, "and a second line."])])
-    assert PARAGRAPH in kept(read(tmp_path, "pdf", "application/pdf; engine=mupdf", made))
+    assert PARAGRAPH in kept(read(tmp_path, "pdf", "application/pdf", made, pdf_engine="mupdf"))
 
 
 # --- word ------------------------------------------------------------------------------------------------------

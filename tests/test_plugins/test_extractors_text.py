@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forge.errors import ExtractError
+from forge.plugins.extractors._decode import decode
 from forge.plugins.extractors.text import READERS
-from forge.plugins.extractors.text.decode import decode
 from forge.records import Piece
 
 GERMAN = "Die schöne Frau hat einen Kaffee für 15,50 € getrunken. El niño comió."

@@ -13,6 +13,7 @@ from typing import ClassVar
 from forge.phase import Requirement
 from forge.plugins.extractors.pdf import mupdf, pdfium
 from forge.plugins.extractors.pdf.layout import rebuild
+from forge.protocols import Reading
 from forge.records import Piece
 from forge.registry import missing, require
 
@@ -29,13 +30,13 @@ class PdfExtractor:
     magic: ClassVar[Mapping[bytes, str]] = {}
     requires: ClassVar[tuple[Requirement, ...]] = (Requirement(module="pypdfium2", extra="docs"),)
 
-    def extract(self, path: Path, media_type: str) -> Iterator[Piece]:
+    def extract(self, path: Path, ctx: Reading) -> Iterator[Piece]:
         """Yield headings and paragraphs ("page=12"; "page=12..13" across a page end).
 
-        media_type: "application/pdf", or with "; engine=mupdf" or "; engine=auto". Raises ExtractError: damaged, or
-        refused when a password is needed; MissingAccess when the engine asked for is not installed.
+        Option pdf_engine: pypdfium2, mupdf or auto. Raises ExtractError: damaged, or refused when a password is needed;
+        MissingAccess when the engine asked for is not installed.
         """
-        engine = media_type.partition("engine=")[2]
+        engine = ctx.options.get("pdf_engine", "pypdfium2")
         if engine == "mupdf":
             require(MUPDF_NEEDS, "prep.pdf_engine=mupdf")
         read = mupdf.read_pages if engine == "mupdf" or (engine == "auto" and not missing(MUPDF_NEEDS)) else pdfium.read_pages

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import ClassVar
 
 from forge.phase import Requirement
-from forge.plugins.extractors.text.decode import decode
+from forge.plugins.extractors._decode import decode
 from forge.plugins.extractors.text.markdown import markdown
 from forge.plugins.extractors.text.page import page
 from forge.plugins.extractors.text.plain import plain, source_code
 from forge.plugins.extractors.text.rows import comma_rows, tab_rows
 from forge.plugins.extractors.text.typeset import restructured, tex
+from forge.protocols import Reading
 from forge.records import Piece
 
 READERS: dict[str, Callable[[str], Iterator[Piece]]] = {
@@ -47,10 +48,10 @@ class TextExtractor:
     magic: ClassVar[Mapping[bytes, str]] = {}
     requires: ClassVar[tuple[Requirement, ...]] = ()
 
-    def extract(self, path: Path, media_type: str) -> Iterator[Piece]:
+    def extract(self, path: Path, ctx: Reading) -> Iterator[Piece]:
         """Yield the file's blocks with line numbers ("line=10..14"; tables "row=3"). Raises ExtractError."""
-        text = decode(path.read_bytes(), html=media_type == "text/html")
-        yield from READERS[media_type](text)
+        text = decode(path.read_bytes(), html=ctx.media_type == "text/html")
+        yield from READERS[ctx.media_type](text)
 
 
 extractor = TextExtractor()

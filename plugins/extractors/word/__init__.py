@@ -14,6 +14,7 @@ from typing import ClassVar
 from forge.phase import Requirement
 from forge.plugins.extractors.word.opendocument import read_odt
 from forge.plugins.extractors.word.wordprocessing import read_docx
+from forge.protocols import Reading
 from forge.records import Piece
 
 DOCX = "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
@@ -29,10 +30,10 @@ class WordExtractor:
     magic: ClassVar[Mapping[bytes, str]] = {}
     requires: ClassVar[tuple[Requirement, ...]] = (Requirement(module="lxml", extra="docs"),)
 
-    def extract(self, path: Path, media_type: str) -> Iterator[Piece]:
+    def extract(self, path: Path, ctx: Reading) -> Iterator[Piece]:
         """Yield paragraphs ("paragraph=12"), tables ("table=2") and notes. Raises ExtractError when a part is damaged."""
         with zipfile.ZipFile(path) as archive:
-            yield from read_odt(archive) if media_type == ODT else read_docx(archive)
+            yield from read_odt(archive) if ctx.media_type == ODT else read_docx(archive)
 
 
 extractor = WordExtractor()

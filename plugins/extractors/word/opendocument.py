@@ -6,14 +6,15 @@ import zipfile
 from collections.abc import Iterator
 from typing import Any
 
-from forge.plugins.extractors.word.parts import Outline, attribute, parse, tag_of
+from forge.plugins.extractors._xml import attribute, parse_part, tag_of
+from forge.plugins.extractors.word.parts import Outline
 from forge.records import Piece
 from forge.tables import table_text
 
 
 def read_odt(archive: zipfile.ZipFile) -> Iterator[Piece]:
     """Headings, paragraphs, list items and tables; what was deleted under change tracking is left out."""
-    root = parse(archive, "content.xml")
+    root = parse_part(archive, "content.xml")
     outline, count, tables = Outline(), 0, 0
     pending: list[Any] = [root]
     while pending:

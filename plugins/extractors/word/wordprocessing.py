@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from forge.errors import ExtractError
-from forge.plugins.extractors.word.parts import Outline, attribute, parse, tag_of
+from forge.plugins.extractors._xml import attribute, parse_part, tag_of
+from forge.plugins.extractors.word.parts import Outline
 from forge.records import Piece
 from forge.tables import table_text
 
@@ -47,7 +48,7 @@ class _Docx:
 
     def pieces(self) -> Iterator[Piece]:
         """Everything, body first."""
-        root = parse(self.archive, self.main)
+        root = parse_part(self.archive, self.main)
         body = next((node for node in root.iter() if tag_of(node) == "body"), None)
         if body is None:
             raise ExtractError("damaged document: it has no body")
@@ -112,7 +113,7 @@ class _Docx:
             return
         own: dict[str, int] = {}
         based: dict[str, str] = {}
-        for style in parse(self.archive, parts[0]):
+        for style in parse_part(self.archive, parts[0]):
             if tag_of(style) == "style":
                 name = next((_value(node) for node in style if tag_of(node) == "name"), "")
                 outline = next((_value(node) for node in style.iter() if tag_of(node) == "outlineLvl"), "9")
@@ -127,7 +128,7 @@ class _Docx:
         seen: set[str] = set()
         for what, target in self.related:
             if what in {"header", "footer"} and target in self.names:
-                text = "\n".join(_paragraph_texts(parse(self.archive, target)))
+                text = "\n".join(_paragraph_texts(parse_part(self.archive, target)))
                 if text.strip() and text not in seen:
                     seen.add(text)
                     yield Piece(text=text, locator=f"{what}={len(seen)}", heading="Headers and footers", kind="header")
@@ -135,7 +136,7 @@ class _Docx:
     def _notes(self, kind: str, tag: str) -> Iterator[Piece]:
         for what, target in self.related:
             if what == kind and target in self.names:
-                notes = [node for node in parse(self.archive, target) if tag_of(node) == tag]
+                notes = [node for node in parse_part(self.archive, target) if tag_of(node) == tag]
                 texts = ["\n".join(_paragraph_texts(node)) for node in notes if attribute(node, "type") not in SEPARATORS]
                 for number, text in enumerate(texts, 1):
                     yield Piece(text=text, locator=f"{tag}={number}", heading=kind.capitalize(), kind="notes")
@@ -147,7 +148,7 @@ class _Docx:
         if name not in self.names:
             return []
         found = []
-        for node in parse(self.archive, name):
+        for node in parse_part(self.archive, name):
             if isinstance(node.tag, str) and node.get("TargetMode") != "External":
                 target = posixpath.normpath(posixpath.join("/", folder, node.get("Target", ""))).lstrip("/")
                 found.append((node.get("Type", "").rsplit("/", 1)[-1], target))
