@@ -82,7 +82,7 @@ class Prep:
             seconds=settings.seconds_per_file, memory_mib=settings.memory_mib, tick=ctx.check_stop,
             on_file=lambda done, total, name: ctx.progress(done, total, name),
         )
-        results = [_result(entry, read, copies) for entry in listing]
+        results = [result for entry in listing for result in _result(entry, read, copies)]
         _check_ids(results)
         write_jsonl(ctx.output("documents"), (result.document for result in results))
         write_jsonl(ctx.output("passages"), (passage for result in results for passage in result.passages))
@@ -116,15 +116,17 @@ def _files(listing: list[CorpusEntry]) -> list[CorpusEntry]:
     return [entry for entry in listing if entry.kind == "file"]
 
 
-def _result(entry: CorpusEntry, read: Mapping[str, Result], copies: Mapping[str, CorpusEntry]) -> Result:
+def _result(
+    entry: CorpusEntry, read: Mapping[str, tuple[Result, ...]], copies: Mapping[str, CorpusEntry]
+) -> tuple[Result, ...]:
     if entry.kind != "file":
-        return not_opened(entry)
+        return (not_opened(entry),)
     if entry.path in read:
         return read[entry.path]
     leader = copies.get(entry.path)
     if leader and leader.path in read:
-        return as_copy(entry, read[leader.path])
-    return ended(entry, "skipped", NOT_SAMPLED)
+        return (as_copy(entry, read[leader.path][0]),)
+    return (ended(entry, "skipped", NOT_SAMPLED),)
 
 
 def _check_ids(results: list[Result]) -> None:

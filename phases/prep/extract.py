@@ -35,6 +35,22 @@ class Result(Record):
     fault: tuple[str, str, str] | None = None
 
 
+class ReadJob(Record):
+    """A file with the files that are read with it: what one call of the reader is about.
+
+    sidecars: by what follows the main file's stem in lower case (".dbf", ".data/rdb/refs.myd"); see sidecars.py.
+    """
+
+    entry: CorpusEntry
+    sidecars: dict[str, CorpusEntry] = Field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """What the result depends on besides the settings: the path and all bytes that are read."""
+        parts = (part for ending, one in sorted(self.sidecars.items()) for part in (ending, one.sha256))
+        return f"{self.entry.sha256}:{digest(*parts)[:16] if self.sidecars else ''}:{self.entry.path}"
+
+
 class Reader:
     """Opens, routes, extracts, cuts and balances files.
 
@@ -47,8 +63,11 @@ class Reader:
         self.extractors, self.router = extractors, Router(extractors)
         self.words, self.words_max, self.options = words, words_max, options or {}
 
-    def read(self, entry: CorpusEntry, path: Path) -> Result:
-        """The file's document and passages; every fault of the file is a status with a reason."""
+    def read(self, entry: CorpusEntry, path: Path) -> tuple[Result, ...]:
+        """The file's result, then one for each file inside it; every fault is a status with a reason."""
+        return (self._read(entry, path),)
+
+    def _read(self, entry: CorpusEntry, path: Path) -> Result:
         route = Route("")
         try:
             _check_unchanged(entry, path)

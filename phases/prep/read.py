@@ -8,12 +8,15 @@ from contextlib import closing
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
+from pydantic import TypeAdapter
+
 from forge.corpus import locate
 from forge.errors import ForgeError
 from forge.phases.prep.extract import Reader, Result, ended
 from forge.phases.prep.pool import Lost, Pool, default_workers
 from forge.records import Balance, CorpusEntry
 
+RESULTS = TypeAdapter(tuple[Result, ...])
 DUPLICATE = "the same bytes as "
 
 
@@ -32,24 +35,25 @@ class Finished(Protocol):
 def read_files(
     entries: list[CorpusEntry], root: Path, reader: Reader, *, journal: Finished, workers: int, seconds: float,
     memory_mib: int, on_file: Callable[[int, int, str], None], tick: Callable[[], None],
-) -> dict[str, Result]:
-    """The result of every entry of kind "file", by path. Raises ForgeError when a file's characters do not add up.
+) -> dict[str, tuple[Result, ...]]:
+    """For every entry of kind "file", by path: its result and those of the files inside it. Raises ForgeError when a file's characters do not add up.
 
     on_file(done, total, name) after each file; tick() between files and while waiting, may raise to stop.
     """
-    results: dict[str, Result] = {}
+    results: dict[str, tuple[Result, ...]] = {}
     todo: list[CorpusEntry] = []
     for entry in entries:
         if stored := journal.get(_key(entry)):
-            results[entry.path] = Result.model_validate(stored)
+            results[entry.path] = tuple(map(Result.model_validate, stored))
         else:
             todo.append(entry)
-    for entry, result in _run(todo, root, reader, workers=workers, seconds=seconds, memory_mib=memory_mib, tick=tick):
-        if result.fault:
-            fact, why, next_ = result.fault
-            raise ForgeError(fact, why=why, next=next_)
-        journal.put(_key(entry), result.model_dump(mode="json"))
-        results[entry.path] = result
+    for entry, found in _run(todo, root, reader, workers=workers, seconds=seconds, memory_mib=memory_mib, tick=tick):
+        for result in found:
+            if result.fault:
+                fact, why, next_ = result.fault
+                raise ForgeError(fact, why=why, next=next_)
+        journal.put(_key(entry), [result.model_dump(mode="json") for result in found])
+        results[entry.path] = found
         on_file(len(results), len(entries), entry.path)
     return results
 
@@ -57,10 +61,10 @@ def read_files(
 def _run(
     todo: list[CorpusEntry], root: Path, reader: Reader, *, workers: int, seconds: float, memory_mib: int,
     tick: Callable[[], None],
-) -> Iterator[tuple[CorpusEntry, Result]]:
+) -> Iterator[tuple[CorpusEntry, tuple[Result, ...]]]:
     def work(item: int) -> bytes:
         entry = todo[item]
-        return reader.read(entry, locate(root, entry)).model_dump_json().encode()
+        return RESULTS.dump_json(reader.read(entry, locate(root, entry)))
 
     pool = Pool(work, workers=workers or default_workers(), seconds=seconds, memory_mib=memory_mib)
     # The largest first: a book that starts last would keep one core busy alone.
@@ -68,9 +72,9 @@ def _run(
     with closing(pool.map(order, tick)) as outcomes:
         for item, outcome in outcomes:
             if isinstance(outcome, Lost):
-                yield todo[item], ended(todo[item], "failed", outcome.reason)
+                yield todo[item], (ended(todo[item], "failed", outcome.reason),)
             else:
-                yield todo[item], Result.model_validate_json(outcome)
+                yield todo[item], RESULTS.validate_json(outcome)
 
 
 def split_duplicates(

@@ -46,9 +46,9 @@ def extract(path: Path, out: Path, registry: Registry, on_file: Callable[[int, i
     try:
         with out.open("w", encoding="utf-8", newline="\n") as file:
             for entry in entries:
-                result = results.get(entry.path) or not_opened(entry)
-                counts[result.document.status] += 1
-                file.write(json.dumps(_line(result), ensure_ascii=False) + "\n")
+                for result in results.get(entry.path) or (not_opened(entry),):
+                    counts[result.document.status] += 1
+                    file.write(json.dumps(_line(result), ensure_ascii=False) + "\n")
     except OSError as error:
         raise UsageError(f"cannot write {out}", why=error.strerror or str(error), next="name another --out file") from error
     return dict(sorted(counts.items()))
