@@ -47,12 +47,14 @@ class FolderContext:
         emit: Emit,
         corpus_root: Path = Path(),
         fingerprint: str = "",
+        cache: Path | None = None,
         stop_requested: Callable[[], bool] = lambda: False,
         rehearse: Rehearse = lambda phases, inputs: Rehearsal(error="no rehearsal here"),
     ) -> None:
         self.run_id, self.seed, self.dry_run = run_id, seed, dry_run
         self.work, self.out, self._paid = folder / "work", folder / "out", folder / "journal"
         self.corpus_root, self.money = corpus_root, money
+        self.cache = cache or folder / "cache"
         self._inputs, self._writes = inputs, {output.name: output for output in writes}
         self._registry, self._emit, self._stop_requested = registry, emit, stop_requested
         self._rehearse = rehearse

@@ -14,47 +14,88 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from forge.cache import Cache
 from forge.errors import UsageError
 from forge.records import CorpusEntry
-from forge.state import State
 
 RACY_SECONDS = 2.0
 """A file changed this shortly before the scan may change again within the same time stamp: hash it anew (as git does)."""
 
+HASHES_BYTES = 256 << 20
+"""Room for the hashes of about a million files."""
+
 IGNORED_FOLDERS = {".git", ".hg", ".svn", "__pycache__", ".forge", "node_modules", ".venv"}
 
 
-def scan_corpus(root: Path, state: State | None = None, *, leave_out: Path | None = None) -> list[CorpusEntry]:
-    """Every name under `root` (or the one file `root`), sorted by path. Raises UsageError if it is not there.
+def scan_corpus(root: Path, cache: Path | None = None, *, leave_out: Path | None = None) -> list[CorpusEntry]:
+    """walk_corpus() as a list."""
+    return list(walk_corpus(root, cache, leave_out=leave_out))
 
-    state: keeps the hashes of unchanged files between runs (by inode, size, mtime, ctime).
+
+def walk_corpus(root: Path, cache: Path | None = None, *, leave_out: Path | None = None) -> Iterator[CorpusEntry]:
+    """Every name under `root` (or the one file `root`) in the order of paths; holds one folder's names at a time.
+
+    cache: a folder that keeps the hashes of unchanged files between runs (by inode, size, mtime, ctime).
     leave_out: a folder that is no part of the corpus even if it lies in it (where runs are kept).
+    Raises UsageError, at once, if there is nothing at `root`.
     """
     if not root.exists():
         raise UsageError(f"there is no corpus at {root}", next="name an existing folder or file")
-    hashes = _Hashes(state)
-    names = [(root, root.name)] if root.is_file() else _walk(root, leave_out)
-    entries = sorted((_entry(path, name, hashes) for path, name in names), key=lambda entry: entry.path)
-    hashes.save()
-    return entries
+    names = iter([(root, root.name)]) if root.is_file() else _walk(root, leave_out)
+    return _entries(names, _Hashes(cache, root))
+
+
+def _entries(names: Iterator[tuple[Path, str]], hashes: _Hashes) -> Iterator[CorpusEntry]:
+    try:
+        for path, name in names:
+            yield _entry(path, name, hashes)
+    finally:
+        hashes.close()
 
 
 def _walk(root: Path, leave_out: Path | None) -> Iterator[tuple[Path, str]]:
-    pending, outside = [root], leave_out.resolve() if leave_out else None
+    outside = leave_out.resolve() if leave_out else None
+    pending = [iter([(root, True)])]
     while pending:
-        folder = pending.pop()
-        try:
-            children = sorted(os.scandir(folder), key=lambda child: child.name)
-        except OSError:
-            yield folder, printable(folder.relative_to(root).as_posix())
+        found = next(pending[-1], None)
+        if found is None:
+            pending.pop()
+        elif found[1]:
+            pending.append(_children(found[0], outside))
+        else:
+            yield found[0], printable(found[0].relative_to(root).as_posix())
+
+
+def _children(folder: Path, outside: Path | None) -> Iterator[tuple[Path, bool]]:
+    """(path, is a folder to go into) of what lies in a folder, as its paths sort: those below "a" come after "a.txt".
+
+    A folder that cannot be listed is handed over as a name of its own.
+    """
+    keyed = []
+    for child in _listed(folder):
+        path = Path(child.path)
+        enter = child.is_dir(follow_symlinks=False)
+        if enter and (child.name in IGNORED_FOLDERS or (outside and path.resolve() == outside)):
             continue
-        for child in children:
-            path = Path(child.path)
-            if child.is_dir(follow_symlinks=False):
-                if child.name not in IGNORED_FOLDERS and path.resolve() != outside:
-                    pending.append(path)
-            else:
-                yield path, printable(path.relative_to(root).as_posix())
+        enter = enter and _can_be_listed(path)
+        keyed.append((printable(child.name) + "/" * enter, path, enter))
+    return iter([(path, enter) for _, path, enter in sorted(keyed, key=lambda one: one[0])])
+
+
+def _listed(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as children:
+            return list(children)
+    except OSError:
+        return []   # it could be listed a moment ago
+
+
+def _can_be_listed(folder: Path) -> bool:
+    try:
+        os.scandir(folder).close()
+    except OSError:
+        return False
+    return True
 
 
 def printable(name: str) -> str:
@@ -76,29 +117,29 @@ def _unescape(match: re.Match[bytes]) -> bytes:
 
 
 class _Hashes:
-    """Hashes of files that have not changed since an earlier scan; new ones are saved in one transaction."""
+    """Hashes of files that have not changed since an earlier scan of any run."""
 
-    def __init__(self, state: State | None) -> None:
-        self.state, self.fresh = state, list[tuple[object, ...]]()
-        rows = state.rows("SELECT * FROM hashed") if state else []
-        self.known = {row["path"]: row for row in rows}
+    def __init__(self, folder: Path | None, root: Path) -> None:
+        self.cache = Cache(folder / "hashes.db", max_bytes=HASHES_BYTES) if folder else None
+        self.root = os.fsencode(root.resolve()).decode("utf-8", "backslashreplace")
 
     def of(self, path: Path, name: str, info: os.stat_result) -> str:
         """The file's sha256, from an earlier scan when nothing about the file has changed."""
-        stamp = (info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
-        row = self.known.get(name)
-        settled = time.time() - info.st_mtime > RACY_SECONDS
-        if settled and row and (row["inode"], row["size"], row["mtime_ns"], row["ctime_ns"]) == stamp:
-            return str(row["sha256"])
+        if self.cache is None or time.time() - info.st_mtime <= RACY_SECONDS:
+            return _hash_no_follow(path)
+        key = f"{self.root}/{name}"
+        stamp = f"{info.st_dev} {info.st_ino} {info.st_size} {info.st_mtime_ns} {info.st_ctime_ns} ".encode()
+        known = self.cache.get(key)
+        if known is not None and known.startswith(stamp):
+            return known[len(stamp) :].decode("ascii")
         sha256 = _hash_no_follow(path)
-        self.fresh.append((name, *stamp, sha256))
+        self.cache.put(key, stamp + sha256.encode("ascii"))
         return sha256
 
-    def save(self) -> None:
+    def close(self) -> None:
         """Keep the new hashes."""
-        if self.state is not None and self.fresh:
-            with self.state.transaction() as db:
-                db.executemany("INSERT OR REPLACE INTO hashed VALUES(?,?,?,?,?,?)", self.fresh)
+        if self.cache is not None:
+            self.cache.close()
 
 
 def _entry(path: Path, name: str, hashes: _Hashes) -> CorpusEntry:

@@ -57,6 +57,7 @@ class Context(Protocol):
     """A phase's view of the run: verified inputs, private outputs, plugins, money, progress.
 
     work: private folder that survives a kill and is emptied when the phase's fingerprint changes.
+    cache: a folder that all runs share, for forge.cache: what lies there may be gone or made by another version.
     corpus_root: the folder that the corpus entries are relative to (only prep needs it).
     """
 
@@ -64,6 +65,7 @@ class Context(Protocol):
     seed: int
     dry_run: bool
     work: Path
+    cache: Path
     corpus_root: Path
     money: Money
 

@@ -18,7 +18,7 @@ from typing import Any
 from forge import gate, record
 from forge.config import Config
 from forge.context import FolderContext, InputFile
-from forge.corpus import scan_corpus
+from forge.corpus import walk_corpus
 from forge.errors import (
     ArtifactDamaged,
     ForgeError,
@@ -32,10 +32,10 @@ from forge.errors import (
 from forge.lease import Leases, as_provider, still_billing
 from forge.phase import Phase
 from forge.protocols import Lease, Offer
-from forge.records import canonical_json, digest, write_jsonl
+from forge.records import canonical_json, digest, stream_jsonl
 from forge.registry import Registry, require
 from forge.remote import MachineRun, rehearse
-from forge.run import Run, home
+from forge.run import Run, cache_folder, home
 from forge.store import Artifact
 from forge.worker import Job, JobPhase
 
@@ -277,9 +277,8 @@ class Pipeline:
 
     def _publish_corpus(self) -> None:
         """List the corpus; a changed file changes this artifact and, through it, what has to run."""
-        entries = scan_corpus(self.run.corpus, self.run.state, leave_out=home())
         draft = self.run.folder / ".corpus.jsonl"
-        write_jsonl(draft, entries)
+        stream_jsonl(draft, walk_corpus(self.run.corpus, cache_folder(), leave_out=home()))
         artifact = self.run.store.publish(CORPUS, CORPUS, draft, "corpus.jsonl")
         draft.unlink()
         stored = self.run.store.get(CORPUS)
@@ -388,7 +387,7 @@ class EngineContext(FolderContext):
         self._pipeline = pipeline
         super().__init__(
             folder, run_id=run.id, seed=pipeline.seed, dry_run=run.dry_run, inputs=inputs, writes=phase.writes,
-            registry=registry, money=run.ledger, corpus_root=run.corpus, fingerprint=fingerprint,
+            registry=registry, money=run.ledger, corpus_root=run.corpus, fingerprint=fingerprint, cache=cache_folder(),
             stop_requested=pipeline.stop_requested,
             emit=lambda kind, fields: run.events.emit(kind, phase=phase.name, **fields),
             rehearse=lambda phases, files: rehearse(

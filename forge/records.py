@@ -353,6 +353,15 @@ def write_jsonl(path: Path, records: Iterable[Record]) -> int:
     return len(rows)
 
 
+def stream_jsonl(path: Path, records: Iterable[Record]) -> int:
+    """Write records in the order in which they come, holding one at a time; returns how many."""
+    count = 0
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        for count, record in enumerate(records, 1):  # noqa: B007 - counted for the caller
+            file.write(canonical_json(record) + "\n")
+    return count
+
+
 def read_jsonl(path: Path, kind: type[R]) -> Iterator[R]:
     """Stream the records of an artifact. Raises ArtifactDamaged with the line number."""
     with path.open(encoding="utf-8") as file:

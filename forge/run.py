@@ -52,6 +52,11 @@ def runs_folder() -> Path:
     return home() / "runs"
 
 
+def cache_folder() -> Path:
+    """What runs share to save time (forge.cache); it may be deleted at any time."""
+    return home() / "cache"
+
+
 class Run:
     """An open run. Use `Run.create`, `Run.open` or `Run.newest`; take `lock()` before changing anything."""
 

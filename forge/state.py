@@ -21,9 +21,6 @@ CREATE TABLE IF NOT EXISTS artifact(
     telemetry INTEGER NOT NULL, files TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS verified(
     blob TEXT PRIMARY KEY, inode INTEGER NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, ctime_ns INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS hashed(
-    path TEXT PRIMARY KEY, inode INTEGER NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, ctime_ns INTEGER NOT NULL,
-    sha256 TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS spend(
     id INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT NOT NULL, phase TEXT NOT NULL, what TEXT NOT NULL, epoch INTEGER NOT NULL,
     before_gate INTEGER NOT NULL, reserved INTEGER NOT NULL, actual INTEGER, at REAL NOT NULL);
@@ -45,8 +42,7 @@ class State:
         self.path = path
         try:
             self._db = sqlite3.connect(path, isolation_level=None, timeout=10.0, check_same_thread=False)
-            journal = "DELETE" if _filesystem(path) in NETWORK_FILESYSTEMS else "WAL"   # WAL needs shared memory
-            self._db.execute(f"PRAGMA journal_mode={journal}")
+            self._db.execute(f"PRAGMA journal_mode={journal_mode(path)}")
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.execute("PRAGMA foreign_keys=ON")
             self._db.executescript(SCHEMA)
@@ -91,6 +87,11 @@ class State:
     def close(self) -> None:
         """Close the database."""
         self._db.close()
+
+
+def journal_mode(path: Path) -> str:
+    """SQLite's journal for a database at `path`: WAL, except on network file systems (it needs shared memory)."""
+    return "DELETE" if _filesystem(path) in NETWORK_FILESYSTEMS else "WAL"
 
 
 def _cannot_open(path: Path, reason: str) -> ForgeError:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from forge.context import FolderContext, InputFile, Rehearse
-from forge.corpus import scan_corpus
+from forge.corpus import walk_corpus
 from forge.ledger import MICRO, Spend
 from forge.phase import Rehearsal, Settings
-from forge.records import write_jsonl
+from forge.records import stream_jsonl
 from forge.registry import Registry
 from forge.store import hash_path
 
@@ -65,17 +65,19 @@ def run_phase(
     dry_run: bool = False,
     money: Any = None,
     plugin_dirs: tuple[Path, ...] = (),
+    cache: Path | None = None,
     rehearse: Rehearse | None = None,
 ) -> PhaseRun:
     """Run one phase on given input files, as the pipeline would; outputs land in `folder`/out.
 
+    cache: a folder that several calls share, as runs do; without one, `folder`/cache.
     corpus: a folder; it is scanned into the `corpus` artifact for phases that read it.
     """
     given = dict(inputs or {})
     if corpus is not None:
         folder.mkdir(parents=True, exist_ok=True)
         listing = folder / "corpus.jsonl"
-        write_jsonl(listing, scan_corpus(corpus))
+        stream_jsonl(listing, walk_corpus(corpus))
         given["corpus"] = listing
     events: list[tuple[str, dict[str, Any]]] = []
     ctx = FolderContext(
@@ -89,6 +91,7 @@ def run_phase(
         money=money or CountingMoney(),
         emit=lambda kind, fields: events.append((kind, fields)),
         corpus_root=corpus or Path(),
+        cache=cache,
         rehearse=rehearse or (lambda phases, files: Rehearsal(error="no rehearsal in this test")),
     )
     try:

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from forge.corpus import locate, scan_corpus
+from forge import corpus
+from forge.corpus import locate, scan_corpus, walk_corpus
 from forge.errors import UsageError
-from forge.state import State
 from forge.testing import tiny_corpus
+
+OLD = 1_600_000_000
 
 
 def test_every_name_is_listed_with_its_kind(tmp_path: Path) -> None:
@@ -43,13 +45,55 @@ def test_a_missing_corpus_is_a_usage_error(tmp_path: Path) -> None:
         scan_corpus(tmp_path / "nowhere")
 
 
-def test_hashes_are_kept_until_a_file_changes(tmp_path: Path) -> None:
-    root = tiny_corpus(tmp_path / "corpus", {"a.md": "old text"})
-    state = State(tmp_path / "state.db")
-    old = 1_600_000_000
-    os.utime(root / "a.md", (old, old))
-    first = scan_corpus(root, state)[0].sha256
-    state.execute("UPDATE hashed SET sha256='kept'")
-    assert scan_corpus(root, state)[0].sha256 == "kept"
+def count_hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files whose bytes the walk reads from now on."""
+    names: list[str] = []
+    original = corpus._hash_no_follow
+
+    def counted(path: Path) -> str:
+        names.append(path.name)
+        return original(path)
+
+    monkeypatch.setattr(corpus, "_hash_no_follow", counted)
+    return names
+
+
+def test_hashes_are_kept_for_all_runs_until_a_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tiny_corpus(tmp_path / "corpus", {"a.md": "old text", "b.md": "another"})
+    for name in ("a.md", "b.md"):
+        os.utime(root / name, (OLD, OLD))
+    hashed = count_hashed(monkeypatch)
+    first = scan_corpus(root, tmp_path / "cache")
+    assert scan_corpus(root, tmp_path / "cache") == first
+    assert hashed == ["a.md", "b.md"]
     (root / "a.md").write_text("new text", encoding="utf-8")
-    assert scan_corpus(root, state)[0].sha256 not in ("kept", first)
+    os.utime(root / "a.md", (OLD, OLD))   # the same size and time stamp: the inode's own change time tells
+    changed = scan_corpus(root, tmp_path / "cache")
+    assert hashed == ["a.md", "b.md", "a.md"]
+    assert [one.sha256 for one in changed] == [corpus._hash_no_follow(root / "a.md"), first[1].sha256]
+
+
+def test_a_file_written_a_moment_ago_is_hashed_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tiny_corpus(tmp_path / "corpus", {"a.md": "text"})
+    hashed = count_hashed(monkeypatch)
+    for _ in range(2):
+        scan_corpus(root, tmp_path / "cache")
+    assert len(hashed) == 2
+
+
+def test_the_listing_is_sorted_by_path_without_being_collected(tmp_path: Path) -> None:
+    names = ["a.txt", "a/z.txt", "a-b/c.txt", "a/b/c.txt", "b\\x", "B.txt", "a b.txt", "a/b.txt", "ab"]
+    root = tiny_corpus(tmp_path / "corpus", dict.fromkeys(names, "x"))
+    paths = [entry.path for entry in walk_corpus(root)]
+    assert paths == sorted(paths)
+    assert len(paths) == len(names)
+
+
+def test_a_cache_that_cannot_be_written_or_is_damaged_changes_nothing(tmp_path: Path) -> None:
+    root = tiny_corpus(tmp_path / "corpus", {"a.md": "text"})
+    os.utime(root / "a.md", (OLD, OLD))
+    expected = scan_corpus(root)
+    tiny_corpus(tmp_path, {"taken": "a file where the folder should be", "cache/hashes.db": "no database" * 900})
+    assert scan_corpus(root, tmp_path / "taken") == expected
+    assert scan_corpus(root, tmp_path / "cache") == expected
+    assert scan_corpus(root, tmp_path / "cache") == expected
