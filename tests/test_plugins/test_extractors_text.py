@@ -1,4 +1,4 @@
-"""Text of every kind: encodings, Markdown, reStructuredText, TeX, HTML, tables, plain text, code."""
+"""Text of every kind: encodings, Markdown, reStructuredText, TeX, tables, plain text."""
 
 from __future__ import annotations
 
@@ -138,39 +138,7 @@ def test_tex_by_its_sections_without_preamble_and_comments() -> None:
     assert "remark" in dropped(pieces)["comment"]
 
 
-def test_html_gives_the_main_text_and_counts_the_navigation() -> None:
-    text = (
-        "<!doctype html><html><head><title>Page</title><style>p{}</style></head><body><nav>Home About</nav><header><h1>Leases</h1>"
-        "<p>Logo</p></header><p>One<br>two\nthree</p><ul><li>red</li><li>blue</li></ul><table><tr><th>k</th><th>v</th></tr></table>"
-        "<pre>a\n  b</pre><script>x()</script><p hidden>secret</p><footer>Imprint</footer></body></html>"
-    )
-    pieces = read("text/html", text)
-    assert [(piece.kind, piece.text) for piece in pieces if not piece.dropped] == [
-        ("heading", "Leases"), ("prose", "One\ntwo three"), ("list", "- red"), ("list", "- blue"), ("table", "k | v"), ("code", "a\n  b"),
-    ]  # fmt: skip
-    assert all(text in dropped(pieces)["navigation"] for text in ("Home About", "Logo", "secret", "Imprint"))
-    assert dropped(pieces)["page title"] == "Page"
-
-
-def test_html_main_element_is_the_page_and_a_title_stands_in_for_a_missing_heading() -> None:
-    pieces = read("text/html", "<title>T</title><div>menu</div><main><p>Text</p></main><div>more</div>")
-    assert kept(pieces) == ["T", "Text"]
-    assert dropped(pieces)["navigation"].split() == ["menu", "more"]
-
-
-def test_html_nested_too_deeply_is_refused_and_not_half_read() -> None:
-    assert kept(read("text/html", "<div>" * 1000 + "treasure" + "</div>" * 1000)) == ["treasure"]
-    with pytest.raises(ExtractError) as caught:
-        read("text/html", "<div>" * 50_000 + "treasure")
-    assert caught.value.refused
-
-
 def test_tables_name_each_value_and_sniff_the_separator() -> None:
     assert kept(read("text/csv", 'name;city\nBob;"Lyon; France"\nAda;\n')) == ["name | city", "name: Bob; city: Lyon; France", "name: Ada"]
     assert kept(read("text/csv", "1,2\n3,4\n")) == ["1 | 2", "3 | 4"]
     assert [piece.locator for piece in read("text/tab-separated-values", "a\tb\n1\t2\n")] == ["row=1", "row=2"]
-
-
-def test_source_code_keeps_its_lines() -> None:
-    pieces = read("text/x-source", "def f():\n    return 1\n\nf()\n")
-    assert [(piece.kind, piece.text) for piece in pieces] == [("code", "def f():\n    return 1"), ("code", "f()")]

@@ -1,4 +1,4 @@
-"""Everything that is text already: plain text, Markdown, reStructuredText, TeX, HTML, CSV, source code."""
+"""Text without a container: plain text, Markdown, reStructuredText, TeX, CSV."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from typing import ClassVar
 from forge.phase import Requirement
 from forge.plugins.extractors._decode import decode
 from forge.plugins.extractors.text.markdown import markdown
-from forge.plugins.extractors.text.page import page
-from forge.plugins.extractors.text.plain import plain, source_code
+from forge.plugins.extractors.text.plain import plain
 from forge.plugins.extractors.text.rows import comma_rows, tab_rows
 from forge.plugins.extractors.text.typeset import restructured, tex
 from forge.protocols import Reading
@@ -21,17 +20,13 @@ READERS: dict[str, Callable[[str], Iterator[Piece]]] = {
     "text/markdown": markdown,
     "text/x-rst": restructured,
     "text/x-tex": tex,
-    "text/html": page,
     "text/csv": comma_rows,
     "text/tab-separated-values": tab_rows,
-    "text/x-source": source_code,
 }
-
-SOURCE_EXTENSIONS = [".c", ".cc", ".cpp", ".cs", ".css", ".go", ".h", ".hpp", ".java", ".jl", ".js", ".json", ".jsonl", ".kt", ".lua", ".m", ".ndjson", ".php", ".pl", ".py", ".r", ".rb", ".rs", ".scala", ".sh", ".sql", ".swift", ".toml", ".ts", ".tsx", ".yaml", ".yml"]
 
 
 class TextExtractor:
-    """Decodes, then splits by the format's own structure. HTML needs the [docs] extra, the rest nothing."""
+    """Decodes, then splits by the format's own structure. Needs no extra."""
 
     name: ClassVar[str] = "text"
     media_types: ClassVar[tuple[str, ...]] = tuple(READERS)
@@ -40,17 +35,15 @@ class TextExtractor:
         **dict.fromkeys((".md", ".markdown", ".mdown", ".mkd"), "text/markdown"),
         **dict.fromkeys((".rst", ".rest"), "text/x-rst"),
         **dict.fromkeys((".tex", ".latex"), "text/x-tex"),
-        **dict.fromkeys((".html", ".htm", ".xhtml"), "text/html"),
         **dict.fromkeys((".tsv", ".tab"), "text/tab-separated-values"),
         ".csv": "text/csv",
-        **dict.fromkeys(SOURCE_EXTENSIONS, "text/x-source"),
     }
     magic: ClassVar[Mapping[bytes, str]] = {}
     requires: ClassVar[tuple[Requirement, ...]] = ()
 
     def extract(self, path: Path, ctx: Reading) -> Iterator[Piece]:
         """Yield the file's blocks with line numbers ("line=10..14"; tables "row=3"). Raises ExtractError."""
-        text = decode(path.read_bytes(), html=ctx.media_type == "text/html")
+        text = decode(path.read_bytes())
         yield from READERS[ctx.media_type](text)
 
 

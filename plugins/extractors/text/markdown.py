@@ -9,7 +9,7 @@ import re
 from collections.abc import Generator, Iterator
 from itertools import pairwise
 
-from forge.plugins.extractors.text.outline import Outline, lines_locator
+from forge.plugins.extractors._outline import Outline, lines_locator
 from forge.records import Piece
 from forge.tables import table_text
 

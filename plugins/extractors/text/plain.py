@@ -1,11 +1,11 @@
-"""Plain text and source code: blocks between blank lines."""
+"""Plain text: blocks between blank lines."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 
-from forge.plugins.extractors.text.outline import blocks, lines_locator
+from forge.plugins.extractors._outline import blocks, lines_locator
 from forge.records import Piece
 
 WRAPPED_LENGTH = 45
@@ -19,12 +19,6 @@ def plain(text: str) -> Iterator[Piece]:
     """Paragraphs; those that were hard-wrapped get their lines back together."""
     for first, lines in blocks(text.split("\n")):
         yield Piece(text=unwrap(lines), locator=lines_locator(first, len(lines)))
-
-
-def source_code(text: str) -> Iterator[Piece]:
-    """Blocks of code as they are."""
-    for first, lines in blocks(text.split("\n")):
-        yield Piece(text="\n".join(lines), locator=lines_locator(first, len(lines)), kind="code")
 
 
 def unwrap(lines: list[str]) -> str:

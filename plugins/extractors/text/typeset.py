@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from forge.plugins.extractors.text.outline import Outline, blocks, lines_locator
+from forge.plugins.extractors._outline import Outline, blocks, lines_locator
 from forge.plugins.extractors.text.plain import unwrap
 from forge.records import Piece
 

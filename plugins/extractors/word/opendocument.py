@@ -6,8 +6,8 @@ import zipfile
 from collections.abc import Iterator
 from typing import Any
 
+from forge.plugins.extractors._outline import Outline
 from forge.plugins.extractors._xml import attribute, parse_part, tag_of
-from forge.plugins.extractors.word.parts import Outline
 from forge.records import Piece
 from forge.tables import table_text
 

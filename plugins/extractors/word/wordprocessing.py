@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from forge.errors import ExtractError
+from forge.plugins.extractors._outline import Outline
 from forge.plugins.extractors._xml import attribute, parse_part, tag_of
-from forge.plugins.extractors.word.parts import Outline
 from forge.records import Piece
 from forge.tables import table_text
 

@@ -1,0 +1,330 @@
+"""HTML as pieces: a page's main text by its headings; what is left out is handed over with its reason."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from html.entities import html5
+from typing import TYPE_CHECKING, Any
+
+from forge.errors import ExtractError
+from forge.phase import Requirement
+from forge.plugins.extractors._boilerplate import Layout, hidden, is_code, layout
+from forge.plugins.extractors._outline import Outline
+from forge.plugins.extractors._xml import parse_xml, tag_of
+from forge.records import Piece
+from forge.registry import require
+from forge.tables import table_text
+
+if TYPE_CHECKING:
+    from lxml.etree import _Element
+
+BREAK = "\u2028"
+"""Stands for <br>; line ends of the source are spaces."""
+
+HEADINGS = {f"h{level}": level for level in range(1, 7)}
+BLOCKS = {
+    "p", "div", "section", "article", "main", "body", "ul", "ol", "dl", "blockquote", "figure", "figcaption", "table", "thead", "tbody",
+    "tfoot", "caption", "address", "details", "summary", "fieldset", "legend", "hr", "center", "html", "nav", "header", "footer",
+    "aside", "form", "menu", "hgroup", "dialog", "optgroup", "option",
+}  # fmt: skip
+BREAKS = BLOCKS | set(HEADINGS) | {"li", "dt", "dd", "tr", "pre"}
+OUTSIDE = "outside the article"
+LONG_CELL = 300
+"""Mean characters of a cell from which a table is taken for a page's layout."""
+
+CP1252_REFERENCE = re.compile(r"&#(12[89]|1[345]\d);?")
+NAMED_REFERENCE = re.compile(r"&(?!(?:amp|lt|gt|quot|apos);)([A-Za-z][A-Za-z0-9]{1,31};)")
+
+
+def page(text: str) -> Iterator[Piece]:
+    """The main text of a web page: headings, paragraphs, list items, tables, code; then what was dropped, by reason.
+
+    Needs the [docs] extra. Raises ExtractError (refused) for a page nested so deeply that libxml2 would cut it.
+    """
+    root = parse_html(text)
+    if root is not None:
+        yield from _pieces(root, layout(root), "")
+
+
+def whole(root: _Element, *, locator: str = "") -> Iterator[Piece]:
+    """All text of a document without boilerplate: a chapter of a book, the body of a mail. Hidden text is dropped.
+
+    locator: written to every piece; without it each names its heading.
+    """
+    yield from _pieces(root, Layout(root, hidden(root)), locator)
+
+
+def parse_html(text: str) -> _Element | None:
+    """The root of an HTML text, None when it is empty. Raises ExtractError when it cannot be read whole."""
+    require((Requirement(module="lxml", extra="docs"),), "reading HTML")
+    from lxml import etree
+
+    # huge_tree lifts libxml2's limit of 255 levels, beyond which text would vanish silently.
+    parser = etree.HTMLParser(encoding="utf-8", huge_tree=True, no_network=True, remove_comments=True, remove_pis=True)
+    data = CP1252_REFERENCE.sub(_cp1252, text).encode("utf-8", "replace")
+    try:
+        root = etree.fromstring(data, parser)
+    except etree.ParseError as error:  # an empty page is one too
+        if not text.strip():
+            return None
+        raise ExtractError(f"not readable as HTML: {error}") from error
+    if any(error.type_name == "ERR_DOCUMENT_TOO_DEEP" or "Excessive depth" in error.message for error in parser.error_log):
+        raise ExtractError("HTML nested too deeply to be read whole", refused=True)
+    return root
+
+
+def parse_xhtml(text: str, what: str) -> _Element | None:
+    """The root of an XHTML text, its tags without namespace; read as HTML when it is not well-formed.
+
+    An HTML parser takes everything after <title/> or <script/> for the content of that element.
+    Raises ExtractError (refused) when it declares entities.
+    """
+    named = NAMED_REFERENCE.sub(lambda match: html5.get(match[1], match[0]), text)
+    try:
+        root = parse_xml(re.sub(r"^\s*<\?xml[^>]*\?>", "", named).encode("utf-8", "replace"), what, doctype=True)
+    except ExtractError as error:
+        if error.refused:
+            raise
+        return parse_html(text)
+    from lxml import etree
+
+    etree.strip_tags(root, etree.Comment, etree.ProcessingInstruction)  # their tails are text, which a walk over elements misses
+    for node in root.iter():
+        if isinstance(node.tag, str):
+            node.tag = tag_of(node).lower()
+    return root
+
+
+def _cp1252(match: re.Match[str]) -> str:
+    """What browsers show for &#150;: the character of windows-1252, not a control character."""
+    return bytes([int(match[1])]).decode("cp1252", "replace")
+
+
+def _pieces(root: _Element, found: Layout, locator: str) -> Iterator[Piece]:
+    walker = _Walker(found.left_out, locator)
+    title = " ".join("".join("".join(node.itertext()) for node in root.iter("title") if _in_head(node)).split())
+    if title and not any(_is_kept(node, found) for node in found.main.iter("h1")):
+        yield Piece(text=title, heading=walker.outline.enter(0, title), kind="heading", locator=locator or "heading=title")
+    elif title:
+        yield Piece(text=title, locator=locator, dropped="page title")
+    yield from walker.pieces(found.main)
+    for node in _outside(root, found.main):
+        walker.drop(OUTSIDE, visible_text(node))
+    for reason, texts in sorted(walker.dropped.items()):
+        yield Piece(text="\n".join(texts), locator=locator, dropped=reason)
+
+
+def _in_head(node: Any) -> bool:
+    above = node.getparent()
+    return above is None or above.tag in {"head", "html", "body"}
+
+
+def _is_kept(heading: Any, found: Layout) -> bool:
+    reasons = [found.left_out[one] for one in [heading, *heading.iterancestors()] if one in found.left_out]
+    return not reasons or reasons == ["page header"]
+
+
+def _outside(root: _Element, main: _Element) -> Iterator[_Element]:
+    """The largest parts of the page that do not hold its main text."""
+    above = list(main.iterancestors())
+    for node in reversed(above):
+        for child in node:
+            if child is not main and child not in above and isinstance(child.tag, str) and not is_code(child):
+                yield child
+
+
+def visible_text(node: _Element, left_out: dict[Any, str] | None = None) -> str:
+    """All text below a node that a browser would show, in one line; words of different blocks stay apart."""
+    from lxml import etree
+
+    texts = []
+    walk = etree.iterwalk(node, events=("start", "end"))
+    for event, one in walk:
+        apart = " " if one.tag in BREAKS or one.tag in {"td", "th", "br"} else ""
+        if event == "end":
+            texts.append(apart + ((one.tail or "") if one is not node else ""))
+        elif is_code(one) or not isinstance(one.tag, str) or (left_out and one in left_out):
+            walk.skip_subtree()
+        else:
+            texts.append(apart + (one.text or ""))
+    return " ".join("".join(texts).split())
+
+
+class _Walker:
+    """Walks a page without recursion (pages may be nested thousands deep) and cuts its text at block borders."""
+
+    def __init__(self, left_out: dict[Any, str], locator: str) -> None:
+        self.left_out, self.locator = left_out, locator
+        self.outline = Outline()
+        self.dropped: dict[str, list[str]] = {}
+        self.buffer: list[str] = []
+        self.pre = 0
+        self.item: list[str] = []
+        self.terms: list[str] = []
+        self.ready: list[Piece] = []
+
+    def pieces(self, main: _Element) -> Iterator[Piece]:
+        """The blocks below a node, in order."""
+        from lxml import etree
+
+        walk = etree.iterwalk(main, events=("start", "end"))
+        skipped: Any = None
+        for event, node in walk:
+            if event == "start" and self._skips(node):
+                walk.skip_subtree()
+                skipped = node
+            elif event == "start":
+                self._enter(node)
+                self.buffer.append(node.text or "")
+            else:
+                if node is not skipped:
+                    self._leave(node)
+                skipped = None
+                if node is not main:
+                    self.buffer.append(node.tail or "")
+            yield from self.ready
+            self.ready = []
+        self._flush("prose")
+        yield from self.ready
+
+    def drop(self, reason: str, text: str) -> None:
+        """Note text that is not kept."""
+        if text:
+            self.dropped.setdefault(reason, []).append(text)
+
+    def _skips(self, node: Any) -> bool:
+        """Take an element as a whole: code, what is left out, a table of data."""
+        if not isinstance(node.tag, str) or is_code(node):
+            return True
+        if reason := self.left_out.get(node):
+            self._leave_out(node, reason)
+            return True
+        if node.tag == "table" and (rows := _data_rows(node, self.left_out)):
+            self._table(node, rows)
+            return True
+        return False
+
+    def _leave_out(self, node: Any, reason: str) -> None:
+        """An article's <header> holds its title: its h1 stays."""
+        rest = visible_text(node)
+        if node.tag in BREAKS:
+            self._flush("list" if self.item else "prose")
+        for title in [visible_text(one) for one in node.iter("h1")] if reason == "page header" else []:
+            self._heading(1, title)
+            rest = rest.replace(title, "", 1)
+        self.drop(reason, rest.strip())
+
+    def _table(self, node: Any, rows: list[list[str]]) -> None:
+        self._flush("list" if self.item else "prose")
+        for caption in node.iter("caption"):
+            self._ready(visible_text(caption, self.left_out), "prose")
+        first = next(one for one in node.iter("tr") if len(one))
+        header = any(one.tag == "thead" for one in first.iterancestors()) or all(cell.tag == "th" for cell in first.iter("td", "th"))
+        self._ready(table_text(rows, header=header), "table")
+        for reason, text in [(self.left_out[one], visible_text(one)) for one in node.iter() if one in self.left_out]:
+            self.drop(reason, text)
+
+    def _enter(self, node: Any) -> None:
+        tag = node.tag
+        if self.pre and tag in BLOCKS:
+            self._end_line()
+        elif tag in BREAKS:
+            self._flush("list" if self.item else "prose")
+        if tag == "pre":
+            self.pre += 1
+        elif tag == "li":
+            self.item.append("- ")
+        elif tag == "dd":
+            self.item.append(f"- {', '.join(self.terms)}: " if self.terms else "- ")
+            self.terms = []
+        elif tag == "br":
+            self.buffer.append(BREAK)
+        elif tag in {"td", "th"} and any(part.strip() for part in self.buffer):
+            self.buffer.append(" | ")
+
+    def _end_line(self) -> None:
+        """Highlighters put each line of code into an element of its own."""
+        if (text := "".join(self.buffer)) and not text.endswith("\n"):
+            self.buffer.append("\n")
+
+    def _leave(self, node: Any) -> None:
+        tag = node.tag
+        if tag in HEADINGS:
+            self._heading(HEADINGS[tag], " ".join("".join(self.buffer).replace(BREAK, " ").split()))
+            self.buffer = []
+        elif tag == "pre":
+            self._flush("code")
+            self.pre -= 1
+        elif tag == "tr":
+            self._flush("table")
+        elif tag == "dt":
+            self._take_term()
+        elif tag in {"li", "dd"}:
+            self._flush("list")
+            if self.item:
+                self._take_rest(self.item.pop())
+        elif self.pre and tag in BLOCKS:
+            self._end_line()
+        elif tag in BLOCKS:
+            self._flush("list" if self.item else "prose")
+            if tag == "dl" and self.terms:
+                self._take_rest(f"- {', '.join(self.terms)}")
+                self.terms = []
+
+    def _take_term(self) -> None:
+        term = " ".join("".join(self.buffer).replace(BREAK, " ").split())
+        self.buffer = []
+        self.terms += [term] if term else []
+
+    def _take_rest(self, prefix: str) -> None:
+        """A term whose definition is empty is still text."""
+        if prefix not in {"", "- "}:
+            self._ready(prefix.rstrip(": "), "list")
+
+    def _heading(self, level: int, title: str) -> None:
+        if title.strip():
+            path = self.outline.enter(level, title)
+            self.ready.append(Piece(text=title, locator=self.locator or f"heading={title[:80]}", heading=path, kind="heading"))
+
+    def _flush(self, kind: str) -> None:
+        raw, self.buffer = "".join(self.buffer), []
+        if self.pre:
+            text, kind = raw.replace(BREAK, "\n").strip("\n"), "code"
+        else:
+            text = "\n".join(line for part in raw.split(BREAK) if (line := " ".join(part.split())))
+        if not text.strip():
+            return
+        prefix = self.item[-1] if self.item else ""
+        if kind == "list" and prefix:
+            text, self.item[-1] = prefix + text, ""
+        elif kind == "code" and prefix not in {"", "- "}:
+            text, self.item[-1] = f"{prefix.rstrip()}\n{text}", ""
+        self._ready(text, kind)
+
+    def _ready(self, text: str, kind: str) -> None:
+        if not text.strip():
+            return
+        heading = self.outline.path
+        place = heading.rpartition(" > ")[2]
+        locator = self.locator or (f"heading={place[:80]}" if place else "")
+        self.ready.append(Piece.model_validate({"text": text, "locator": locator, "heading": heading, "kind": kind}))
+
+
+def _data_rows(table: Any, left_out: dict[Any, str]) -> list[list[str]]:
+    """A table's cells by row, spanned columns empty; nothing for a table that is a page's layout."""
+    if table.get("role") == "presentation" or any(True for one in table.iter("table", "pre", "form", *HEADINGS) if one is not table):
+        return []
+    rows = []
+    for row in table.iter("tr"):
+        cells = [cell for cell in row if cell.tag in {"td", "th"} and cell not in left_out]
+        rows.append([text for cell in cells for text in [visible_text(cell, left_out), *[""] * (_span(cell) - 1)]])
+    rows = [row for row in rows if any(row)]
+    filled = [cell for row in rows for cell in row if cell]
+    is_layout = max(map(len, rows), default=0) < 2 or sum(map(len, filled)) > LONG_CELL * len(filled)
+    return [] if is_layout and next(table.iter("th"), None) is None else rows
+
+
+def _span(cell: Any) -> int:
+    span = cell.get("colspan") or "1"
+    return max(1, min(50, int(span))) if span.isascii() and span.isdigit() else 1
