@@ -143,26 +143,37 @@ def _plugins_group() -> typer.Typer:
     def plugins_new(
         kind: str = typer.Argument(..., metavar="KIND", help="extractor"),
         name: str = typer.Argument(..., metavar="NAME", help="Its name: lower-case letters, digits, _."),
-        folder: Path = typer.Option(Path("plugins"), "--folder", help="Where to write it."),
+        folder: Path = typer.Option(Path(), "--folder", help="Where to put the package."),
     ) -> None:
-        """Write a working plugin to start from."""
+        """Write a plugin package that works and can be installed."""
         from forge.extending import write_new
 
         made = write_new(kind, name, folder)
-        ui.out(f"wrote {made}")
+        for file in sorted(path for path in made.rglob("*") if path.is_file()):
+            ui.out(f"wrote {file}")
         ui.next_step(f"forge plugins check {made}")
 
     @group.command("check")
     def plugins_check(
-        file: Path = typer.Argument(..., metavar="FILE", help="A plugin file."),
+        path: Path = typer.Argument(..., metavar="PATH", help="A plugin file, or a package with pyproject.toml and vectors/."),
         sample: Path | None = typer.Option(None, "--sample", help="A document for an extractor to read.", show_default=False),
+        as_json: bool = Json,
     ) -> None:
-        """Run the conformance checks on a plugin file."""
-        from forge.extending import check_file
+        """Run the conformance suite on a plugin and show the passages that prep cuts from its documents."""
+        from forge.conformance import check_plugin, module_folder
+        from forge.extending import sample_passages
 
-        for name, detail in check_file(file, sample):
-            ui.out(f" ✓ {name}  {detail}")
-        ui.next_step(f"forge run CORPUS --plugin-dir {file.parent}")
+        checks = check_plugin(path, sample)
+        passages = sample_passages(path, sample)
+        if as_json:
+            ui.out_json({"checks": [{"name": one.name, "detail": one.detail} for one in checks], "passages": passages})
+            return
+        for one in checks:
+            ui.out(f" ✓ {one.name}  {one.detail}")
+        for passage in passages:
+            ui.out(f"\n{passage['path']}  {passage['locator']}  {passage['heading']}".rstrip())
+            ui.out(f"  {passage['text']}")
+        ui.next_step(f"forge run CORPUS --plugin-dir {module_folder(path)}")
 
     return group
 

@@ -23,6 +23,7 @@ def extract(
     path: Path = typer.Argument(..., metavar="PATH", help="A file or folder.", show_default=False),
     out: Path = typer.Option(..., "--out", help="JSONL to write: path, text, status, reason per file.", show_default=False),
     plugin_dir: list[Path] = typer.Option([], "--plugin-dir", help="Folder with your own extractors.", show_default=False),
+    passages: bool = typer.Option(False, "--passages", help="Also list each file's passages with their places."),
     as_json: bool = Json,
 ) -> None:
     """Extract text from a file or folder into JSONL, one line a file."""
@@ -33,7 +34,8 @@ def extract(
     registry = Registry(tuple(plugin_dir))
     view = progress_view(as_json=False, quiet=as_json)
     counts = registry.tool("extract")(
-        path, out, registry, lambda done, total, name: view({"event": "progress", "phase": "extract", "done": done, "total": total, "note": name})
+        path, out, registry, lambda done, total, name: view({"event": "progress", "phase": "extract", "done": done, "total": total, "note": name}),
+        passages=passages,
     )
     view.close()
     _show(counts, out, as_json)

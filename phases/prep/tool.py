@@ -29,10 +29,12 @@ class _Memory:
         self.values[key] = value
 
 
-def extract(path: Path, out: Path, registry: Registry, on_file: Callable[[int, int, str], None]) -> dict[str, int]:
+def extract(
+    path: Path, out: Path, registry: Registry, on_file: Callable[[int, int, str], None], *, passages: bool = False
+) -> dict[str, int]:
     """Write {"path", "text", "status", "reason"} for each file to `out`; returns how many files ended how.
 
-    Reads every file, duplicates too. Raises UsageError when nothing is at `path` or `out` cannot be written.
+    passages: each line also lists its passages with locator and heading. Reads every file, duplicates too. Raises UsageError when nothing is at `path` or `out` cannot be written.
     """
     settings = PrepSettings()
     entries = scan_corpus(path)
@@ -48,13 +50,18 @@ def extract(path: Path, out: Path, registry: Registry, on_file: Callable[[int, i
             for entry in entries:
                 for result in results.get(entry.path) or (not_opened(entry),):
                     counts[result.document.status] += 1
-                    file.write(json.dumps(_line(result), ensure_ascii=False) + "\n")
+                    file.write(json.dumps(_line(result, passages), ensure_ascii=False) + "\n")
     except OSError as error:
         raise UsageError(f"cannot write {out}", why=error.strerror or str(error), next="name another --out file") from error
     return dict(sorted(counts.items()))
 
 
-def _line(result: Result) -> dict[str, str]:
+def _line(result: Result, passages: bool) -> dict[str, Any]:
     document = result.document
     text = "\n\n".join(passage.text for passage in result.passages)
-    return {"path": document.source.path, "text": text, "status": document.status, "reason": document.reason}
+    line: dict[str, Any] = {"path": document.source.path, "text": text, "status": document.status, "reason": document.reason}
+    if passages:
+        line["passages"] = [
+            {"locator": one.source.locator, "heading": one.meta.get("heading", ""), "text": one.text} for one in result.passages
+        ]
+    return line

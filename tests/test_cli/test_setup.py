@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+from forge import conformance
 from forge.extending import TEMPLATES
 from tests.test_cli.conftest import Command
 
@@ -84,24 +86,90 @@ def test_plugins_are_listed_with_what_they_need(forge: Command) -> None:
 
 
 @pytest.mark.parametrize("kind", sorted(TEMPLATES))
-def test_a_new_plugin_passes_its_check_and_is_used(forge: Command, work: Path, kind: str) -> None:
-    ran = forge("plugins", "new", kind, "notes")
-    assert ran.last == "next: forge plugins check plugins/notes.py"
-    assert "exists already" in forge("plugins", "new", kind, "notes").error(2)[0]
-    sample = work / "a.notes"
-    sample.write_text("First paragraph.\n\nSecond paragraph.", encoding="utf-8")
-    checked = forge("plugins", "check", "plugins/notes.py", *(["--sample", str(sample)] if kind == "extractor" else []))
-    assert checked.code == 0, checked.err
-    assert "✓ protocol" in checked.out
-    assert any(row["name"] == "notes" for row in forge("plugins", "list", "--plugin-dir", "plugins", "--json").json)
+def test_a_new_plugin_package_passes_its_check_and_is_used(forge: Command, work: Path, kind: str) -> None:
+    ran = forge("plugins", "new", kind, "my_notes")
+    assert ran.last == f"next: forge plugins check forge-{kind}-my-notes"
+    assert "exists already" in forge("plugins", "new", kind, "my_notes").error(2)[0]
+    checked = forge("plugins", "check", f"forge-{kind}-my-notes", "--json").json
+    assert "protocol" in [check["name"] for check in checked["checks"]]
+    rows = forge("plugins", "list", "--plugin-dir", f"forge-{kind}-my-notes", "--json").json
+    assert any(row["name"] == "my_notes" for row in rows)
+
+
+def test_a_check_prints_the_passages_of_the_vectors_and_of_a_sample(forge: Command, work: Path) -> None:
+    forge("plugins", "new", "extractor", "notes")
+    (work / "a.notes").write_text("First paragraph.\n\nSecond paragraph.", encoding="utf-8")
+    ran = forge("plugins", "check", "forge-extractor-notes", "--sample", "a.notes")
+    assert "renews no lease twice" in ran.out
+    assert "Second paragraph." in ran.out
+    assert ran.last == "next: forge run CORPUS --plugin-dir forge-extractor-notes"
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        ('{"file": "example.notes", "must_include": ["no such phrase"]}', "the text does not include 'no such phrase'"),
+        ('{"file": "example.notes", "must_not_include": ["watchdog"]}', "the text includes 'watchdog'"),
+        ('{"file": "absent.notes"}', "expected.jsonl:1 names absent.notes"),
+        ('{"path": "example.notes"}', "expected.jsonl:1 is no test vector"),
+    ],
+)
+def test_a_vector_that_is_not_met_fails_the_check(forge: Command, work: Path, line: str, fault: str) -> None:
+    forge("plugins", "new", "extractor", "notes")
+    (work / "forge-extractor-notes/vectors/expected.jsonl").write_text(line + "\n", encoding="utf-8")
+    assert fault in forge("plugins", "check", "forge-extractor-notes").error(1)[0]
+
+
+@pytest.mark.parametrize(
+    ("body", "fault"),
+    [
+        ("import time; time.sleep(60)", "took longer than"),
+        ("import os; os._exit(3)", "ended the process"),
+        ("yield 'text'", "yielded str"),
+        ("import random; yield Piece(text=str(random.random()))", "read differently the second time"),
+        ("yield Piece(text='')", "gave no text"),
+        ("raise ExtractError('always')", "was not read"),
+    ],
+)
+def test_an_extractor_that_misbehaves_fails_the_check(
+    forge: Command, work: Path, monkeypatch: pytest.MonkeyPatch, body: str, fault: str
+) -> None:
+    monkeypatch.setattr(conformance, "SECONDS_PER_FILE", 1.0)
+    forge("plugins", "new", "extractor", "notes")
+    module = work / "forge-extractor-notes/forge_extractor_notes.py"
+    text = module.read_text(encoding="utf-8")
+    start = text.index("        try:\n")
+    module.write_text(f"{text[:start]}        {body}\n        yield from ()\n\n\nextractor = NotesExtractor()\n", encoding="utf-8")
+    row = forge("plugins", "check", "forge-extractor-notes").error(1)
+    assert fault in row[0], row
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "fault"),
+    [
+        ('{".notes": MEDIA_TYPE}', '{".Notes": MEDIA_TYPE}', 'the extension ".Notes"'),
+        ('{".notes": MEDIA_TYPE}', '{".notes": "text/other"}', "maps .notes to text/other"),
+        ("magic: ClassVar[Mapping[bytes, str]] = {}", 'magic: ClassVar[Mapping[bytes, str]] = {b"P": MEDIA_TYPE}', "claims too much"),
+        ("(MEDIA_TYPE,)", "()", "names no media types"),
+    ],
+)
+def test_claims_that_prep_could_not_follow_fail_the_check(forge: Command, work: Path, old: str, new: str, fault: str) -> None:
+    forge("plugins", "new", "extractor", "notes")
+    module = work / "forge-extractor-notes/forge_extractor_notes.py"
+    text = module.read_text(encoding="utf-8")
+    assert old in text
+    module.write_text(text.replace(old, new), encoding="utf-8")
+    assert fault in forge("plugins", "check", "forge-extractor-notes").error(1)[0]
 
 
 def test_an_own_extractor_reads_its_files(forge: Command, work: Path) -> None:
     forge("plugins", "new", "extractor", "notes")
     (work / "a.notes").write_text("First paragraph.\n\nSecond paragraph.", encoding="utf-8")
-    ran = forge("extract", "a.notes", "--out", "text.jsonl", "--plugin-dir", "plugins", "--json")
+    ran = forge("extract", "a.notes", "--out", "text.jsonl", "--passages", "--plugin-dir", "forge-extractor-notes", "--json")
     assert ran.code == 0, ran.err
-    assert "Second paragraph." in (work / "text.jsonl").read_text(encoding="utf-8")
+    line = json.loads((work / "text.jsonl").read_text(encoding="utf-8"))
+    assert "Second paragraph." in line["text"]
+    assert line["passages"][0]["locator"].startswith("paragraph=1")
 
 
 @pytest.mark.parametrize("fault", BROKEN_PLUGINS)
@@ -120,7 +188,7 @@ def test_a_broken_plugin_is_told_what_is_wrong(forge: Command, work: Path, fault
 
 def test_a_bad_plugin_name_and_a_missing_file(forge: Command) -> None:
     assert "cannot be a plugin name" in forge("plugins", "new", "extractor", "Not-A-Name").error(2)[0]
-    assert "there is no file" in forge("plugins", "check", "nowhere.py").error(2)[0]
+    assert "there is no plugin" in forge("plugins", "check", "nowhere.py").error(2)[0]
 
 
 def test_skills_are_listed_shown_and_installed(forge: Command, work: Path) -> None:
