@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import codecs
 import re
+from pathlib import Path
+from typing import TextIO
 
 from forge.errors import ExtractError
 
@@ -34,6 +36,12 @@ def decode(data: bytes, *, html: bool = False) -> str:
     return _decode(data, html).replace("\r\n", "\n").replace("\r", "\n")
 
 
+def open_text(path: Path) -> TextIO:
+    """A text file to be read as a stream, with \\n as line end, for files too large to decode at once. Raises as decode()."""
+    encoding = _marked(path) or _first_fault(path) or "utf-8"
+    return path.open(encoding=encoding, errors="replace")
+
+
 def _decode(data: bytes, html: bool) -> str:
     for mark, encoding in MARKS:
         if data.startswith(mark):
@@ -47,6 +55,28 @@ def _decode(data: bytes, html: bool) -> str:
         return data.decode(wide, "replace")
     encoding = _declared(data) or "cp1252" if html else _guess(data)
     return data.decode(encoding, "replace")
+
+
+def _marked(path: Path) -> str:
+    with path.open("rb") as file:
+        head = file.read(4)
+    return next((encoding for mark, encoding in MARKS if head.startswith(mark)), "")
+
+
+def _first_fault(path: Path) -> str:
+    """The encoding that the stretch tells of in which the file stops to be UTF-8; "" when it never does."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    with path.open("rb") as file:
+        while chunk := file.read(SAMPLE_BYTES):
+            lines = chunk + file.readline(SAMPLE_BYTES)
+            try:
+                if b"\0" not in lines:
+                    decoder.decode(lines)
+                    continue
+            except UnicodeDecodeError:
+                pass
+            return _wide(lines) or _guess(lines)
+    return ""
 
 
 def _wide(data: bytes) -> str:

@@ -8,9 +8,10 @@ from typing import ClassVar
 
 from forge.phase import Requirement
 from forge.plugins.extractors._decode import decode
+from forge.plugins.extractors._rows import row_limit
 from forge.plugins.extractors.text.markdown import markdown
 from forge.plugins.extractors.text.plain import plain
-from forge.plugins.extractors.text.rows import comma_rows, tab_rows
+from forge.plugins.extractors.text.rows import comma_rows, read_rows, tab_rows
 from forge.plugins.extractors.text.typeset import restructured, tex
 from forge.protocols import Reading
 from forge.records import Piece
@@ -43,6 +44,10 @@ class TextExtractor:
 
     def extract(self, path: Path, ctx: Reading) -> Iterator[Piece]:
         """Yield the file's blocks with line numbers ("line=10..14"; tables "row=3"). Raises ExtractError."""
+        if ctx.media_type in {"text/csv", "text/tab-separated-values"}:
+            tabs = ctx.media_type == "text/tab-separated-values"
+            yield from read_rows(path, tabs=tabs, limit=row_limit(ctx.options))
+            return
         text = decode(path.read_bytes())
         yield from READERS[ctx.media_type](text)
 
