@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import platform
 import struct
 import sys
 from collections.abc import Iterable, Iterator
@@ -90,7 +89,7 @@ def confine(writable: Path) -> None:
 @cache
 def landlock_version() -> int:
     """Landlock's ABI on this machine, 0 without it."""
-    if sys.platform != "linux" or platform.machine() not in MACHINES:
+    if sys.platform != "linux" or os.uname().machine not in MACHINES:
         return 0
     libc = ctypes.CDLL(None, use_errno=True)
     return max(0, int(libc.syscall(LANDLOCK_CREATE, None, ctypes.c_size_t(0), 1)))
@@ -98,11 +97,11 @@ def landlock_version() -> int:
 
 @cache
 def _has_seccomp() -> bool:
-    if sys.platform != "linux" or platform.machine() not in MACHINES:
+    if sys.platform != "linux" or os.uname().machine not in MACHINES:
         return False
     action = ctypes.c_uint32(0x0005_0000)
     libc = ctypes.CDLL(None, use_errno=True)
-    return int(libc.syscall(MACHINES[platform.machine()][2], SECCOMP_GET_ACTION_AVAIL, 0, ctypes.byref(action))) == 0
+    return int(libc.syscall(MACHINES[os.uname().machine][2], SECCOMP_GET_ACTION_AVAIL, 0, ctypes.byref(action))) == 0
 
 
 def _checked(result: int, what: str) -> int:
@@ -132,7 +131,7 @@ def _restrict_writes(libc: ctypes.CDLL, writable: Path) -> None:
 
 
 def _install_filter(libc: ctypes.CDLL) -> None:
-    program = b"".join(_program(platform.machine()))
+    program = b"".join(_program(os.uname().machine))
     code = ctypes.create_string_buffer(program, len(program))
     header = struct.pack("@HP", len(program) // 8, ctypes.addressof(code))
     _checked(libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, header, 0, 0), "seccomp filter")
