@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from html.entities import html5
 from typing import TYPE_CHECKING, Any
 
@@ -47,12 +47,12 @@ def page(text: str) -> Iterator[Piece]:
         yield from _pieces(root, layout(root), "")
 
 
-def whole(root: _Element, *, locator: str = "") -> Iterator[Piece]:
+def whole(root: _Element, *, locator: str = "", quotes: Iterable[Any] = ()) -> Iterator[Piece]:
     """All text of a document without boilerplate: a chapter of a book, the body of a mail. Hidden text is dropped.
 
-    locator: written to every piece; without it each names its heading.
+    locator: written to every piece; without it each names its heading. quotes: elements dropped as "quoted reply".
     """
-    yield from _pieces(root, Layout(root, hidden(root)), locator)
+    yield from _pieces(root, Layout(root, hidden(root) | dict.fromkeys(quotes, "quoted reply")), locator)
 
 
 def parse_html(text: str) -> _Element | None:

@@ -1,8 +1,15 @@
-"""The headings above the current line, and blocks of lines with their numbers."""
+"""The headings above the current line; blocks of lines with their numbers; wrapped lines put together."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+
+WRAPPED_LENGTH = 45
+"""A paragraph whose lines, but for the last, are all at least this long was wrapped by a program; verse is shorter."""
+
+LAYOUT = re.compile(r"^\s*([-*+•]|\d{1,3}[.)])\s|\t|\S {3,}\S|^\s{4,}")
+"""List items, tables and indented lines keep their line ends."""
 
 
 class Outline:
@@ -40,3 +47,11 @@ def blocks(lines: list[str], first: int = 1) -> Iterator[tuple[int, list[str]]]:
 def lines_locator(first: int, count: int) -> str:
     """ "line=10..14" for 5 lines from line 10."""
     return f"line={first}..{first + count - 1}" if count > 1 else f"line={first}"
+
+
+def unwrap(lines: list[str]) -> str:
+    """A paragraph's lines as one, if they look wrapped; else as they are."""
+    wrapped = len(lines) > 1 and all(len(line.rstrip()) >= WRAPPED_LENGTH for line in lines[:-1])
+    if not wrapped or any(LAYOUT.search(line) for line in lines):
+        return "\n".join(lines)
+    return " ".join(line.strip() for line in lines)

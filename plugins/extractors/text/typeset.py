@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from forge.plugins.extractors._outline import Outline, blocks, lines_locator
-from forge.plugins.extractors.text.plain import unwrap
+from forge.plugins.extractors._outline import Outline, blocks, lines_locator, unwrap
 from forge.records import Piece
 
 ADORNMENT = re.compile(r"^([!-/:-@\[-`{-~])\1{2,}\s*$")
