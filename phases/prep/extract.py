@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from tempfile import TemporaryDirectory
+from typing import Any
 
 from pydantic import Field
 
+from forge.corpus import locate
 from forge.errors import ExtractError, ForgeError, MissingAccess
 from forge.phases.prep.balance import Tally, clean
 from forge.phases.prep.cut import Cut, cut
+from forge.phases.prep.members import MAX_DEPTH, Budget, LimitBroken, Status, Unpacked
 from forge.phases.prep.route import Route, Router
-from forge.protocols import Option, Reading
+from forge.phases.prep.seat import FILE_BYTES, Seat, remove
+from forge.phases.prep.sidecars import assign, endings
+from forge.protocols import Embedded, Option, Reading
 from forge.records import Balance, CorpusEntry, Document, Passage, Piece, Record, Source, digest
 from forge.registry import require
 
@@ -23,7 +30,8 @@ CHARACTERS_PER_TOKEN = 4
 MAX_CHARACTERS = 64_000_000
 """Output of one file: a bound on memory, far above any book (War and Peace has 2.6 million)."""
 
-Status = Literal["ok", "skipped", "refused", "failed"]
+MAX_CHARACTERS_IN_ALL = 128_000_000
+"""Of a file with all files inside it."""
 
 
 class Result(Record):
@@ -52,7 +60,7 @@ class ReadJob(Record):
 
 
 class Reader:
-    """Opens, routes, extracts, cuts and balances files.
+    """Opens, routes, extracts, cuts and balances files, and the files inside them.
 
     options: what extractors are told by the settings (Reading.options).
     """
@@ -60,23 +68,77 @@ class Reader:
     def __init__(
         self, extractors: Mapping[str, Any], *, words: int, words_max: int, options: Mapping[str, Option] | None = None
     ) -> None:
-        self.extractors, self.router = extractors, Router(extractors)
+        self.extractors, self.router, self.endings = extractors, Router(extractors), endings(extractors)
         self.words, self.words_max, self.options = words, words_max, options or {}
 
-    def read(self, entry: CorpusEntry, path: Path) -> tuple[Result, ...]:
-        """The file's result, then one for each file inside it; every fault is a status with a reason."""
-        return (self._read(entry, path),)
+    def read_job(self, job: ReadJob, root: Path, seat: Seat) -> tuple[Result, ...]:
+        """read() for a file of the corpus at `root` and its sidecars."""
+        sidecars = {ending: (one, locate(root, one)) for ending, one in job.sidecars.items()}
+        return self.read(job.entry, locate(root, job.entry), sidecars=sidecars, seat=seat)
 
-    def _read(self, entry: CorpusEntry, path: Path) -> Result:
-        route = Route("")
+    def read(
+        self, entry: CorpusEntry, path: Path, *, sidecars: Mapping[str, tuple[CorpusEntry, Path]] | None = None, seat: Seat | None = None
+    ) -> tuple[Result, ...]:
+        """The file's result, then one for each file inside it, in order; every fault is a status with a reason.
+
+        Sidecars get no result here unless they lie inside the file. seat: where to work; a temporary folder unless told.
+        """
+        if seat is None:
+            with TemporaryDirectory() as folder:
+                return self.read(entry, path, sidecars=sidecars, seat=Seat(Path(folder)))
+        one = _OneFile(entry, path, sidecars or {}, Budget(entry.size + sum(each.size for each, _ in (sidecars or {}).values())))
         try:
-            _check_unchanged(entry, path)
-            route = self.router.route(path, entry.path)
+            for changed, place in ((entry, path), *one.sidecars.values()):
+                _check_unchanged(changed, place)
+            return tuple(self._walk(one, seat))
+        except ExtractError as error:
+            return (ended(entry, "refused" if error.refused else "failed", _one_line(error)),)
+
+    def _walk(self, one: _OneFile, seat: Seat) -> Iterator[Result]:
+        """One file and all that comes out of it. Raises LimitBroken when that is too much."""
+        unpacked = Unpacked(seat.folder / f"level-{one.depth}", one.entry.path, one.budget)
+        result = self._read(one, unpacked, seat)
+        if seat.end_processes() and result.document.status != "failed":
+            result = ended(one.entry, "failed", "its extractor left a process running", result.document.media_type, result.document.extractor)
+        one.budget.characters += result.document.chars
+        if one.budget.characters > MAX_CHARACTERS_IN_ALL:
+            raise LimitBroken(f"more than {MAX_CHARACTERS_IN_ALL:,} characters of text in all", next="unpack it into the corpus", refused=True)
+        if result.document.status == "refused":
+            unpacked.members.clear()
+        yield _holding(result, unpacked)
+        try:
+            yield from self._members(one, unpacked, seat)
+        finally:
+            remove(unpacked.folder)
+
+    def _members(self, one: _OneFile, unpacked: Unpacked, seat: Seat) -> Iterator[Result]:
+        written = {member.name: member for member in unpacked.members if not member.why}
+        groups = assign(written, self.endings)
+        mains = {other: name for name, parts in groups.items() for other in parts.values()}
+        for member in unpacked.members:
+            if member.why:
+                yield ended(member.entry, member.status, member.why)
+            elif member.name in mains:
+                yield ended(member.entry, "skipped", f"read with {mains[member.name]}")
+            elif member.entry.path in seat.avoid:
+                yield ended(member.entry, "failed", seat.avoid[member.entry.path])
+            elif one.depth == MAX_DEPTH:
+                yield ended(member.entry, "refused", f"lies more than {MAX_DEPTH} files deep")
+            else:
+                seat.begin(member.entry.path)
+                sidecars = {ending: (written[name].entry, unpacked.path(written[name])) for ending, name in groups.get(member.name, {}).items()}
+                inner = _OneFile(member.entry, unpacked.path(member), sidecars, one.budget, one.depth + 1, member.note)
+                yield from self._walk(inner, seat)
+
+    def _read(self, one: _OneFile, unpacked: Unpacked, seat: Seat) -> Result:
+        entry, route = one.entry, Route("")
+        try:
+            route = self.router.route(one.path, entry.path)
             if not route.extractor:
                 return ended(entry, "skipped", route.reason, media_type=route.media_type)
-            return self._extract(entry, path, route)
-        except MemoryError:
-            raise  # the pool counts it and tries the file once more in a fresh process
+            return self._extract(one, route, unpacked, seat)
+        except (MemoryError, LimitBroken):
+            raise  # the pool tries the file once more in a fresh process; a limit is for the whole file
         except ExtractError as error:
             return ended(entry, "refused" if error.refused else "failed", _one_line(error), route.media_type, route.extractor)
         except MissingAccess as error:
@@ -85,26 +147,55 @@ class Reader:
         except _Unbalanced as error:
             return ended(entry, "failed", error.fact).model_copy(update={"fault": (error.fact, error.why, error.next)})
         except Exception as error:  # noqa: BLE001  # whatever a library raises on a broken file costs that file only
-            reason = f"{type(error).__name__}: {error}".strip().rstrip(":")
-            return ended(entry, "failed", clean(reason)[:300], route.media_type, route.extractor)
+            return ended(entry, "failed", _told(error), route.media_type, route.extractor)
 
-    def _extract(self, entry: CorpusEntry, path: Path, route: Route) -> Result:
-        plugin = self.extractors[route.extractor]
+    def _extract(self, one: _OneFile, route: Route, unpacked: Unpacked, seat: Seat) -> Result:
+        entry, plugin = one.entry, self.extractors[route.extractor]
         require(tuple(getattr(plugin, "requires", ())), f"extractor {route.extractor}")
         tally = Tally()
-        handed_over = plugin.extract(path, Reading(route.media_type, name=entry.path, options=self.options))
-        pieces = list(_taken(handed_over, tally))
+        reading = Reading(
+            route.media_type, name=entry.path, options=self.options, scratch=seat.scratch(),
+            sidecars={ending: path for ending, (_, path) in one.sidecars.items()},
+        )
+        pieces = list(_taken(plugin.extract(one.path, reading), tally, unpacked))
         cuts = cut(pieces, words=self.words, words_max=self.words_max)
         try:
-            balance = tally.balance((one.text for one in cuts), entry.path)
+            balance = tally.balance((each.text for each in cuts), entry.path)
         except ForgeError as error:
             raise _Unbalanced(error.fact, why=error.why, next=error.next) from error
+        losses = dict(sorted(tally.losses.items()))
         if not balance.kept:
             reason = "no text" + _detail(balance, tally)
-            result = ended(entry, "skipped", reason, route.media_type, route.extractor, balance)
-            return result.model_copy(update={"losses": dict(tally.losses)})
-        document = _document(entry, route, "ok", _losses(tally), balance)
-        return Result(document=document, passages=_passages(document, cuts), losses=dict(sorted(tally.losses.items())))
+            return ended(entry, "skipped", reason, route.media_type, route.extractor, balance).model_copy(update={"losses": losses})
+        document = _document(entry, route, "ok", "; ".join(filter(None, (_losses(tally), one.note))), balance)
+        return Result(document=document, passages=_passages(document, cuts), losses=losses)
+
+
+@dataclass(frozen=True)
+class _OneFile:
+    """A file to read, how deep it lies, and what it and all around it may still unpack to."""
+
+    entry: CorpusEntry
+    path: Path
+    sidecars: Mapping[str, tuple[CorpusEntry, Path]]
+    budget: Budget
+    depth: int = 0
+    note: str = ""
+
+
+def _holding(result: Result, unpacked: Unpacked) -> Result:
+    """The result of a file that holds others: it says how many, and is no loss when it has no text of its own."""
+    if not unpacked.members:
+        return result
+    document, count = result.document, len(unpacked.members)
+    update: dict[str, Any] = {"reason": f"holds {count:,} file{'s' * (count != 1)}"}
+    if document.status == "skipped":
+        update["status"] = "ok"
+        told = document.reason.removeprefix("no text").strip()
+    else:
+        told = document.reason
+    update["reason"] += f"; {told}" if told else ""
+    return result.model_copy(update={"document": document.model_copy(update=update)})
 
 
 def ended(
@@ -131,10 +222,13 @@ def _check_unchanged(entry: CorpusEntry, path: Path) -> None:
             raise ExtractError("changed since the corpus was listed", next="run again when nothing writes to the corpus")
 
 
-def _taken(pieces: Iterator[Piece], tally: Tally) -> Iterator[Piece]:
+def _taken(pieces: Iterable[Piece | Embedded], tally: Tally, unpacked: Unpacked) -> Iterator[Piece]:
     for piece in pieces:
+        if isinstance(piece, Embedded):
+            unpacked.take(piece)
+            continue
         if not isinstance(piece, Piece):
-            raise ExtractError(f"its extractor yielded {type(piece).__name__}, not Piece")
+            raise ExtractError(f"its extractor yielded {type(piece).__name__}, not Piece or Embedded")
         taken = tally.take(piece)
         if tally.extracted > MAX_CHARACTERS:
             raise ExtractError(f"more than {MAX_CHARACTERS:,} characters of text", refused=True)
@@ -164,6 +258,15 @@ def _passages(document: Document, cuts: list[Cut]) -> tuple[Passage, ...]:
         )
         for ordinal, one in enumerate(cuts)
     )
+
+
+def _told(error: Exception) -> str:
+    """What a library said, as a reason."""
+    if isinstance(error, OSError) and error.errno == errno.EFBIG:
+        return f"its extractor wrote a file of more than {FILE_BYTES >> 20:,} MiB"
+    if isinstance(error, PermissionError):
+        return clean(f"its extractor tried what it may not: {error}")[:300]
+    return clean(f"{type(error).__name__}: {error}".strip().rstrip(":"))[:300]
 
 
 def _losses(tally: Tally) -> str:

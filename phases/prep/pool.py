@@ -1,34 +1,39 @@
-"""Runs a function over numbered items in child processes, so that a crash or a hang costs one item and never the run.
+"""Runs a function over items in child processes, so that a crash or a hang costs one item and never the run.
 
 Python's own ProcessPoolExecutor gives up as a whole when one child dies (BrokenProcessPool) and cannot end a child
 that hangs; both are normal here: no document library can be trusted (python-calamine aborts its process on a 9 kB file).
-The children are forked, so a pool costs a few milliseconds; each is in its own process group, has a memory limit, a
-silent stdout and stderr, and dies with its parent.
+The children are forked, so a pool costs a few milliseconds; each is in its own process group, has limits, no network, one
+folder that it may write to, a silent stdout and stderr, and dies with its parent.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
-import resource
+import pickle
 import signal
-import sys
+import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from typing import Any
+
+from forge import isolate
+from forge.phases.prep import seat
+from forge.phases.prep.seat import DONE, FINISHED, Seat
 
 TICK_SECONDS = 0.25
 DEATH_SECONDS = 1.0
-PR_SET_PDEATHSIG = 1
-OUT_OF_MEMORY = 97
-BROKEN = 98
+PARTS_SECONDS = 10
+"""A file and all files inside it may take this many times what one file may."""
 
-Work = Callable[[int], bytes]
+MAX_LOST_PARTS = 8
+
+Work = Callable[[Any, Seat], bytes]
 
 
 @dataclass(frozen=True)
@@ -38,13 +43,24 @@ class Lost:
     reason: str
 
 
+@dataclass(frozen=True)
+class _Task:
+    """An item, with the parts of it that took a child down and are to be left out: part -> reason."""
+
+    item: Any
+    avoid: dict[str, str] = field(default_factory=dict)
+
+
 @dataclass
 class _Child:
     pid: int
     pipe: Connection
-    item: int | None = None
+    folder: Path
+    task: _Task | None = None
+    part: str = ""
     served: int = 0
     deadline: float = 0.0
+    last: float = 0.0
 
 
 def default_workers() -> int:
@@ -53,132 +69,137 @@ def default_workers() -> int:
 
 
 class Pool:
-    """Children that compute `work(item)`; `seconds` and `memory_mib` bound each item.
+    """Children that compute `work(item, seat)`; `seconds` and `memory_mib` bound each item.
 
+    scratch: where each child gets the one folder that it may write to; a temporary folder unless told.
     An item that takes its child down is tried once more in a fresh one, unless it was the child's first or it hung:
-    what earlier items left behind must not decide, or results would depend on the number of workers.
+    what earlier items left behind must not decide, or results would depend on the number of workers. When the child had
+    said which part of the item it was at (seat.begin), the item is tried again without that part.
     """
 
-    def __init__(self, work: Work, *, workers: int, seconds: float, memory_mib: int) -> None:
-        self.work, self.workers, self.seconds, self.memory_mib = work, workers, seconds, memory_mib
+    def __init__(self, work: Work, *, workers: int, seconds: float, memory_mib: int, scratch: Path | None = None) -> None:
+        self.work, self.workers, self.seconds, self.memory_mib, self.scratch = work, workers, seconds, memory_mib, scratch
         self._children: list[_Child] = []
-        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._started = 0
+        isolate.gaps()  # looked up once, before any fork
 
-    def map(self, items: list[int], tick: Callable[[], None]) -> Generator[tuple[int, bytes | Lost], None, None]:
-        """(item, result) in the order of completion. tick() is called at least every quarter second and may raise."""
-        waiting = deque(items)
-        self._children = [self._start() for _ in range(min(self.workers, len(items)))]
+    def map(self, items: Iterable[Any], tick: Callable[[], None]) -> Generator[tuple[Any, bytes | Lost], None, None]:
+        """(item, result) in the order of completion. tick() is called at least every quarter second and may raise.
+
+        Items are taken one by one as children fall idle, and pickled.
+        """
+        source, again = iter(items), deque[_Task]()
+        self._root = Path(tempfile.mkdtemp(prefix="reading-", dir=self._scratch_root()))
         try:
-            while waiting or any(child.item is not None for child in self._children):
-                self._hand_out(waiting)
+            while self._hand_out(source, again) or any(child.task for child in self._children):
                 tick()
-                yield from self._collect(waiting)
+                yield from self._collect(again)
         finally:
             for child in self._children:
                 _end(child)
             self._children = []
+            seat.remove(self._root)
 
-    def _hand_out(self, waiting: deque[int]) -> None:
-        """One item for each idle child, the fresh ones first: an item that is tried again needs one."""
-        for child in sorted(self._children, key=lambda child: child.served):
-            if child.item is None and waiting:
-                child.item, child.deadline = waiting.popleft(), time.monotonic() + self.seconds
-                try:
-                    child.pipe.send_bytes(child.item.to_bytes(8, "big"))
-                except OSError:
-                    continue  # it died idle: its pipe reads as ended, and _collect tries the item again
+    def _scratch_root(self) -> Path | None:
+        if self.scratch is not None:
+            self.scratch.mkdir(parents=True, exist_ok=True)
+        return self.scratch
 
-    def _collect(self, waiting: deque[int]) -> Iterator[tuple[int, bytes | Lost]]:
-        busy = [child for child in self._children if child.item is not None]
+    def _hand_out(self, source: Iterator[Any], again: deque[_Task]) -> bool:
+        """One item for each idle child, the fresh ones first: an item that is tried again needs one. False: none is left."""
+        idle = sorted((child for child in self._children if child.task is None), key=lambda child: child.served)
+        for _ in range(self.workers - len(self._children) + len(idle)):
+            task = again.popleft() if again else next((_Task(item) for item in source), None)
+            if task is None:
+                return False
+            child = idle.pop(0) if idle else self._start()
+            self._give(child, task)
+        return True
+
+    def _give(self, child: _Child, task: _Task) -> None:
+        now = time.monotonic()
+        child.task, child.part = task, ""
+        child.deadline, child.last = now + self.seconds, now + PARTS_SECONDS * self.seconds
+        with suppress(OSError):  # it died idle: its pipe reads as ended, and _collect tries the item again
+            child.pipe.send_bytes(pickle.dumps((task.item, task.avoid)))
+
+    def _collect(self, again: deque[_Task]) -> Iterator[tuple[Any, bytes | Lost]]:
+        busy = [child for child in self._children if child.task is not None]
+        if not busy:
+            return
         next_deadline = min(child.deadline for child in busy) - time.monotonic()
         ready = wait([child.pipe for child in busy], timeout=max(0.0, min(TICK_SECONDS, next_deadline)))
         for child in busy:
-            assert child.item is not None
-            item = child.item
             if child.pipe in ready:
-                yield from self._receive(child, item, waiting)
-            elif time.monotonic() > child.deadline:
-                self._replace(child)
-                yield item, Lost(f"took longer than {self.seconds:g} seconds")
+                yield from self._receive(child, again)
+            elif (now := time.monotonic()) > child.deadline:
+                if now > child.last:
+                    child.part = ""
+                    yield from self._lose(child, f"it and the files inside it took longer than {PARTS_SECONDS * self.seconds:g} seconds", again)
+                else:
+                    yield from self._lose(child, f"took longer than {self.seconds:g} seconds", again)
 
-    def _receive(self, child: _Child, item: int, waiting: deque[int]) -> Iterator[tuple[int, bytes | Lost]]:
+    def _receive(self, child: _Child, again: deque[_Task]) -> Iterator[tuple[Any, bytes | Lost]]:
+        assert child.task is not None
         try:
-            result = child.pipe.recv_bytes()
+            message = child.pipe.recv_bytes()
+            result = child.pipe.recv_bytes() if message in (DONE, FINISHED) else b""
         except (EOFError, OSError):
-            status = self._replace(child, dying=True)
-            if child.served:
-                waiting.appendleft(item)
-            else:
-                yield item, Lost(_death(status, self.memory_mib))
+            yield from self._bury(child, again)
             return
-        child.item = None
+        if message not in (DONE, FINISHED):
+            child.part = message.decode()
+            child.deadline = min(child.last, time.monotonic() + self.seconds)
+            return
+        task, child.task = child.task, None
         child.served += 1
-        yield item, result
+        if message == FINISHED:
+            self._remove(child)
+        yield task.item, result
 
-    def _replace(self, child: _Child, *, dying: bool = False) -> int:
-        if dying:
-            _await_death(child.pid)
+    def _bury(self, child: _Child, again: deque[_Task]) -> Iterator[tuple[Any, bytes | Lost]]:
+        assert child.task is not None
+        _await_death(child.pid)
+        if child.served:
+            self._remove(child)
+            again.append(child.task)
+            return
+        yield from self._lose(child, "", again)
+
+    def _lose(self, child: _Child, reason: str, again: deque[_Task]) -> Iterator[tuple[Any, bytes | Lost]]:
+        """End a child for what it did; its item is lost, or tried again without the part that did it."""
+        assert child.task is not None
+        status = self._remove(child)
+        reason = reason or _death(status, self.memory_mib, self.seconds)
+        task = child.task
+        if child.part and child.part not in task.avoid and len(task.avoid) < MAX_LOST_PARTS:
+            again.append(_Task(task.item, {**task.avoid, child.part: reason}))
+        else:
+            yield task.item, Lost(f"{reason}, at {child.part!r} inside it" if child.part else reason)
+
+    def _remove(self, child: _Child) -> int:
         status = _end(child)
-        self._children[self._children.index(child)] = self._start()
+        self._children.remove(child)
         return status
 
     def _start(self) -> _Child:
+        self._started += 1
+        folder = self._root / str(self._started)
+        folder.mkdir()
         here, there = Pipe()
         parent = os.getpid()
         pid = os.fork()
         if pid:
             there.close()
-            return _Child(pid, here)
+            self._children.append(_Child(pid, here, folder))
+            return self._children[-1]
         try:
             here.close()
-            self._settle_in(parent, keep=there.fileno())
-            _serve(there, self.work)
+            seat.serve(there, self.work, seat.Tooling(parent, folder, self.seconds, self.memory_mib << 20))
         except MemoryError:
-            os._exit(OUT_OF_MEMORY)
+            os._exit(seat.OUT_OF_MEMORY)
         finally:
-            os._exit(BROKEN)
-
-    def _settle_in(self, parent: int, keep: int) -> None:
-        os.setpgrp()
-        if hasattr(self._libc, "prctl"):
-            self._libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:
-            os._exit(BROKEN)
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        null = os.open(os.devnull, os.O_RDWR)
-        for standard in (0, 1, 2):
-            os.dup2(null, standard)
-        # Other children's pipes and the run's lock must not stay open here: a pipe that never closes hides its end.
-        os.closerange(3, keep)
-        os.closerange(keep + 1, _highest_descriptor() + 1)
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        _limit_memory(self.memory_mib << 20)
-
-
-def _serve(pipe: Connection, work: Work) -> None:
-    while True:
-        try:
-            item = int.from_bytes(pipe.recv_bytes(), "big")
-        except EOFError:
-            os._exit(0)
-        pipe.send_bytes(work(item))
-
-
-def _limit_memory(extra_bytes: int) -> None:
-    """Address space of this process as it is now, plus `extra_bytes`. Not enforced by macOS."""
-    if sys.platform != "linux":
-        return
-    used = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    limit = used + extra_bytes
-    resource.setrlimit(resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
-
-
-def _highest_descriptor() -> int:
-    folder = Path("/proc/self/fd") if sys.platform == "linux" else Path("/dev/fd")
-    return max(int(entry.name) for entry in folder.iterdir())
+            os._exit(seat.BROKEN)
 
 
 def _await_death(pid: int) -> None:
@@ -191,19 +212,26 @@ def _await_death(pid: int) -> None:
 
 
 def _end(child: _Child) -> int:
-    """Make sure that a child and what it started are gone; returns its wait status. Kills before it reaps: until then
-    the process id cannot belong to anyone else."""
+    """Make sure that a child, what it started and what it wrote are gone; returns its wait status.
+
+    Kills before it reaps: until then the process id cannot belong to anyone else.
+    """
     child.pipe.close()
     for kill in (os.killpg, os.kill):
         with suppress(ProcessLookupError):
             kill(child.pid, signal.SIGKILL)
-    return os.waitpid(child.pid, 0)[1]
+    status = os.waitpid(child.pid, 0)[1]
+    seat.remove(child.folder)
+    return status
 
 
-def _death(status: int, memory_mib: int) -> str:
+def _death(status: int, memory_mib: int, seconds: float) -> str:
     if os.WIFSIGNALED(status):
-        name = signal.Signals(os.WTERMSIG(status)).name
-        return f"the extractor crashed ({name})"
-    if os.WEXITSTATUS(status) == OUT_OF_MEMORY:
+        if os.WTERMSIG(status) == signal.SIGXCPU:
+            return f"took longer than {seconds:g} seconds of processor time"
+        return f"the extractor crashed ({signal.Signals(os.WTERMSIG(status)).name})"
+    if os.WEXITSTATUS(status) == seat.OUT_OF_MEMORY:
         return f"needs more than {memory_mib:,} MiB of memory"
+    if os.WEXITSTATUS(status) == seat.UNCONFINED:
+        return "the process that reads files could not be isolated (forge doctor)"
     return f"the extractor ended its process (exit code {os.WEXITSTATUS(status)})"

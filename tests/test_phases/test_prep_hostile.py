@@ -148,7 +148,7 @@ def test_absurd_nesting_is_an_answer_and_no_crash(tmp_path: Path) -> None:
 def test_children_die_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     script = (
         "import time\nfrom forge.phases.prep.pool import Pool\n"
-        "pool = Pool(lambda item: time.sleep(600) or b'', workers=2, seconds=600, memory_mib=512)\n"
+        "pool = Pool(lambda item, seat: time.sleep(600) or b'', workers=2, seconds=600, memory_mib=512)\n"
         "for _ in pool.map([1, 2], lambda: open('started', 'w').close()):\n    pass\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path)
@@ -182,7 +182,7 @@ def test_a_stop_between_files_ends_the_children(tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     def run() -> None:
-        for item, _ in Pool(lambda item: b"", workers=2, seconds=5, memory_mib=512).map(list(range(50)), tick):
+        for item, _ in Pool(lambda item, seat: b"", workers=2, seconds=5, memory_mib=512).map(list(range(50)), tick):
             done.append(item)
 
     with pytest.raises(KeyboardInterrupt):

@@ -1,0 +1,180 @@
+"""Writes files that come out of a file (an archive's members, a mail's attachments) to a folder: safely, and not without end."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from forge.corpus import printable
+from forge.errors import ExtractError
+from forge.phases.prep.balance import clean
+from forge.protocols import Embedded
+from forge.records import CorpusEntry
+
+Status = Literal["ok", "skipped", "refused", "failed"]
+SEPARATOR = "!/"
+MAX_DEPTH = 5
+MAX_MEMBERS = 10_000
+MAX_MEMBER_BYTES = 256 << 20
+MAX_BYTES = 1 << 30
+FREE_BYTES = 64 << 20
+"""Whatever its size, a file may unpack to this much; above, to MAX_RATIO times its size."""
+
+MAX_RATIO = 200
+MAX_PARTS = 60
+MAX_PART_BYTES = 200
+"""Of a name, so that it fits into any file system (255 bytes) with a number added."""
+
+UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f]")
+JUNK = re.compile(r"(^|/)(__MACOSX/|\.DS_Store$|Thumbs\.db$|desktop\.ini$)")
+DRIVE = re.compile(r"^[A-Za-z]:")
+NO_FILE = re.compile(r"^link |symbolic link|hard link|device|fifo|named pipe|socket", re.IGNORECASE)
+REFUSED = re.compile(r"encrypt|password|unsafe|bomb|limit|at most|larger|bigger", re.IGNORECASE)
+
+
+class LimitBroken(ExtractError):
+    """A file holds more than any file may: it is refused as a whole, with all that came out of it."""
+
+
+@dataclass
+class Budget:
+    """What one file of the corpus and all files inside it may come to. size: of that file, in bytes."""
+
+    size: int
+    members: int = 0
+    bytes: int = 0
+    characters: int = 0
+
+    def one_more(self) -> None:
+        """Count a member. Raises LimitBroken."""
+        self.members += 1
+        if self.members > MAX_MEMBERS:
+            raise LimitBroken(f"holds more than {MAX_MEMBERS:,} files in all", next="unpack it into the corpus", refused=True)
+
+    def unpacked(self, count: int) -> None:
+        """Count bytes. Raises LimitBroken."""
+        self.bytes += count
+        if self.bytes > MAX_BYTES:
+            raise LimitBroken(f"unpacks to more than {MAX_BYTES >> 20:,} MiB in all", next="unpack it into the corpus", refused=True)
+        if self.bytes > max(FREE_BYTES, MAX_RATIO * self.size):
+            raise LimitBroken(f"unsafe: unpacks to more than {MAX_RATIO} times its size", refused=True)
+
+
+@dataclass(frozen=True)
+class Member:
+    """A file inside a file. entry: its path through all levels; why: it was not written, for this reason."""
+
+    entry: CorpusEntry
+    name: str
+    why: str = ""
+    status: Status = "skipped"
+    note: str = ""
+
+
+@dataclass
+class Unpacked:
+    """The members of one file, written to `folder` under their own names as far as these are safe."""
+
+    folder: Path
+    owner: str
+    budget: Budget
+    members: list[Member] = field(default_factory=list)
+    _names: set[str] = field(default_factory=set)
+    _folders: set[str] = field(default_factory=set)
+
+    def take(self, embedded: Embedded) -> None:
+        """Write one file; one that is damaged or too large becomes a member with the reason. Raises LimitBroken."""
+        if embedded.name.endswith("/") and not embedded.note:
+            return  # a folder: its files name it
+        self.budget.one_more()
+        name = self._free(safe_name(embedded.name))
+        if JUNK.search(name):
+            self._reject(name, "skipped", "left by an operating system, no document")
+        elif embedded.note:
+            self._reject(name, _status(embedded.note), clean(embedded.note)[:300])
+        else:
+            self._write(name, embedded)
+
+    def path(self, member: Member) -> Path:
+        """Where a member was written."""
+        return self.folder / member.name
+
+    def _write(self, name: str, embedded: Embedded) -> None:
+        target = self.folder / name
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            size, sha256 = self._copy(embedded.chunks, target)
+        except (LimitBroken, MemoryError):
+            raise
+        except Exception as error:  # noqa: BLE001  # a library on a damaged member: costs that member
+            target.unlink(missing_ok=True)
+            refused = isinstance(error, ExtractError) and error.refused
+            told = error.fact if isinstance(error, ExtractError) else f"damaged ({type(error).__name__}: {error})"
+            self._reject(name, "refused" if refused else "failed", clean(told)[:300])
+            return
+        note = "" if _plain(embedded.name) == name else f"stored as {clean(printable(embedded.name))[:200]!r}"
+        entry = CorpusEntry(path=self.owner + SEPARATOR + name, kind="file", size=size, sha256=sha256)
+        self.members.append(Member(entry, name, note=note))
+
+    def _copy(self, chunks: Iterable[bytes], target: Path) -> tuple[int, str]:
+        hasher, size = hashlib.sha256(), 0
+        handle = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(handle, "wb") as file:
+            for chunk in chunks:
+                size += len(chunk)
+                self.budget.unpacked(len(chunk))
+                if size > MAX_MEMBER_BYTES:
+                    raise ExtractError(f"larger than {MAX_MEMBER_BYTES >> 20:,} MiB", refused=True)
+                hasher.update(chunk)
+                file.write(chunk)
+        return size, hasher.hexdigest()
+
+    def _reject(self, name: str, status: Status, why: str) -> None:
+        entry = CorpusEntry(path=self.owner + SEPARATOR + name, kind="file")
+        self.members.append(Member(entry, name, why, status))
+
+    def _free(self, name: str) -> str:
+        """`name`, or with a number when another member has it already, or has one of its folders as a file's name."""
+        path, tried = PurePosixPath(name), 1
+        while name in self._names or name in self._folders or any(str(one) in self._names for one in PurePosixPath(name).parents):
+            tried += 1
+            head, last = (path.parent, path.name) if len(path.parts) > 1 else (PurePosixPath(), path.name)
+            stem, _, extension = last.rpartition(".")
+            last = f"{stem}~{tried}.{extension}" if stem else f"{last}~{tried}"
+            clash = any(str(one) in self._names for one in path.parents)
+            name = str(PurePosixPath(f"{path.parts[0]}~{tried}", *path.parts[1:]) if clash else head / last)
+        self._names.add(name)
+        self._folders.update(str(one) for one in PurePosixPath(name).parents)
+        return name
+
+
+def safe_name(name: str) -> str:
+    """A relative path without "..", drive, control characters or over-long parts; as it was wherever it was safe."""
+    parts = [_safe_part(part) for part in _plain(name).split("/") if part not in ("", ".", "..")]
+    return "/".join(parts[-MAX_PARTS:]) or "unnamed"
+
+
+def _plain(name: str) -> str:
+    """Windows' separators turned; bytes that are no text written as \\xNN."""
+    text = name.replace("\\", "/") if "/" not in name else name
+    return printable(DRIVE.sub("", text)).replace("!/", "!_/")
+
+
+def _safe_part(part: str) -> str:
+    part = UNSAFE.sub("_", part)
+    if len(part.encode()) <= MAX_PART_BYTES:
+        return part
+    stem, dot, extension = part.rpartition(".")
+    mark = "~" + hashlib.sha256(part.encode()).hexdigest()[:8] + (dot + extension if stem and len(extension.encode()) <= 16 else "")
+    return part.encode()[: MAX_PART_BYTES - len(mark.encode())].decode(errors="ignore") + mark
+
+
+def _status(note: str) -> Status:
+    if NO_FILE.search(note):
+        return "skipped"
+    return "refused" if REFUSED.search(note) else "failed"
