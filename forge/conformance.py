@@ -29,6 +29,7 @@ TRUNCATIONS = (0.1, 0.5, 0.9)
 
 SURFACE: dict[str, tuple[str, ...]] = {
     "extractor": ("name", "media_types", "extensions", "magic", "requires", "extract"),
+    "source": ("name", "requires", "settings", "fetch", "preview"),
     "teacher": ("name", "requires", "capabilities", "price", "generate"),
     "provider": ("name", "requires", "quote", "start", "find", "stop", "channel", "settle"),
     "task": ("name", "prompt", "target", "parse", "score", "gates", "card_text"),

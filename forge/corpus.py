@@ -11,7 +11,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from forge.cache import Cache
@@ -32,17 +32,27 @@ def scan_corpus(root: Path, cache: Path | None = None, *, leave_out: Path | None
     return list(walk_corpus(root, cache, leave_out=leave_out))
 
 
-def walk_corpus(root: Path, cache: Path | None = None, *, leave_out: Path | None = None) -> Iterator[CorpusEntry]:
+def walk_corpus(
+    root: Path, cache: Path | None = None, *, leave_out: Path | None = None, wanted: Callable[[str], bool] | None = None
+) -> Iterator[CorpusEntry]:
     """Every name under `root` (or the one file `root`) in the order of paths; holds one folder's names at a time.
 
     cache: a folder that keeps the hashes of unchanged files between runs (by inode, size, mtime, ctime).
     leave_out: a folder that is no part of the corpus even if it lies in it (where runs are kept).
+    wanted: picks by path; the others are neither listed nor hashed.
     Raises UsageError, at once, if there is nothing at `root`.
     """
+    return _entries(walk_names(root, leave_out=leave_out, wanted=wanted), _Hashes(cache, root))
+
+
+def walk_names(
+    root: Path, *, leave_out: Path | None = None, wanted: Callable[[str], bool] | None = None
+) -> Iterator[tuple[Path, str]]:
+    """The same as (file, path below root), without looking into any file."""
     if not root.exists():
         raise UsageError(f"there is no corpus at {root}", next="name an existing folder or file")
-    names = iter([(root, root.name)]) if root.is_file() else _walk(root, leave_out)
-    return _entries(names, _Hashes(cache, root))
+    names = iter([(root, printable(root.name))]) if root.is_file() else _walk(root, leave_out)
+    return names if wanted is None else (one for one in names if wanted(one[1]))
 
 
 def _entries(names: Iterator[tuple[Path, str]], hashes: _Hashes) -> Iterator[CorpusEntry]:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
 import shutil
 import sys
@@ -14,12 +15,15 @@ from pathlib import Path
 from typing import Literal
 
 from forge.phase import Requirement
+from forge.protocols import PLUGIN_KINDS
 from forge.records import Record
 from forge.registry import Registry, missing
 from forge.run import home
 
 MIN_FREE_GB = 5.0
 DISTRIBUTION = "slm-forge"
+OPTIONAL_EXTRAS = {"mupdf", "datasketch", "sources", "aws", "clickhouse", "snowflake", "bigquery", "cassandra", "mssql", "oracle"}
+"""What a run over a folder does not need."""
 
 
 class Finding(Record):
@@ -33,7 +37,7 @@ class Finding(Record):
 
 def examine() -> list[Finding]:
     """All checks. Starts nothing, needs no network, imports no heavy library."""
-    checks: list[Callable[[], list[Finding]]] = [_python, _foreign_forge, _extras, _gpu, _disk, _writable, _keys]
+    checks: list[Callable[[], list[Finding]]] = [_python, _foreign_forge, _extras, _gpu, _ocr, _disk, _writable, _keys]
     return [finding for check in checks for finding in check()]
 
 
@@ -68,7 +72,7 @@ def _extras() -> list[Finding]:
         if not absent:
             findings.append(Finding(name=f"extra [{extra}]", state="ok", detail=", ".join(sorted({n.module for n in needs}))))
             continue
-        optional = extra in ("mupdf", "datasketch")
+        optional = extra in OPTIONAL_EXTRAS
         findings.append(
             Finding(
                 name=f"extra [{extra}]", state="missing" if optional else "problem",
@@ -82,7 +86,7 @@ def _extras() -> list[Finding]:
 def _needs(registry: Registry) -> dict[str, set[Requirement]]:
     """Extra -> the modules that phases and plugins want from it."""
     owners = [registry.phase(name) for name in registry.phase_names()]
-    for kind in ("extractor", "teacher", "provider", "task"):
+    for kind in PLUGIN_KINDS:
         owners += [registry.plugin(kind, name, ready=False) for name in registry.names(kind)]
     needs: dict[str, set[Requirement]] = {}
     for owner in owners:
@@ -95,6 +99,14 @@ def _gpu() -> list[Finding]:
     if shutil.which("nvidia-smi"):
         return [Finding(name="gpu", state="ok", detail="nvidia-smi is on PATH; `forge plan` shows what fits")]
     return [Finding(name="gpu", state="missing", detail="no NVIDIA GPU: models are trained from scratch on the CPU", fix="run on a machine with a GPU")]
+
+
+def _ocr() -> list[Finding]:
+    found = [*(["tesseract"] if shutil.which("tesseract") else []), *(["rapidocr"] if importlib.util.find_spec("rapidocr") else [])]
+    if found:
+        return [Finding(name="ocr", state="ok", detail=f"{', '.join(found)}: text in pictures and scanned pages is read")]
+    fix = "apt-get install tesseract-ocr, or pip install 'slm-forge[ocr]'"
+    return [Finding(name="ocr", state="missing", detail="no OCR: pictures and scanned pages are skipped", fix=fix)]
 
 
 def _disk() -> list[Finding]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -32,10 +32,12 @@ from forge.errors import (
 from forge.lease import Leases, as_provider, still_billing
 from forge.phase import Phase
 from forge.protocols import Lease, Offer
-from forge.records import canonical_json, digest, stream_jsonl
+from forge.records import CorpusEntry, canonical_json, digest, stream_jsonl
 from forge.registry import Registry, require
 from forge.remote import MachineRun, rehearse
 from forge.run import Run, cache_folder, home
+from forge.snapshots import Snapshots
+from forge.sources import is_source_list, read_sources
 from forge.store import Artifact
 from forge.worker import Job, JobPhase
 
@@ -68,8 +70,12 @@ class Pipeline:
         confirm: Confirm | None = None,
         stop_requested: Callable[[], bool] = lambda: False,
         rerun_from: str = "",
+        refetch: bool = False,
     ) -> None:
-        """ask: shows the plan to a person. confirm: asks before a paid phase runs again. rerun_from: a phase to force."""
+        """ask: shows the plan to a person. confirm: asks before a paid phase runs again. rerun_from: a phase to force.
+
+        refetch: bring the sources of a source list again, even where a snapshot is there.
+        """
         self.run, self.registry, self.config = run, registry, config
         self.ask, self.confirm, self.stop_requested = ask, confirm, stop_requested
         phases = [registry.phase(name) for name in registry.phase_names()]
@@ -78,6 +84,8 @@ class Pipeline:
         self.leases = Leases(run, {name: as_provider(registry.plugin("provider", name)) for name in registry.names("provider")})
         self.seed = int(config.section("run").seed)
         self.forced = self._forced(rerun_from)
+        self.refetch = refetch
+        self.snapshots = self._snapshots()
         self.did_work = False
 
     def execute(self, until: str = "") -> None:
@@ -88,6 +96,8 @@ class Pipeline:
         failure: BaseException | None = None
         outcome = "done"
         try:
+            if self.snapshots:
+                self.snapshots.bring(refetch=self.refetch)
             self._publish_corpus()
             self._run_all(until)
             outcome = "stopped" if until else "done"
@@ -143,8 +153,7 @@ class Pipeline:
             index += 1
 
     def _step(self, phase: AnyPhase) -> None:
-        if self.stop_requested():
-            raise Interrupted
+        self._check_stop()
         after_gate = gate.APPROVAL in phase.reads
         self.run.ledger.phase, self.run.ledger.gate_open = phase.name, after_gate
         if after_gate:
@@ -278,13 +287,30 @@ class Pipeline:
     def _publish_corpus(self) -> None:
         """List the corpus; a changed file changes this artifact and, through it, what has to run."""
         draft = self.run.folder / ".corpus.jsonl"
-        stream_jsonl(draft, walk_corpus(self.run.corpus, cache_folder(), leave_out=home()))
+        stream_jsonl(draft, self._entries())
         artifact = self.run.store.publish(CORPUS, CORPUS, draft, "corpus.jsonl")
         draft.unlink()
         stored = self.run.store.get(CORPUS)
         if stored is None or stored.sha256 != artifact.sha256:
             sql, values = self.run.store.record(artifact)
             self.run.state.execute(sql, *values)
+
+    def _entries(self) -> Iterator[CorpusEntry]:
+        if self.snapshots:
+            return self.snapshots.entries(cache_folder(), leave_out=home())
+        return walk_corpus(self.run.corpus, cache_folder(), leave_out=home())
+
+    def _snapshots(self) -> Snapshots | None:
+        if not is_source_list(self.run.corpus):
+            return None
+        return Snapshots(
+            self.run.folder, self.run.corpus, read_sources(self.run.corpus, self.registry), check_stop=self._check_stop,
+            tell=lambda text: self.run.events.emit("notice", text=text),
+        )
+
+    def _check_stop(self) -> None:
+        if self.stop_requested():
+            raise Interrupted
 
     # --- bookkeeping --------------------------------------------------------------------------------------------
 
@@ -387,7 +413,8 @@ class EngineContext(FolderContext):
         self._pipeline = pipeline
         super().__init__(
             folder, run_id=run.id, seed=pipeline.seed, dry_run=run.dry_run, inputs=inputs, writes=phase.writes,
-            registry=registry, money=run.ledger, corpus_root=run.corpus, fingerprint=fingerprint, cache=cache_folder(),
+            registry=registry, money=run.ledger, fingerprint=fingerprint, cache=cache_folder(),
+            corpus_root=pipeline.snapshots.root if pipeline.snapshots else run.corpus,
             stop_requested=pipeline.stop_requested,
             emit=lambda kind, fields: run.events.emit(kind, phase=phase.name, **fields),
             rehearse=lambda phases, files: rehearse(

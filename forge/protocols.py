@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
-from forge.phase import Requirement
+from forge.phase import Requirement, Settings
 from forge.records import Example, Message, Passage, Piece, Record, Verdict
 
 # --- extractors ------------------------------------------------------------------------------------------------
@@ -74,6 +74,81 @@ class Extractor(Protocol):
         ...
 
 
+# --- sources ---------------------------------------------------------------------------------------------------
+
+
+class Sample(Record):
+    """One file or row of a source, to look at: where it is, and the beginning of its text."""
+
+    place: str
+    text: str
+
+
+class Preview(Record):
+    """What a source holds, as far as can be told without fetching it. None = not known before the fetch."""
+
+    files: int | None = None
+    rows: int | None = None
+    bytes: int | None = None
+    samples: tuple[Sample, ...] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Fetching:
+    """What a source gets besides its settings.
+
+    base: the folder that relative paths in sources.yaml start from.
+    secret(VARIABLE): the value of an environment variable; from then on it is hidden in every message.
+    hide(value): hides a value that was made from a secret ("Basic …").
+    check_stop(): raises Interrupted when the user asked to stop; call it between files or rows.
+    previous, facts: the files and facts of the last fetch of the same settings, so that what has not changed need not
+    be fetched again (ETag); None and empty the first time.
+    """
+
+    base: Path
+    secret: Callable[[str], str]
+    hide: Callable[[str], None] = lambda value: None
+    check_stop: Callable[[], None] = lambda: None
+    previous: Path | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class InPlace:
+    """Local files that are read where they are. root: a folder, or one file; wanted(path below root) picks."""
+
+    root: Path
+    wanted: Callable[[str], bool] = lambda path: True
+
+
+class SourceReader(Protocol):
+    """Brings documents of one kind of place. Exported as `source`; entry point group `forge.sources`.
+
+    name: the `kind` in sources.yaml. settings: a forge.phase.Settings with the other keys.
+
+    It may also have (the engine looks with getattr):
+    VERSION: int, 1 unless told; a higher one fetches existing snapshots again.
+    in_place(settings, ctx: Fetching) -> InPlace: for files on this machine; they are then listed and not copied, and
+        fetch and preview are never called.
+    """
+
+    name: ClassVar[str]
+    requires: ClassVar[tuple[Requirement, ...]]
+    settings: ClassVar[type[Settings]]
+
+    def fetch(self, settings: Any, folder: Path, ctx: Fetching) -> Mapping[str, Any]:
+        """Write the source's files into the empty `folder`, with names and bytes that depend on the source only.
+
+        Returns facts for the manifest (a commit, ETags), without secrets. Raises ForgeError.
+        """
+        ...
+
+    def preview(self, settings: Any, samples: int, ctx: Fetching) -> Preview:
+        """Counts and up to `samples` samples, without fetching everything. Raises ForgeError."""
+        ...
+
+
 # --- teachers --------------------------------------------------------------------------------------------------
 
 
@@ -128,8 +203,30 @@ class TeacherCapabilities(Record):
     deterministic: bool = False
 
 
+class TeacherBrief(Record):
+    """How a run wants its teacher.
+
+    model: the vendor's model id. endpoint: base URL, or a file for teachers that read one. mode: "batch" (half the price
+    where the vendor has it, hours instead of minutes), "live", or "auto" (batch where there is one).
+    in_flight: most requests at once. notes: a folder that survives kills, for ids that must not be lost.
+    """
+
+    model: str = ""
+    endpoint: str = ""
+    mode: Literal["auto", "batch", "live"] = "auto"
+    in_flight: int = 16
+    notes: str = ""
+
+
 class Teacher(Protocol):
-    """Turns passages into proposed pairs. Exported as `teacher`; entry point group `forge.teachers`."""
+    """Turns passages into proposed pairs. Exported as `teacher`; entry point group `forge.teachers`.
+
+    It may also have (synth looks with getattr):
+    briefed(brief: TeacherBrief) -> Teacher: the same teacher, set up for a run. Spends nothing, opens no connection.
+    preflight() -> None: raises MissingAccess or UsageError before anything is reserved (key, model, endpoint). Spends nothing.
+    submitted(keys: Sequence[str]) -> set[str]: those of the keys that an earlier process handed in and that generate()
+        will collect without paying again; their reservations are taken up instead of made anew.
+    """
 
     name: ClassVar[str]
     requires: ClassVar[tuple[Requirement, ...]]
@@ -334,6 +431,7 @@ class Executor(Protocol):
 
 PLUGIN_KINDS: dict[str, tuple[str, str]] = {
     "extractor": ("forge.extractors", "extractor"),
+    "source": ("forge.sources", "source"),
     "teacher": ("forge.teachers", "teacher"),
     "provider": ("forge.compute", "provider"),
     "task": ("forge.tasks", "task"),

@@ -21,7 +21,7 @@ TOOL_GROUP = "forge.tools"
 class Registry:
     """All phases and plugins that this installation and the given folders offer.
 
-    A file in a plugin folder exports `extractor`, `teacher`, `provider` or `task`, and is known by the `name` of what it
+    A file in a plugin folder exports `extractor`, `source`, `teacher`, `provider` or `task`, and is known by the `name` of what it
     exports. It wins over an installed plugin of the same name. Files are code: only folders named by the user are read.
     """
 
@@ -114,7 +114,7 @@ def load_file(file: Path) -> dict[str, Any]:
     exports = {kind: getattr(module, attribute) for kind, (_, attribute) in PLUGIN_KINDS.items() if hasattr(module, attribute)}
     if not exports:
         raise ForgeError(
-            f"the plugin {file} exports nothing", why="it needs a module-level extractor, teacher, provider or task",
+            f"the plugin {file} exports nothing", why="it needs a module-level extractor, source, teacher, provider or task",
             next="forge plugins new extractor NAME shows the shape",
         )
     nameless = [kind for kind, plugin in exports.items() if not isinstance(getattr(plugin, "name", None), str)]
@@ -128,7 +128,14 @@ def load_file(file: Path) -> dict[str, Any]:
 
 def missing(requires: tuple[Requirement, ...]) -> tuple[Requirement, ...]:
     """The requirements whose module cannot be found. Imports nothing."""
-    return tuple(need for need in requires if importlib.util.find_spec(need.module) is None)
+    return tuple(need for need in requires if not _is_there(need.module))
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:   # the package around "google.cloud.bigquery" is missing
+        return False
 
 
 def require(requires: tuple[Requirement, ...], what: str) -> None:

@@ -12,7 +12,7 @@ from forge.cli.complete import phase_names, recipe_names, run_names
 
 PANEL = "Forge"
 
-Corpus = typer.Argument(..., metavar="CORPUS", help="Folder (or one file) with your documents.", show_default=False)
+Corpus = typer.Argument(..., metavar="CORPUS", help="Folder with your documents, one file, or a sources.yaml that lists folders, files, repositories, buckets, URLs and databases (docs/sources.md).", show_default=False)
 RunId = typer.Argument("", metavar="RUN", help="Run id; without one, the newest run.", show_default=False, autocompletion=run_names)
 Budget = typer.Option(None, "--budget", min=0, help="The cap in US dollars. Nothing is spent beyond it.", show_default=False)
 BeforeGate = typer.Option(None, "--before-gate", min=0, help="Dollars the teacher may spend before approval [10 % of the budget].", show_default=False)
@@ -27,6 +27,8 @@ Quiet = typer.Option(False, "--quiet", "-q", help="Only the result.")
 Yes = typer.Option(False, "--yes", "-y", help="Agree to re-running phases that cost money. Never approves a plan.")
 New = typer.Option(False, "--new", help="Start a new run even if this corpus has one.")
 Name = typer.Option("", "--id", help="Name the new run yourself.", show_default=False)
+Preview = typer.Option(False, "--preview", help="Only show what CORPUS holds: counts and three samples of each source.")
+Refetch = typer.Option(False, "--refetch", help="Fetch the sources of a sources.yaml again.")
 
 
 def add(app: typer.Typer) -> None:
@@ -38,18 +40,25 @@ def add(app: typer.Typer) -> None:
 def run(
     corpus: Path = Corpus, budget: float | None = Budget, before_gate: float | None = BeforeGate, recipe: str = Recipe,
     set_: list[str] = Set, dry_run: bool = DryRun, plugin_dir: list[Path] = PluginDir, until: str = Until, new: bool = New,
-    run_id: str = Name, yes: bool = Yes, quiet: bool = Quiet, as_json: bool = Json,
+    run_id: str = Name, preview: bool = Preview, refetch: bool = Refetch, yes: bool = Yes, quiet: bool = Quiet, as_json: bool = Json,
 ) -> None:
     """Forge a model from CORPUS within a budget; stops once, for your approval.
 
     A corpus that already has a run continues it: unchanged phases are skipped, changed ones run again.
+    The sources of a sources.yaml are fetched once and kept with the run; a changed entry is fetched again.
     """
-    from forge.cli.session import Session
+    from forge.cli.session import Session, check_corpus
 
+    if preview:
+        from forge.cli.previewing import show_preview
+
+        check_corpus(corpus)
+        show_preview(corpus, tuple(plugin_dir), as_json=as_json)
+        return
     flags = [*_money(budget, before_gate), *set_]
     session = Session(as_json=as_json, quiet=quiet, yes=yes)
     session.start(corpus, dry_run=dry_run, new=new, run_id=run_id, plugin_dirs=tuple(plugin_dir), recipe=recipe, flags=flags, until=until)
-    session.execute(until=until)
+    session.execute(until=until, refetch=refetch)
 
 
 def plan(

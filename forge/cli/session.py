@@ -20,6 +20,7 @@ from forge.registry import Registry
 from forge.run import Run, find_run
 from forge.sections import all_sections
 from forge.signals import StopSignal
+from forge.sources import is_source_list, read_sources
 
 
 class Session:
@@ -37,10 +38,7 @@ class Session:
         until: str = "",
     ) -> None:
         """Begin a run over a corpus, or continue the one that it has. Everything that was typed is checked first."""
-        if not corpus.exists():
-            raise _no_corpus(corpus)
-        if corpus.is_dir() and not any(files for _, _, files in os.walk(corpus)):
-            raise ForgeError("the corpus is empty", why=f"{corpus} holds no file", next="forge run FOLDER with documents in it")
+        check_corpus(corpus)
         known = "" if new or run_id else find_run(corpus, dry_run=dry_run)
         if known:
             self.run = Run.open(known, (self.view,))
@@ -50,6 +48,9 @@ class Session:
         self.registry.names("provider")   # imports the user's own plugins: a broken one is told before anything starts
         if until:
             self.registry.phase(until)
+        if is_source_list(corpus):
+            for source in read_sources(corpus, self.registry):
+                source.require()
         if not known:
             self.run = Run.create(corpus, dry_run=dry_run, run_id=run_id, listeners=(self.view,))
         self.run.state.put("plugin_dirs", json.dumps([str(path.resolve()) for path in dirs]))
@@ -62,7 +63,7 @@ class Session:
         self.config = resolve(all_sections(self.registry), stored=self.run.overrides(), flags=flags or [])
         return self.run
 
-    def execute(self, *, until: str = "", rerun_from: str = "", show_result: bool = True) -> None:
+    def execute(self, *, until: str = "", rerun_from: str = "", refetch: bool = False, show_result: bool = True) -> None:
         """Run what has to be run and print what came of it."""
         began = time.monotonic()
         try:
@@ -70,7 +71,7 @@ class Session:
                 self.run.remember(self.config)
                 self.run.state.put("cwd", str(Path.cwd()))
                 self.view.money = self._money
-                pipeline = self._pipeline(stop, rerun_from)
+                pipeline = self._pipeline(stop, rerun_from, refetch)
                 pipeline.execute(until)
         except Interrupted as error:
             raise Interrupted(f"interrupted; what is finished is kept. next: forge resume {self.run.id}") from error
@@ -127,10 +128,10 @@ class Session:
         count = self.run.state.row("SELECT COUNT(*) AS n FROM lease")
         return {"run": self.run.id, "leases": count["n"] if count else 0, "billing": 0}
 
-    def _pipeline(self, stop: StopSignal | None, rerun_from: str) -> Pipeline:
+    def _pipeline(self, stop: StopSignal | None, rerun_from: str, refetch: bool = False) -> Pipeline:
         interactive = ui.is_interactive() and not self.as_json
         return Pipeline(
-            self.run, self.registry, self.config, rerun_from=rerun_from,
+            self.run, self.registry, self.config, rerun_from=rerun_from, refetch=refetch,
             ask=self._ask if interactive else None,
             confirm=(lambda text: True) if self.yes else (ui.ask if interactive else None),
             stop_requested=stop or (lambda: False),
@@ -160,6 +161,14 @@ class Session:
             teacher = getattr(self.config.section("synth"), "teacher", "") if "synth" in self.config.sections() else ""
             ui.say(f"  before your approval at most ${early:,.2f} may be spent, on the teacher{f' ({teacher})' if teacher else ''}; nothing on machines")
         ui.say()
+
+
+def check_corpus(corpus: Path) -> None:
+    """Raise when there is no corpus at a path, or nothing in it."""
+    if not corpus.exists():
+        raise _no_corpus(corpus)
+    if corpus.is_dir() and not any(files for _, _, files in os.walk(corpus)):
+        raise ForgeError("the corpus is empty", why=f"{corpus} holds no file", next="forge run FOLDER with documents in it")
 
 
 def _no_corpus(corpus: Path) -> UsageError:

@@ -1,0 +1,262 @@
+"""Brings the sources of a run into its folder, once: a resumed run reads the snapshot and fetches nothing again.
+
+runs/<id>/sources/<name>.json             what was fetched: sha256 of the settings, facts (a commit, ETags), when
+runs/<id>/sources/<label>/<name>/...      its files; for files on this machine a link to where they are
+
+A snapshot counts once its manifest is written, which is the last step; it is replaced when the source's settings change
+or `refetch` asks for it, and only after the new one is complete.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from forge.corpus import walk_corpus, walk_names
+from forge.credentials import Secrets
+from forge.errors import DISK_FULL, ForgeError, Interrupted, disk_full
+from forge.protocols import Fetching, InPlace, Preview, Sample
+from forge.records import CorpusEntry, Record, canonical_json
+from forge.sources import Source, corpus_label
+from forge.store import write_durably
+
+SAMPLE_CHARS = 240
+HEAD_BYTES = 4096
+ROW_SUFFIXES = {".jsonl", ".ndjson"}
+
+
+class Manifest(Record):
+    """What is known about a snapshot. Times stay out of artifacts: nothing else reads `fetched`."""
+
+    name: str
+    kind: str
+    settings_sha256: str
+    files: int
+    bytes: int
+    fetched: float
+    facts: dict[str, Any]
+
+
+class SourcePreview(Record):
+    """A source's line in `forge run --preview`; `error` when it could not be looked at."""
+
+    name: str
+    kind: str
+    preview: Preview = Preview()
+    error: str = ""
+
+
+class Snapshots:
+    """The snapshots of one run. `tell` gets one line for each source that is fetched."""
+
+    def __init__(
+        self, folder: Path, corpus: Path, sources: list[Source], *, tell: Callable[[str], None] = lambda text: None,
+        check_stop: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.folder, self.sources, self.tell, self.check_stop = folder / "sources", sources, tell, check_stop
+        self.root = self.folder.resolve() / corpus_label(corpus)
+        self.base = corpus.resolve().parent
+        self.secrets = Secrets()
+
+    def bring(self, *, refetch: bool = False) -> None:
+        """Fetch what is missing or changed. Raises the first source's error, which names it; finished snapshots stay."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        self._forget_others()
+        for source in self.sources:
+            self.check_stop()
+            if source.is_local:
+                self._link(source)
+            elif refetch or not self._is_current(source):
+                self._fetch(source)
+
+    def entries(self, cache: Path | None, leave_out: Path) -> Iterator[CorpusEntry]:
+        """The corpus: every file of every source as <name>/…, in the order of paths."""
+        for source in self.sources:
+            if source.is_local:
+                place = self._place(source)
+                found = walk_corpus(place.root, cache, leave_out=leave_out, wanted=place.wanted)
+            else:
+                found = walk_corpus(self.root / source.name, cache)
+            for entry in found:
+                yield entry.model_copy(update={"path": f"{source.name}/{entry.path}"})
+
+    def _is_current(self, source: Source) -> bool:
+        manifest = self._manifest(source)
+        return manifest is not None and manifest.settings_sha256 == source.sha256
+
+    def _manifest(self, source: Source) -> Manifest | None:
+        """The manifest of a complete snapshot."""
+        path, files = self.folder / f"{source.name}.json", self.root / source.name
+        if not path.is_file() or not files.is_dir() or files.is_symlink():
+            return None
+        try:
+            return Manifest.model_validate_json(path.read_text(encoding="utf-8"))
+        except ValueError:   # damaged: fetch it again
+            return None
+
+    def _fetch(self, source: Source) -> None:
+        known = self._manifest(source)
+        old = known if known and known.settings_sha256 == source.sha256 else None
+        draft = self.folder / f".new-{source.name}"
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir()
+        ctx = self._context(self.root / source.name if old else None, old.facts if old else {})
+        try:
+            with _naming(source, self.secrets):
+                source.require()
+                facts = source.reader.fetch(source.settings, draft, ctx)
+            files, size = _count(draft)
+            manifest = Manifest(
+                name=source.name, kind=source.kind, settings_sha256=source.sha256, files=files, bytes=size,
+                fetched=round(time.time(), 3), facts=self.secrets.hide_all(dict(facts)),
+            )
+            self._publish(draft, manifest)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+        self.tell(f"source {source.name} ({source.kind}): {files:,} files, {size:,} bytes fetched")
+
+    def _publish(self, draft: Path, manifest: Manifest) -> None:
+        card = self.folder / f"{manifest.name}.json"
+        card.unlink(missing_ok=True)
+        _remove(self.root / manifest.name)
+        draft.rename(self.root / manifest.name)
+        write_durably(card, canonical_json(manifest.model_dump(mode="json")) + "\n")
+
+    def _link(self, source: Source) -> None:
+        """A link to the folder of local files, so that root/<name>/<path> is the file everywhere."""
+        place, link = self._place(source), self.root / source.name
+        target = place.root if place.root.is_dir() else place.root.parent
+        if link.is_symlink() and link.readlink() == target:
+            return
+        (self.folder / f"{source.name}.json").unlink(missing_ok=True)
+        _remove(link)
+        link.symlink_to(target)
+
+    def _place(self, source: Source) -> InPlace:
+        return place_of(source, self._context(None, {}), self.secrets)
+
+    def _context(self, previous: Path | None, facts: dict[str, Any]) -> Fetching:
+        return Fetching(
+            base=self.base, secret=self.secrets.read, hide=self.secrets.add, check_stop=self.check_stop, previous=previous, facts=facts
+        )
+
+    def _forget_others(self) -> None:
+        """Remove what belongs to no source (any more)."""
+        names = {source.name for source in self.sources}
+        for path in self.folder.iterdir():
+            if path.name.startswith(".new-") or (path.suffix == ".json" and path.stem not in names):
+                _remove(path)
+        for path in self.root.iterdir():
+            if path.name not in names:
+                _remove(path)
+
+
+def preview_sources(sources: list[Source], base: Path, samples: int, leave_out: Path) -> Iterator[tuple[SourcePreview, ForgeError | None]]:
+    """What each source holds; a source that cannot be looked at gives its error and does not keep the others from it."""
+    for source in sources:
+        secrets = Secrets()
+        ctx = Fetching(base=base, secret=secrets.read, hide=secrets.add)
+        try:
+            if source.is_local:
+                found = preview_files(place_of(source, ctx, secrets), samples, leave_out)
+            else:
+                with _naming(source, secrets):
+                    source.require()
+                    found = source.reader.preview(source.settings, samples, ctx)
+            shown = tuple(Sample(place=secrets.hide(one.place), text=_shorten(secrets.hide(one.text))) for one in found.samples)
+            yield SourcePreview(name=source.name, kind=source.kind, preview=found.model_copy(update={"samples": shown})), None
+        except ForgeError as error:
+            yield SourcePreview(name=source.name, kind=source.kind, error=error.fact), error
+
+
+def preview_files(place: InPlace, samples: int, leave_out: Path) -> Preview:
+    """Files, bytes and the beginnings of the first files; for one file of JSON lines its rows. Reads no file whole but that."""
+    files, size, shown = 0, 0, list[Sample]()
+    for path, name in walk_names(place.root, leave_out=leave_out, wanted=place.wanted):
+        if path.is_symlink() or not path.is_file():
+            continue
+        files, size = files + 1, size + path.stat().st_size
+        if len(shown) < samples:
+            shown.append(Sample(place=name, text=_shorten(describe_head(_head(path), path.suffix))))
+    if place.root.suffix.lower() in ROW_SUFFIXES and place.root.is_file():
+        rows, first = _rows(place.root, samples)
+        return Preview(files=files, rows=rows, bytes=size, samples=first)
+    return Preview(files=files, bytes=size, samples=tuple(shown))
+
+
+def describe_head(head: bytes, suffix: str = "") -> str:
+    """The beginning of a file as text, or what kind of file it is when it is no text."""
+    text = head.decode("utf-8", "replace")
+    strange = sum(char == "\ufffd" or (ord(char) < 32 and char not in "\t\n\r\f") for char in text)
+    if strange > 2 + len(text) // 50:
+        return f"({suffix.lstrip('.') or 'binary'} file)"
+    return text
+
+
+def place_of(source: Source, ctx: Fetching, secrets: Secrets) -> InPlace:
+    """Where the files of a local source are. Raises its error, naming it."""
+    with _naming(source, secrets):
+        place: InPlace = source.reader.in_place(source.settings, ctx)
+    return place
+
+
+@contextmanager
+def _naming(source: Source, secrets: Secrets) -> Iterator[None]:
+    """Makes whatever goes wrong in a source's code an error that names the source and shows no secret.
+
+    `from None`: the texts of libraries' errors, and the tracebacks below them, may quote connection strings.
+    """
+    hide, label = secrets.hide, f'source "{source.name}"'
+    try:
+        yield
+    except Interrupted:
+        raise
+    except ForgeError as error:
+        fact = error.fact if label in error.fact else f"{label}: {error.fact}"
+        raise type(error)(hide(fact), why=hide(error.why), next=hide(error.next)) from None
+    except Exception as error:   # noqa: BLE001 - becomes an error that names the source
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            raise disk_full() from None
+        why = " ".join(hide(f"{type(error).__name__}: {error}").split())[:500]
+        raise ForgeError(f"{label} ({source.kind}) could not be read", why=why, next="check its entry in the list of sources, then repeat the command") from None
+
+
+def _rows(path: Path, samples: int) -> tuple[int, tuple[Sample, ...]]:
+    count, shown = 0, list[Sample]()
+    with path.open("rb") as file:
+        for line in file:
+            if line.strip():
+                count += 1
+                if len(shown) < samples:
+                    shown.append(Sample(place=f"row={count}", text=_shorten(line[:HEAD_BYTES].decode("utf-8", "replace"))))
+    return count, tuple(shown)
+
+
+def _head(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(HEAD_BYTES)
+    except OSError as error:
+        return f"(cannot be read: {error.strerror})".encode()
+
+
+def _shorten(text: str) -> str:
+    flat = " ".join(text.split())
+    return flat if len(flat) <= SAMPLE_CHARS else flat[: SAMPLE_CHARS - 1] + "…"
+
+
+def _count(folder: Path) -> tuple[int, int]:
+    sizes = [path.lstat().st_size for path, _ in walk_names(folder)]
+    return len(sizes), sum(sizes)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    elif os.path.lexists(path):
+        path.unlink()

@@ -1,0 +1,1 @@
+"""Sources: one file per family of places that documents come from."""
