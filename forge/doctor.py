@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
+from forge.isolate import gaps
 from forge.phase import Requirement
 from forge.protocols import PLUGIN_KINDS
 from forge.records import Record
@@ -37,7 +38,7 @@ class Finding(Record):
 
 def examine() -> list[Finding]:
     """All checks. Starts nothing, needs no network, imports no heavy library."""
-    checks: list[Callable[[], list[Finding]]] = [_python, _foreign_forge, _extras, _gpu, _ocr, _disk, _writable, _keys]
+    checks: list[Callable[[], list[Finding]]] = [_python, _foreign_forge, _extras, _plugins, _isolation, _gpu, _ocr, _disk, _writable, _keys]
     return [finding for check in checks for finding in check()]
 
 
@@ -81,6 +82,21 @@ def _extras() -> list[Finding]:
             )
         )
     return findings
+
+
+def _plugins() -> list[Finding]:
+    """Extractors that cannot be imported: their files would fail, nothing else does."""
+    registry = Registry()
+    broken = [plugin for plugin in (registry.plugin("extractor", name, ready=False) for name in registry.names("extractor")) if hasattr(plugin, "broken")]
+    fix = "mend the package that brings it, or pip uninstall it"
+    return [Finding(name=f"extractor {plugin.name}", state="missing", detail=f"cannot be imported: {plugin.broken}", fix=fix) for plugin in broken]
+
+
+def _isolation() -> list[Finding]:
+    """What keeps a file that is made to hurt from doing more than cost itself."""
+    if missing_here := gaps():
+        return [Finding(name="isolation", state="missing", detail="; ".join(missing_here), fix="read files that you do not trust on Linux 5.13 or later")]
+    return [Finding(name="isolation", state="ok", detail="extractors get no network (seccomp) and write only to a scratch folder (Landlock)")]
 
 
 def _needs(registry: Registry) -> dict[str, set[Requirement]]:

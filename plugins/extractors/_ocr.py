@@ -37,7 +37,7 @@ CONFIDENCE_FLOOR = 30
 MIN_PIXELS, MAX_PIXELS = 2_000_000, 10_000_000
 """What a picture is scaled to: A4 has 2.2 million pixels at 150 dpi, 8.7 million at 300."""
 
-MAX_ENLARGEMENT = 3.0
+MAX_ENLARGEMENT = 2.0
 MAX_SIDE = 32_000
 """tesseract refuses a picture with a side above 32,767 pixels."""
 
@@ -87,13 +87,6 @@ def choose_engine(options: Mapping[str, Option]) -> OcrEngine:
         return RapidOcr() if _rapidocr_module() else NoEngine("image without OCR: pip install 'slm-forge[ocr]'")
     program = shutil.which("tesseract")
     return Tesseract(program, languages) if program else NoEngine(f"image without OCR: {INSTALL}")
-
-
-def describe_engines() -> str:
-    """Which engines this machine has ("tesseract (eng, osd)"), or ""."""
-    program = shutil.which("tesseract")
-    found = [f"tesseract ({', '.join(sorted(_languages(program)))})"] if program else []
-    return ", ".join([*found, *(["rapidocr"] if _rapidocr_module() else [])])
 
 
 def read_picture(picture: Image, engine: OcrEngine, *, locator: str = "") -> Iterator[Piece]:
