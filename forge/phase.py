@@ -46,6 +46,14 @@ class Rehearsal(Record):
     error: str = ""
 
 
+class Table(Record):
+    """Rows about a phase's artifacts that `forge show` prints under a name."""
+
+    name: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str | int | float, ...], ...]
+
+
 class Requirement(Record):
     """An importable module that a plugin or phase needs, and the extra that brings it."""
 
@@ -57,6 +65,7 @@ class Context(Protocol):
     """A phase's view of the run: verified inputs, private outputs, plugins, money, progress.
 
     work: private folder that survives a kill and is emptied when the phase's fingerprint changes.
+    paid_folder: private folder that is never emptied, for what was paid for.
     cache: a folder that all runs share, for forge.cache: what lies there may be gone or made by another version.
     corpus_root: the folder that the corpus entries are relative to (only prep needs it).
     """
@@ -65,6 +74,7 @@ class Context(Protocol):
     seed: int
     dry_run: bool
     work: Path
+    paid_folder: Path
     cache: Path
     corpus_root: Path
     money: Money
@@ -130,6 +140,10 @@ class Phase(Protocol[C]):
     where: "engine" runs in this process; "machine" runs in `python -m forge.worker` on the leased machine.
     libraries: distributions whose version changes the output; part of the fingerprint.
     always: run even after a failure or an interrupt (teardown).
+
+    A phase may also have (`forge show` looks with getattr):
+    tables(find, *, dropped) -> Iterable[Table]: its artifacts as tables; find(name) is the path of one of them.
+        dropped=True: what was let go, one row each, with the reason.
     """
 
     name: ClassVar[str]

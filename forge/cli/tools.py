@@ -34,8 +34,8 @@ def extract(
     registry = Registry(tuple(plugin_dir))
     view = progress_view(as_json=False, quiet=as_json)
     counts = registry.tool("extract")(
-        path, out, registry, lambda done, total, name: view({"event": "progress", "phase": "extract", "done": done, "total": total, "note": name}),
-        passages=passages,
+        path, out, registry, lambda progress: view({"event": "progress", "phase": "extract", **progress.fields()}), passages=passages,
+        on_notice=ui.say,
     )
     view.close()
     _show(counts, out, as_json)

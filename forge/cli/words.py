@@ -11,7 +11,8 @@ from forge.ledger import dollars
 
 NAME_WIDTH = 10
 INDENT = " " * (NAME_WIDTH + 4)
-HIDDEN = {"at", "event", "phase", "done", "total", "note"}
+HIDDEN = {"at", "event", "phase", "done", "total", "note", "share"}
+UNITS = {"megabytes": "MB"}
 
 
 def event_line(event: Mapping[str, Any]) -> str:
@@ -35,15 +36,19 @@ def event_line(event: Mapping[str, Any]) -> str:
 
 
 def progress_text(event: Mapping[str, Any], seconds: float, money: str = "") -> str:
-    """Where a phase is: share, rate, time left, money, and its own numbers (loss, tokens per second)."""
+    """Where a phase is: count, rate, time left, money, and its own numbers (loss, tokens per second).
+
+    A phase whose items differ much in size tells the `share` of its work that is done; the time left follows it then.
+    """
     done, total = float(event.get("done") or 0), event.get("total")
     parts = [f"{_count(done)} of {_count(float(total))}" if total else _count(done)]
     if seconds > 1 and done > 0:
         parts.append(f"{done / seconds:,.1f}/s")
         if total and done < float(total):
-            parts.append(f"{duration(seconds / done * (float(total) - done))} left")
+            share = float(event.get("share") or done / float(total))
+            parts.append(f"{duration(seconds * (1 - share) / share)} left")
     parts += [money] if money else []
-    parts += [f"{name.replace('_', ' ')} {_number(value)}" for name, value in event.items() if name not in HIDDEN]
+    parts += [_named(name, value) for name, value in event.items() if name not in HIDDEN]
     parts += [str(event["note"])] if event.get("note") else []
     return " · ".join(parts)
 
@@ -76,6 +81,12 @@ def _line(mark: str, colour: str, phase: str, text: str, aside: str) -> str:
     first = f"{rows[0]:<{room - len(aside)}}{aside}".rstrip() if aside else rows[0]
     painted = ui.paint(colour, mark, err=True) if colour else mark
     return "\n".join([f" {painted} {phase:<{NAME_WIDTH}} {first}".rstrip(), *[INDENT + row for row in rows[1:]]])
+
+
+def _named(name: str, value: Any) -> str:
+    """"loss 2.31", but "3.1 MB/s" and "900 tokens/s"."""
+    unit = name.removesuffix("_per_second")
+    return f"{_number(value)} {UNITS.get(unit, unit.replace('_', ' '))}/s" if unit != name else f"{name.replace('_', ' ')} {_number(value)}"
 
 
 def _count(value: float) -> str:

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from forge.errors import ForgeError
-from forge.phase import Context, Estimate, Output, Requirement, Settings
+from forge.cache import Cache
+from forge.phase import Context, Estimate, Output, Requirement, Settings, Table
+from forge.phases.prep import report
 from forge.phases.prep.extract import Reader, Result, ended
-from forge.phases.prep.read import DUPLICATE, as_copy, read_files, split_duplicates
+from forge.phases.prep.listing import Listing
+from forge.phases.prep.read import Limits, read_files
+from forge.phases.prep.results import Results
 from forge.phases.prep.sample import NOT_SAMPLED, sample, text_bytes
-from forge.records import CorpusEntry, read_jsonl, write_jsonl
+from forge.phases.prep.sidecars import endings
+from forge.phases.prep.stamp import reading_stamp
+from forge.protocols import Option
+from forge.records import CorpusEntry, Document, read_jsonl, write_json
 
 SECONDS_PER_TEXT_MB = 0.6
 """Two slow cores, wall clock: the Rust book in Markdown and .docx, 2.0 MB of text, takes 1.2 s."""
 
 DRY_RUN_TEXT_MB = 0.4
 SHOWN_FAILURES = 20
+READING_OPTIONS = {"pdf_engine", "ocr", "ocr_languages", "speech_model", "min_video_seconds", "max_rows"}
 
 
 class PrepSettings(Settings):
@@ -30,8 +38,22 @@ class PrepSettings(Settings):
     pdf_engine: Literal["pypdfium2", "mupdf", "auto"] = Field(
         "pypdfium2", description="library that reads PDF; mupdf needs the [mupdf] extra (AGPL), auto takes it if installed"
     )
+    ocr: Literal["auto", "off", "tesseract", "rapidocr"] = Field(
+        "auto", description="text of images and scanned pages: auto takes tesseract if it is on the PATH, else rapidocr if installed; off reads none"
+    )
+    ocr_languages: str = Field(
+        "eng", pattern=r"^\w+(\+\w+)*$", description="languages of scanned text, as tesseract names them, joined by + (eng+deu)"
+    )
+    speech_model: str = Field(
+        "", description="folder of a faster-whisper model on this machine; without one, audio and video give no text"
+    )
+    min_video_seconds: float = Field(120.0, ge=0, description="shorter videos are skipped, in seconds; those without sound always are")
+    max_rows: int = Field(200_000, ge=1, description="rows read of one table; the rest is reported")
     seconds_per_file: float = Field(120.0, gt=0, description="a file that takes longer is given up, in seconds")
     memory_mib: int = Field(4096, ge=128, description="memory that reading one file may take, in MiB")
+    cache_mib: int = Field(
+        2048, ge=0, description="room for what earlier runs read, shared by all runs, in MiB; the longest unused goes first"
+    )
     workers: int = Field(0, ge=0, description="files read at once; 0 = one per core, at most 4; the result does not depend on it")
     allowed_failed_share: float = Field(
         0.2, ge=0, le=1, description="share of readable files that may fail before the phase fails; skipped and refused do not count"
@@ -48,12 +70,14 @@ class Prep:
     """Routes, extracts, cuts and counts; one Document for every name in the corpus."""
 
     name: ClassVar[str] = "prep"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     summary: ClassVar[str] = "Read the corpus: text of every document, cut into passages by its structure."
     reads: ClassVar[tuple[str, ...]] = ("corpus",)
     writes: ClassVar[tuple[Output, ...]] = (
         Output(name="documents", path="documents.jsonl"),
         Output(name="passages", path="passages.jsonl"),
+        Output(name="prep", path="prep.json"),
+        Output(name="prep_seconds", path="seconds.json", telemetry=True),
     )
     settings: ClassVar[type[PrepSettings]] = PrepSettings
     where: ClassVar[Literal["engine", "machine"]] = "engine"
@@ -63,8 +87,8 @@ class Prep:
 
     def estimate(self, settings: PrepSettings, ctx: Context) -> Estimate:
         """Seconds from the corpus' size; reading costs nothing."""
-        entries = _files(_listing(ctx))
-        megabytes = sum(text_bytes(entry) for entry in entries) / 1e6
+        entries = read_jsonl(ctx.input("corpus"), CorpusEntry)
+        megabytes = sum(text_bytes(entry) for entry in entries if entry.kind == "file") / 1e6
         if ctx.dry_run:
             megabytes = min(megabytes, DRY_RUN_TEXT_MB)
         seconds = 0.3 + SECONDS_PER_TEXT_MB * megabytes
@@ -72,35 +96,73 @@ class Prep:
 
     def run(self, settings: PrepSettings, ctx: Context) -> Mapping[str, float | str]:
         """Read everything; fails when nothing gave text or too many files failed."""
-        listing = _listing(ctx)
-        extractors = {name: ctx.use("extractor", name, ready=False) for name in ctx.names("extractor")}
+        extractors = load_extractors(ctx.names("extractor"), lambda name: ctx.use("extractor", name, ready=False), ctx.notice)
         extensions = {extension: kind for plugin in extractors.values() for extension, kind in plugin.extensions.items()}
-        leaders, copies = split_duplicates(_files(listing), extensions)
-        chosen = sample(leaders, extensions) if ctx.dry_run else leaders
-        read = read_files(
-            chosen, ctx.corpus_root, make_reader(extractors, settings), journal=ctx.journal(), workers=settings.workers,
-            seconds=settings.seconds_per_file, memory_mib=settings.memory_mib, tick=ctx.check_stop,
-            on_file=lambda done, total, name: ctx.progress(done, total, name),
-        )
-        results = [result for entry in listing for result in _result(entry, read, copies)]
-        _check_ids(results)
-        write_jsonl(ctx.output("documents"), (result.document for result in results))
-        write_jsonl(ctx.output("passages"), (passage for result in results for passage in result.passages))
-        _tell_failures(results, ctx)
-        _check_losses(results, settings)
-        return _metrics(results, ctx.dry_run, len(chosen), len(leaders))
+        sidecars = endings(extractors)
+        listing = Listing(read_jsonl(ctx.input("corpus"), CorpusEntry), extensions, sidecars)
+        cache = Cache(ctx.cache / "prep.db", max_bytes=settings.cache_mib << 20)
+        with closing(listing), closing(cache), Results(ctx.work / "results.db", extensions, sidecars) as results:
+            if ctx.dry_run:
+                listing.choose(sample(listing.leaders(), extensions))
+            read_files(
+                listing, ctx.corpus_root, make_reader(extractors, settings), results, ctx.work, limits=make_limits(settings),
+                cache=cache, stamp=reading_stamp(extractors, settings.passage_words, settings.passage_words_max, reading_options(settings)),
+                on_file=lambda progress: ctx.progress(**progress.fields()), tick=ctx.check_stop,
+            )
+            tell_unread(listing, results)
+            _write(results, ctx)
+            _tell_failures(results, ctx)
+            report.check_losses(results, settings.allowed_failed_share)
+            numbers = report.metrics(results)
+            if ctx.dry_run:
+                numbers["sample"] = f"{listing.count_chosen():,} of {listing.count_leaders():,} distinct files"
+            return numbers
 
     def undo(self, settings: PrepSettings, ctx: Context) -> None:
-        """Nothing outside the run folder."""
+        """Nothing outside the run folder but the cache, which all runs share."""
+
+    def tables(self, find: Callable[[str], Path], *, dropped: bool) -> Iterator[Table]:
+        """What `forge show` prints: families, or with `dropped` what gave no text and why."""
+        return report.tables(find, dropped=dropped)
 
 
 phase = Prep()
 
 
+def load_extractors(names: Iterable[str], load: Callable[[str], Any], tell: Callable[[str], None]) -> dict[str, Any]:
+    """All extractors by name, also those whose extra is missing. One that cannot be imported costs its files, not the run."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = load(name)
+        except Exception as error:  # noqa: BLE001  # whatever a third party's module raises while it is imported
+            tell(f"the extractor {name} is left out: {type(error).__name__}: {error}")
+    return found
+
+
+def reading_options(settings: PrepSettings) -> dict[str, Option]:
+    """What extractors are told (Reading.options): every setting that they may look at."""
+    return settings.model_dump(include=READING_OPTIONS)
+
+
 def make_reader(extractors: Mapping[str, Any], settings: PrepSettings) -> Reader:
     """The reader that the settings describe; `extractors`: name -> plugin, also those whose extra is missing."""
-    options = {"pdf_engine": settings.pdf_engine}
+    options = reading_options(settings)
     return Reader(extractors, words=settings.passage_words, words_max=settings.passage_words_max, options=options)
+
+
+def make_limits(settings: PrepSettings) -> Limits:
+    """What reading one file may take."""
+    return Limits(settings.workers, settings.seconds_per_file, settings.memory_mib)
+
+
+def tell_unread(listing: Listing, results: Results) -> None:
+    """Add what is known of names that were not read: links, pipes, sidecars, duplicates, files outside the sample."""
+    results.mark_copies()
+    results.tell((not_opened(entry).document, "") for entry in listing.not_files())
+    results.tell((ended(entry, "skipped", f"read with {owner}").document, "") for entry, owner in listing.sidecars())
+    results.tell((ended(entry, "skipped", NOT_SAMPLED).document, "") for entry in listing.not_chosen())
+    results.tell(_copy(entry, leader, results) for entry, leader in listing.copies())
 
 
 def not_opened(entry: CorpusEntry) -> Result:
@@ -108,97 +170,28 @@ def not_opened(entry: CorpusEntry) -> Result:
     return ended(entry, "failed" if entry.kind == "unreadable" else "skipped", entry.note)
 
 
-def _listing(ctx: Context) -> list[CorpusEntry]:
-    return list(read_jsonl(ctx.input("corpus"), CorpusEntry))
+def _copy(entry: CorpusEntry, leader: str, results: Results) -> tuple[Document, str]:
+    """How a duplicate ended: as its leader did, and whose text stays for it."""
+    original = results.document(leader)
+    assert original is not None, leader
+    if original.status != "ok":
+        return ended(entry, original.status, original.reason, original.media_type, original.extractor).document, ""
+    copy = ended(entry, "ok", "", original.media_type, original.extractor, original.balance)
+    return copy.document, results.stands_for(leader)
 
 
-def _files(listing: list[CorpusEntry]) -> list[CorpusEntry]:
-    return [entry for entry in listing if entry.kind == "file"]
+def _write(results: Results, ctx: Context) -> None:
+    with ctx.output("documents").open("w", encoding="utf-8", newline="\n") as file:
+        file.writelines(results.lines())
+    with ctx.output("passages").open("wb") as raw:
+        raw.writelines(results.passage_lines())
+    write_json(ctx.output("prep"), report.summarize(results))
+    write_json(ctx.output("prep_seconds"), report.seconds_by_family(results))
 
 
-def _result(
-    entry: CorpusEntry, read: Mapping[str, tuple[Result, ...]], copies: Mapping[str, CorpusEntry]
-) -> tuple[Result, ...]:
-    if entry.kind != "file":
-        return (not_opened(entry),)
-    if entry.path in read:
-        return read[entry.path]
-    leader = copies.get(entry.path)
-    if leader and leader.path in read:
-        return (as_copy(entry, read[leader.path][0]),)
-    return (ended(entry, "skipped", NOT_SAMPLED),)
-
-
-def _check_ids(results: list[Result]) -> None:
-    owners: dict[str, str] = {}
-    for document in (result.document for result in results):
-        other = owners.setdefault(document.id, document.source.path)
-        if other != document.source.path:
-            raise ForgeError(
-                f"two files share the id {document.id}", why=f"{other!r} and {document.source.path!r} hash alike",
-                next="rename one of them",
-            )
-
-
-def _tell_failures(results: list[Result], ctx: Context) -> None:
-    failed = [result.document for result in results if result.document.status == "failed"]
-    for document in failed[:SHOWN_FAILURES]:
-        ctx.notice(f"not read: {document.source.path!r}: {document.reason}")
-    if len(failed) > SHOWN_FAILURES:
-        ctx.notice(f"not read: {len(failed) - SHOWN_FAILURES:,} more files; documents.jsonl has the reasons")
-
-
-def _check_losses(results: list[Result], settings: PrepSettings) -> None:
-    """Raise ForgeError when the corpus was empty, gave no text, or lost more than the allowed share to failures."""
-    counts = Counter(result.document.status for result in results)
-    told = ", ".join(f"{counts[status]:,} {status}" for status in ("ok", "failed", "refused", "skipped") if counts[status])
-    if not results:
-        raise ForgeError("the corpus is empty", why="the folder holds no file", next="forge run FOLDER with documents in it")
-    reasons = Counter(result.document.reason for result in results if result.document.status != "ok")
-    why = "; ".join(f"{count:,} x {reason}" for reason, count in sorted(reasons.items(), key=lambda one: (-one[1], one[0]))[:3])
-    look = "forge extract FILE --out text.jsonl shows one file's reason"
-    if not any(result.passages for result in results):
-        raise ForgeError(f"no file yielded text ({len(results):,} names: {told})", why=why, next=_install(reasons) or look)
-    tried = counts["ok"] + counts["failed"]
-    if counts["failed"] > settings.allowed_failed_share * tried:
-        failures = [result.document for result in results if result.document.status == "failed"]
-        first = "; ".join(f"{one.source.path!r}: {one.reason}" for one in failures[:3])
-        raise ForgeError(
-            f"{counts['failed']:,} of {tried:,} readable files failed ({told})",
-            why=f"at most {settings.allowed_failed_share:.0%} may fail; {first}",
-            next=_install(reasons) or f"{look}; accept the loss with "
-            f"--set prep.allowed_failed_share={min(1.0, counts['failed'] / tried + 0.01):.2f}",
-        )
-
-
-def _install(reasons: Mapping[str, int]) -> str:
-    """The install command when a missing extra is the reason."""
-    commands = sorted({reason[reason.index("pip install ") :] for reason in reasons if "pip install " in reason})
-    return " && ".join(commands)
-
-
-def _metrics(results: list[Result], dry_run: bool, chosen: int, distinct: int) -> dict[str, float | str]:
-    documents = [result.document for result in results]
-    counts = Counter(document.status for document in documents)
-    numbers: dict[str, float | str] = {"files": len(documents)}
-    numbers.update({status: counts[status] for status in ("ok", "skipped", "refused", "failed")})
-    numbers["duplicates"] = sum(document.reason.startswith(DUPLICATE) for document in documents)
-    numbers["passages"] = sum(len(result.passages) for result in results)
-    numbers["chars_extracted"] = sum(document.balance.extracted for document in documents)
-    numbers["chars_kept"] = sum(document.balance.kept for document in documents)
-    numbers["chars_dropped"] = sum(sum(document.balance.dropped.values()) for document in documents)
-    numbers["chars_duplicate"] = sum(document.balance.duplicate for document in documents)
-    losses = sum((Counter(result.losses) for result in results), Counter())
-    numbers.update({what.replace(" ", "_"): count for what, count in sorted(losses.items())})
-    extractors = Counter(document.extractor for document in documents if document.status == "ok")
-    numbers.update({f"read_by_{name}": count for name, count in sorted(extractors.items())})
-    if dry_run:
-        numbers["sample"] = f"{chosen:,} of {distinct:,} distinct files"
-    numbers["summary"] = _summary(counts, extractors, len(documents), int(numbers["passages"]))
-    return numbers
-
-
-def _summary(counts: Mapping[Any, int], extractors: Counter[str], files: int, passages: int) -> str:
-    lost = [f"{counts[status]:,} {status}" for status in ("failed", "refused", "skipped") if counts[status]]
-    kinds = [f"{name} {count:,}" for name, count in extractors.most_common()]
-    return " · ".join([f"{passages:,} passages from {counts['ok']:,} of {files:,} files", *kinds, *lost])
+def _tell_failures(results: Results, ctx: Context) -> None:
+    shown, count = report.failures(results, SHOWN_FAILURES)
+    for failure in shown:
+        ctx.notice(f"not read: {failure}")
+    if count > len(shown):
+        ctx.notice(f"not read: {count - len(shown):,} more files; forge show prep --dropped lists all with their reasons")

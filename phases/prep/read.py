@@ -1,110 +1,126 @@
-"""Reads many files through the pool: duplicates once, finished ones from the journal, the rest in child processes."""
+"""Reads many files through the pool: finished ones from this run or from the shared cache, the rest in child processes."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+import struct
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
-from pydantic import TypeAdapter
-
-from forge.corpus import locate
+from forge.cache import Cache
 from forge.errors import ForgeError
-from forge.phases.prep.extract import Reader, Result, ended
+from forge.phases.prep.extract import Reader, ReadJob, ended
+from forge.phases.prep.listing import Listing
 from forge.phases.prep.pool import Lost, Pool, default_workers
-from forge.records import Balance, CorpusEntry
+from forge.phases.prep.results import Held, Results, pack, unpack
+from forge.phases.prep.seat import Seat
 
-RESULTS = TypeAdapter(tuple[Result, ...])
-DUPLICATE = "the same bytes as "
+SECONDS = struct.Struct("d")
+FILE_BYTES = 20_000
+"""What opening a file costs beside its bytes, as bytes: small files then do not make the time left look short."""
+
+FOUND_AT_ONCE = 200
+"""Results from the cache that are kept in one transaction: about 1 MB."""
 
 
-class Finished(Protocol):
-    """Where results survive a kill; forge.journal.Journal is one."""
+@dataclass(frozen=True)
+class Progress:
+    """How far reading is: files done and in all, the last one, the share of the work by bytes (0..1). Known files do not count."""
 
-    def get(self, key: str) -> Any:
-        """The result stored under a key, or None."""
-        ...
+    done: int
+    total: int
+    note: str
+    share: float
+    megabytes_per_second: float
 
-    def put(self, key: str, value: Any) -> None:
-        """Store a result."""
-        ...
+    def fields(self) -> dict[str, Any]:
+        """The fields of a progress event."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """workers: files at once, 0 = default_workers(); seconds and MiB of memory that one file may take."""
+
+    workers: int
+    seconds: float
+    memory_mib: int
 
 
 def read_files(
-    entries: list[CorpusEntry], root: Path, reader: Reader, *, journal: Finished, workers: int, seconds: float,
-    memory_mib: int, on_file: Callable[[int, int, str], None], tick: Callable[[], None],
-) -> dict[str, tuple[Result, ...]]:
-    """For every entry of kind "file", by path: its result and those of the files inside it. Raises ForgeError when a file's characters do not add up.
+    listing: Listing, root: Path, reader: Reader, results: Results, work: Path, *, limits: Limits, cache: Cache | None = None,
+    stamp: str = "", on_file: Callable[[Progress], None] = lambda progress: None, tick: Callable[[], None] = lambda: None,
+) -> int:
+    """Bring what every job of `listing` gives into `results`; returns how many files were read for it.
 
-    on_file(done, total, name) after each file; tick() between files and while waiting, may raise to stop.
+    cache: what earlier runs read, under `stamp` and the job's key. stamp: everything else that results depend on.
+    work: a folder in which children get theirs. tick() is called between files and while waiting, and may raise.
+    Raises ForgeError when a file's characters do not add up.
     """
-    results: dict[str, tuple[Result, ...]] = {}
-    todo: list[CorpusEntry] = []
-    for entry in entries:
-        if stored := journal.get(_key(entry)):
-            results[entry.path] = tuple(map(Result.model_validate, stored))
-        else:
-            todo.append(entry)
-    for entry, found in _run(todo, root, reader, workers=workers, seconds=seconds, memory_mib=memory_mib, tick=tick):
-        for result in found:
-            if result.fault:
-                fact, why, next_ = result.fault
-                raise ForgeError(fact, why=why, next=next_)
-        journal.put(_key(entry), [result.model_dump(mode="json") for result in found])
-        results[entry.path] = found
-        on_file(len(results), len(entries), entry.path)
-    return results
+    _take_known(listing, results, cache, stamp, tick)
+    total, all_bytes = listing.pending()
+    done, size, began = 0, 0, time.monotonic()
+    for job, seconds, data in _run(listing.jobs(pending=True), root, reader, work, limits, tick):
+        held = unpack(data)
+        _check(held)
+        results.add(job.key, held, seconds=seconds)
+        if cache is not None and _is_lasting(held):
+            cache.put(stamp + job.key, data)
+        done, size = done + 1, size + job.entry.size
+        share = (size + done * FILE_BYTES) / (all_bytes + total * FILE_BYTES)
+        on_file(Progress(done, total, job.entry.path, share, size / 1e6 / max(1e-3, time.monotonic() - began)))
+    return total
+
+
+def _take_known(listing: Listing, results: Results, cache: Cache | None, stamp: str, tick: Callable[[], None]) -> None:
+    """Take from the cache what it has; what nobody has read is left pending."""
+    found: list[tuple[str, list[Held]]] = []
+    for job in listing.jobs():
+        if job.key in results:
+            continue
+        data = cache.get(stamp + job.key) if cache is not None else None
+        if data is None:
+            listing.postpone(job)
+            continue
+        found.append((job.key, unpack(data)))
+        if len(found) == FOUND_AT_ONCE:
+            tick()
+            results.add_many(found)
+            found.clear()
+    results.add_many(found)
 
 
 def _run(
-    todo: list[CorpusEntry], root: Path, reader: Reader, *, workers: int, seconds: float, memory_mib: int,
-    tick: Callable[[], None],
-) -> Iterator[tuple[CorpusEntry, tuple[Result, ...]]]:
-    def work(item: int) -> bytes:
-        entry = todo[item]
-        return RESULTS.dump_json(reader.read(entry, locate(root, entry)))
+    jobs: Iterable[ReadJob], root: Path, reader: Reader, work: Path, limits: Limits, tick: Callable[[], None]
+) -> Iterator[tuple[ReadJob, float, bytes]]:
+    """(job, seconds, packed results) in the order of completion."""
 
-    pool = Pool(work, workers=workers or default_workers(), seconds=seconds, memory_mib=memory_mib)
-    # The largest first: a book that starts last would keep one core busy alone.
-    order = sorted(range(len(todo)), key=lambda item: (-todo[item].size, todo[item].path))
-    with closing(pool.map(order, tick)) as outcomes:
-        for item, outcome in outcomes:
+    def read(job: ReadJob, seat: Seat) -> bytes:
+        began = time.perf_counter()
+        data = pack(reader.read_job(job, root, seat))
+        return SECONDS.pack(time.perf_counter() - began) + data
+
+    pool = Pool(
+        read, workers=limits.workers or default_workers(), seconds=limits.seconds, memory_mib=limits.memory_mib, scratch=work
+    )
+    with closing(pool.map(jobs, tick)) as outcomes:
+        for job, outcome in outcomes:
             if isinstance(outcome, Lost):
-                yield todo[item], (ended(todo[item], "failed", outcome.reason),)
+                yield job, 0.0, pack([ended(job.entry, "failed", outcome.reason)])
             else:
-                yield todo[item], RESULTS.validate_json(outcome)
+                yield job, SECONDS.unpack_from(outcome)[0], outcome[SECONDS.size :]
 
 
-def split_duplicates(
-    entries: list[CorpusEntry], extensions: Mapping[str, str]
-) -> tuple[list[CorpusEntry], dict[str, CorpusEntry]]:
-    """The entries to read, and for each other one with the same bytes (by path) the entry that stands for it.
-
-    Of equal files the first path stays, among those whose extension an extractor knows if there is one.
-    """
-    same: dict[str, list[CorpusEntry]] = defaultdict(list)
-    for entry in entries:
-        same[entry.sha256].append(entry)
-    leaders, copies = [], {}
-    for group in same.values():
-        group.sort(key=lambda entry: (PurePosixPath(entry.path).suffix.lower() not in extensions, entry.path))
-        leaders.append(group[0])
-        copies.update({entry.path: group[0] for entry in group[1:]})
-    return sorted(leaders, key=lambda entry: entry.path), copies
+def _check(held: list[Held]) -> None:
+    for one in held:
+        if one.fault:
+            fact, why, next_ = one.fault
+            raise ForgeError(fact, why=why, next=next_)
 
 
-def as_copy(entry: CorpusEntry, leader: Result) -> Result:
-    """How a duplicate ended: as its leader did, with all its characters counted as duplicate."""
-    original = leader.document
-    if original.status != "ok":
-        return ended(entry, original.status, original.reason, original.media_type, original.extractor)
-    count = original.balance.extracted
-    balance = Balance(extracted=count, duplicate=count)
-    reason = DUPLICATE + original.source.path
-    return ended(entry, "ok", reason, original.media_type, original.extractor, balance)
-
-
-def _key(entry: CorpusEntry) -> str:
-    return f"{entry.sha256}:{entry.path}"
+def _is_lasting(held: list[Held]) -> bool:
+    """False when anything failed: the reason may have been the machine's (time, memory, a missing extra), so the next run tries again."""
+    return not any('"status":"failed"' in one.line for one in held)

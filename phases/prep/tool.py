@@ -3,65 +3,64 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from forge.corpus import scan_corpus
+from forge.corpus import walk_corpus
 from forge.errors import UsageError
-from forge.phases.prep import PrepSettings, make_reader, not_opened
-from forge.phases.prep.extract import Result
-from forge.phases.prep.read import read_files
+from forge.phases.prep import PrepSettings, load_extractors, make_limits, make_reader, tell_unread
+from forge.phases.prep.listing import Listing
+from forge.phases.prep.read import Progress, read_files
+from forge.phases.prep.results import Results
+from forge.phases.prep.sidecars import endings
 from forge.registry import Registry
 
 
-class _Memory:
-    """Keeps results for the length of one call."""
-
-    def __init__(self) -> None:
-        self.values: dict[str, Any] = {}
-
-    def get(self, key: str) -> Any:
-        return self.values.get(key)
-
-    def put(self, key: str, value: Any) -> None:
-        self.values[key] = value
-
-
 def extract(
-    path: Path, out: Path, registry: Registry, on_file: Callable[[int, int, str], None], *, passages: bool = False
+    path: Path, out: Path, registry: Registry, on_file: Callable[[Progress], None], *, passages: bool = False,
+    on_notice: Callable[[str], None] = lambda text: None,
 ) -> dict[str, int]:
     """Write {"path", "text", "status", "reason"} for each file to `out`; returns how many files ended how.
 
-    passages: each line also lists its passages with locator and heading. Reads every file, duplicates too. Raises UsageError when nothing is at `path` or `out` cannot be written.
+    passages: each line also lists its passages with locator and heading. Reads every file, duplicates too, and what
+    lies inside files. Raises UsageError when nothing is at `path` or `out` cannot be written.
     """
     settings = PrepSettings()
-    entries = scan_corpus(path)
-    extractors = {name: registry.plugin("extractor", name, ready=False) for name in registry.names("extractor")}
-    results = read_files(
-        [entry for entry in entries if entry.kind == "file"], path, make_reader(extractors, settings), journal=_Memory(),
-        workers=settings.workers, seconds=settings.seconds_per_file, memory_mib=settings.memory_mib, tick=lambda: None,
-        on_file=on_file,
-    )
+    load = partial(registry.plugin, "extractor", ready=False)
+    extractors = load_extractors(registry.names("extractor"), load, on_notice)
+    sidecars = endings(extractors)
+    listing = Listing(walk_corpus(path), (), sidecars, copies=True)
+    with tempfile.TemporaryDirectory(prefix="forge-extract-") as folder, closing(listing):
+        work = Path(folder)
+        with Results(work / "results.db") as results:
+            read_files(listing, path, make_reader(extractors, settings), results, work, limits=make_limits(settings), on_file=on_file)
+            tell_unread(listing, results)
+            return dict(sorted(_write(results, out, passages).items()))
+
+
+def _write(results: Results, out: Path, passages: bool) -> Counter[str]:
     counts: Counter[str] = Counter()
     try:
         with out.open("w", encoding="utf-8", newline="\n") as file:
-            for entry in entries:
-                for result in results.get(entry.path) or (not_opened(entry),):
-                    counts[result.document.status] += 1
-                    file.write(json.dumps(_line(result, passages), ensure_ascii=False) + "\n")
+            for document, lines in results.by_path():
+                counts[document["status"]] += 1
+                file.write(json.dumps(_line(document, lines, passages), ensure_ascii=False) + "\n")
     except OSError as error:
         raise UsageError(f"cannot write {out}", why=error.strerror or str(error), next="name another --out file") from error
-    return dict(sorted(counts.items()))
+    return counts
 
 
-def _line(result: Result, passages: bool) -> dict[str, Any]:
-    document = result.document
-    text = "\n\n".join(passage.text for passage in result.passages)
-    line: dict[str, Any] = {"path": document.source.path, "text": text, "status": document.status, "reason": document.reason}
+def _line(document: dict[str, Any], lines: bytes, passages: bool) -> dict[str, Any]:
+    found = [json.loads(line) for line in lines.splitlines()]
+    text = "\n\n".join(one["text"] for one in found)
+    line: dict[str, Any] = {"path": document["source"]["path"], "text": text, "status": document["status"], "reason": document["reason"]}
     if passages:
         line["passages"] = [
-            {"locator": one.source.locator, "heading": one.meta.get("heading", ""), "text": one.text} for one in result.passages
+            {"locator": one["source"]["locator"], "heading": one["meta"].get("heading", ""), "text": one["text"]} for one in found
         ]
     return line

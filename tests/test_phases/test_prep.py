@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from forge.errors import ForgeError
-from forge.phases.prep import PrepSettings, phase
+from forge.errors import ForgeError, Interrupted
+from forge.phases.prep import PrepSettings, phase, stamp
 from forge.phases.prep.extract import document_id
+from forge.phases.prep.results import Results
 from forge.records import CorpusEntry, Document, Passage, read_jsonl, write_jsonl
 from forge.registry import Registry
 from forge.testing import PhaseRun, run_phase, tiny_corpus
@@ -49,7 +53,7 @@ def test_every_family_becomes_passages_and_every_character_is_accounted_for(tmp_
     run = prep(tmp_path, mixed())
     found = documents(run)
     assert {path: one.status for path, one in found.items()} == dict.fromkeys(mixed(), "ok")
-    assert [one.extractor for _, one in sorted(found.items())] == ["text", "pdf", "word", "text", "notebook", "text", "text"]
+    assert [one.extractor for _, one in sorted(found.items())] == ["text", "pdf", "word", "text", "notebook", "html", "text"]
     assert all(one.balance.holds and one.balance.kept > 0 for one in found.values())
     kept = sum(len("".join(one.text.split())) for one in passages(run))
     assert kept == sum(one.balance.kept for one in found.values()) == run.metrics["chars_kept"]
@@ -82,7 +86,8 @@ def test_content_decides_before_the_extension(tmp_path: Path) -> None:
         "really_word.pdf": ("ok", DOCX), "really_pdf.docx": ("ok", "application/pdf"), "no_extension": ("ok", "text/plain"),
         "text.docx": ("ok", "text/plain"), "page.txt": ("ok", "text/html"), "book.json": ("ok", "application/x-ipynb+json"),
         "wide.md": ("ok", "text/markdown"), "data.bin": ("skipped", "application/octet-stream"),
-        "old.doc": ("skipped", "application/msword"), "picture.md": ("skipped", "image/png"), "old.zip": ("skipped", "application/zip"),
+        "old.doc": ("skipped", "application/msword"), "picture.md": ("failed", "image/png"), "old.zip": ("ok", "application/zip"),
+        "old.zip!/a": ("ok", "text/plain"),
     }  # fmt: skip
     assert "LibreOffice" in documents(run)["old.doc"].reason
 
@@ -99,6 +104,18 @@ def test_files_with_the_same_bytes_are_read_once_and_counted_whole(tmp_path: Pat
     assert copy.balance.duplicate == copy.balance.extracted == found["a/first.md"].balance.extracted
     assert copy.reason == "the same bytes as a/first.md"
     assert run.metrics["duplicates"] == 2
+
+
+def test_files_inside_files_that_repeat_others_count_as_duplicates_too(tmp_path: Path) -> None:
+    inner = {"notes/a.md": "# T\n\n" + WORDS, "only-here.md": "# U\n\nThis stands in the archive alone. " + WORDS}
+    run = prep(tmp_path, {"b.zip": corpus.packed(inner), "a.zip": corpus.packed({"x.md": inner["notes/a.md"]}), "c/a.md": inner["notes/a.md"]})
+    found = documents(run)
+    assert {one.source.path for one in passages(run) if one.meta["kind"] != "metadata"} == {"a.zip!/x.md", "b.zip!/only-here.md"}
+    for name in ("b.zip!/notes/a.md", "c/a.md"):
+        assert found[name].reason == "the same bytes as a.zip!/x.md"
+        assert found[name].balance.duplicate == found[name].balance.extracted > 0
+    assert run.metrics["duplicates"] == 2
+    assert run.metrics["chars_kept"] == sum(len("".join(one.text.split())) for one in passages(run))
 
 
 # --- failures that stop the phase ------------------------------------------------------------------------------
@@ -124,7 +141,7 @@ def test_more_failed_files_than_allowed_fail_the_phase_and_fewer_do_not(tmp_path
     assert "allowed_failed_share" in caught.value.next
     run = prep(tmp_path / "lax", {**mixed(), **damaged}, allowed_failed_share=0.5)
     assert run.metrics["failed"] == 2
-    assert sum(kind == "notice" for kind, _ in run.events) == 2
+    assert sum(kind == "notice" and fields["text"].startswith("not read") for kind, fields in run.events) == 2
 
 
 def test_refused_and_skipped_files_do_not_fail_the_phase(tmp_path: Path) -> None:
@@ -156,30 +173,141 @@ def test_the_result_does_not_depend_on_the_number_of_workers(tmp_path: Path) -> 
     assert len({json.dumps(dict(run.metrics)) for run in runs}) == 1
 
 
-def test_a_resumed_run_repeats_no_file_and_gives_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from forge.phases.prep import extract
-    from forge.phases.prep.route import Route
+def count_read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The paths of the files that are read from now on: what comes from the cache is added in another way."""
+    read: list[str] = []
+    original = Results.add
 
+    def counted(self: Results, key: str, *given: Any, **options: Any) -> None:
+        read.append(key.split(":", 2)[2])
+        original(self, key, *given, **options)
+
+    monkeypatch.setattr(Results, "add", counted)
+    return read
+
+
+def same_outputs(one: PhaseRun, two: PhaseRun) -> bool:
+    names = ("documents.jsonl", "passages.jsonl", "prep.json")
+    return all((one.out / name).read_bytes() == (two.out / name).read_bytes() for name in names)
+
+
+def test_a_stopped_run_repeats_no_file_and_gives_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = prep(tmp_path / "whole", mixed())
-    journal = (tmp_path / "whole/run/work/items.journal").read_bytes()
-    lines = journal.splitlines(keepends=True)
-    assert len(lines) == len(mixed())
-    torn = tmp_path / "torn/run/work"
-    torn.mkdir(parents=True)
-    (torn / "items.journal").write_bytes(b"".join(lines[:4]) + lines[4][:20])
-    read: Path = tmp_path / "read"
-    original = extract.Reader._extract
+    original, left = Results.add, iter(range(4))
 
-    def counted(self: extract.Reader, entry: CorpusEntry, path: Path, route: Route) -> extract.Result:
-        with read.open("a", encoding="utf-8") as file:
-            file.write(entry.path + "\n")
-        return original(self, entry, path, route)
+    def stop(*given: Any, **options: Any) -> None:
+        if next(left, None) is None:
+            raise Interrupted
+        original(*given, **options)
 
-    monkeypatch.setattr(extract.Reader, "_extract", counted)
-    resumed = prep(tmp_path / "torn", mixed())
-    assert len(read.read_text(encoding="utf-8").splitlines()) == len(mixed()) - 4
-    for name in ("documents.jsonl", "passages.jsonl"):
-        assert (resumed.out / name).read_bytes() == (whole.out / name).read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(Results, "add", stop)
+        with pytest.raises(Interrupted):
+            prep(tmp_path / "stopped", mixed(), workers=1)
+    shutil.rmtree(tmp_path / "stopped/run/cache")   # what is finished survives in the run itself
+    read = count_read(monkeypatch)
+    resumed = prep(tmp_path / "stopped", mixed(), workers=1)
+    assert len(read) == len(mixed()) - 4
+    assert resumed.metrics["files_read"] == len(mixed())
+    assert same_outputs(resumed, whole)
+
+
+# --- the cache that runs share ---------------------------------------------------------------------------------
+
+
+def test_a_new_run_opens_no_unchanged_file_and_one_changed_file_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tiny_corpus(tmp_path / "corpus", mixed())
+    first = run_phase(phase, tmp_path / "1", corpus=root, cache=tmp_path / "cache")
+    read = count_read(monkeypatch)
+    second = run_phase(phase, tmp_path / "2", corpus=root, cache=tmp_path / "cache")
+    assert read == []
+    assert (second.metrics["files_read"], second.metrics["from_cache"]) == (0, len(mixed()))
+    assert same_outputs(first, second)
+    (root / "a.md").write_text("# Changed\n\n" + WORDS, encoding="utf-8")
+    (root / "g.txt").rename(root / "h.txt")
+    third = run_phase(phase, tmp_path / "3", corpus=root, cache=tmp_path / "cache")
+    assert sorted(read) == ["a.md", "h.txt"], "a path is part of what a passage says about its source"
+    assert same_outputs(third, run_phase(phase, tmp_path / "4", corpus=root))
+
+
+@pytest.mark.parametrize("change", [{"passage_words": 60}, {"ocr": "off"}, {"max_rows": 7}])
+def test_a_setting_that_changes_the_result_reads_again(tmp_path: Path, change: dict[str, object]) -> None:
+    root = tiny_corpus(tmp_path / "corpus", mixed())
+    run_phase(phase, tmp_path / "1", corpus=root, cache=tmp_path / "cache")
+    again = run_phase(phase, tmp_path / "2", corpus=root, cache=tmp_path / "cache", settings=PrepSettings.model_validate(change))
+    assert again.metrics["files_read"] == len(mixed())
+    same = run_phase(phase, tmp_path / "3", corpus=root, cache=tmp_path / "cache", settings=PrepSettings(workers=1, seconds_per_file=60))
+    assert same.metrics["files_read"] == 0
+
+
+def test_a_changed_plugin_reads_again_and_a_failed_file_is_tried_again(tmp_path: Path) -> None:
+    root = tiny_corpus(tmp_path / "corpus", {"a.notes": WORDS, "b.md": "# B\n\n" + WORDS, "c.pdf": b"%PDF-1.4 nothing"})
+    folder = tiny_corpus(tmp_path / "plugins", {"notes.py": PLUGIN})
+    lax = PrepSettings(allowed_failed_share=0.9)
+    counts = []
+    for number in range(3):
+        run = run_phase(phase, tmp_path / str(number), corpus=root, cache=tmp_path / "cache", plugin_dirs=(folder,), settings=lax)
+        counts.append(run.metrics["files_read"])
+        if number == 1:
+            stamp._code.cache_clear()
+            (folder / "notes.py").write_text(PLUGIN + "# another version\n", encoding="utf-8")
+    assert counts == [3, 1, 3]
+
+
+def test_a_damaged_cache_costs_time_and_nothing_else(tmp_path: Path) -> None:
+    root = tiny_corpus(tmp_path / "corpus", mixed())
+    first = run_phase(phase, tmp_path / "1", corpus=root, cache=tmp_path / "cache")
+    with sqlite3.connect(tmp_path / "cache/prep.db") as db:
+        db.execute("UPDATE cached SET value=substr(value, 1, 40) WHERE rowid=2")
+    second = run_phase(phase, tmp_path / "2", corpus=root, cache=tmp_path / "cache")
+    assert second.metrics["files_read"] == 1
+    (tmp_path / "cache/prep.db").write_bytes(b"\xff" * 5000)
+    third = run_phase(phase, tmp_path / "3", corpus=root, cache=tmp_path / "cache")
+    assert third.metrics["files_read"] == len(mixed())
+    tiny_corpus(tmp_path, {"taken": "no folder"})
+    fourth = run_phase(phase, tmp_path / "4", corpus=root, cache=tmp_path / "taken")
+    assert same_outputs(first, second)
+    assert same_outputs(first, third)
+    assert same_outputs(first, fourth)
+
+
+# --- what it says ----------------------------------------------------------------------------------------------
+
+
+def test_the_report_counts_each_family_and_what_was_lost_why(tmp_path: Path) -> None:
+    run = prep(tmp_path, {**mixed(), "bad.pdf": b"%PDF-1.4 nothing", "copy.md": mixed()["a.md"], "x.bin": bytes(range(256)) * 9})
+    told = json.loads((run.out / "prep.json").read_text(encoding="utf-8"))
+    families = {one["family"]: one for one in told["families"]}
+    pdf = families["pdf"]
+    assert (pdf["files"], pdf["ok"], pdf["failed"]) == (2, 1, 1)
+    assert pdf["reasons"][0][0].startswith("damaged PDF")
+    assert families["(no extractor)"]["skipped"] == 1
+    kept = passages(run)
+    assert sum(one["passages"] for one in families.values()) == len(kept)
+    assert sum(one["tokens"] for one in families.values()) == sum(one.tokens for one in kept), "from the text, not from file sizes"
+    assert sum(one["copies"] for one in families.values()) == 1
+    seconds = json.loads((run.out / "seconds.json").read_text(encoding="utf-8"))
+    assert seconds["pdf"] > 0
+
+
+def test_tables_show_the_families_and_every_file_that_gave_no_text(tmp_path: Path) -> None:
+    run = prep(tmp_path, {**mixed(), "bad.pdf": b"%PDF-1.4 nothing", "x.bin": bytes(range(256)) * 9})
+    paths = {output.name: run.out / output.path for output in phase.writes}
+    (families,) = phase.tables(paths.__getitem__, dropped=False)
+    assert [row[0] for row in families.rows] == sorted(str(row[0]) for row in families.rows)
+    files, characters, losses = phase.tables(paths.__getitem__, dropped=True)
+    assert [row[:2] for row in files.rows] == [("x.bin", "skipped"), ("bad.pdf", "failed")]
+    assert all(row[2] for row in files.rows)
+    assert sum(int(row[0]) for row in characters.rows) == run.metrics["chars_dropped"]
+    assert losses.rows == ()
+
+
+def test_progress_counts_files_and_follows_the_bytes(tmp_path: Path) -> None:
+    run = prep(tmp_path, mixed(), workers=1)
+    told = [fields for kind, fields in run.events if kind == "progress"]
+    assert [one["done"] for one in told] == list(range(1, len(mixed()) + 1))
+    assert told[-1]["share"] == 1
+    assert all(one["note"] in mixed() and one["megabytes_per_second"] > 0 for one in told)
 
 
 def test_a_file_that_changed_since_the_listing_is_not_taken_for_the_listed_one(tmp_path: Path) -> None:
@@ -289,6 +417,21 @@ def test_a_third_party_extractor_claims_files_by_extension_and_by_magic(tmp_path
     assert found["b"].balance.dropped == {"control character": 2}
 
 
+def test_an_extractor_that_cannot_be_imported_costs_its_files_and_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Registry.plugin
+
+    def broken(self: Registry, kind: str, name: str, *, ready: bool = True) -> Any:
+        if name == "pdf":
+            raise ImportError("its library is half installed")
+        return original(self, kind, name, ready=ready)
+
+    monkeypatch.setattr(Registry, "plugin", broken)
+    run = prep(tmp_path, mixed())
+    assert documents(run)["b.pdf"].status == "skipped"
+    assert run.metrics["ok"] == len(mixed()) - 1
+    assert ("notice", {"text": "the extractor pdf is left out: ImportError: its library is half installed"}) in run.events
+
+
 def test_a_crash_a_hang_a_bug_or_a_memory_bomb_costs_one_file_each(tmp_path: Path) -> None:
     bad = {f"{word}.notes": word for word in ("crash", "hang", "greedy", "bug", "exit", "words")}
     good = {f"good{number}.notes": f"{number} {WORDS}" for number in range(12)}
@@ -297,7 +440,7 @@ def test_a_crash_a_hang_a_bug_or_a_memory_bomb_costs_one_file_each(tmp_path: Pat
     assert {path: one.reason for path, one in found.items() if one.status == "failed"} == {
         "crash.notes": "the extractor crashed (SIGSEGV)", "hang.notes": "took longer than 1.5 seconds",
         "greedy.notes": "needs more than 1,024 MiB of memory", "bug.notes": "KeyError: 'no such thing'",
-        "exit.notes": "the extractor ended its process (exit code 3)", "words.notes": "its extractor yielded str, not Piece",
+        "exit.notes": "the extractor ended its process (exit code 3)", "words.notes": "its extractor yielded str, not Piece or Embedded",
     }  # fmt: skip
     assert sum(one.status == "ok" for one in found.values()) == 12
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 import zipfile
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -221,6 +223,15 @@ def test_what_earlier_files_left_behind_does_not_cost_a_file(tmp_path: Path) -> 
     assert counted(root, tmp_path / "run", plugins).metrics["ok"] == 7
 
 
+def finished_files(results: Path) -> int:
+    """How many files a run has finished, as another process sees it."""
+    try:
+        with closing(sqlite3.connect(f"file:{results}?mode=ro", uri=True)) as db:
+            return int(db.execute("SELECT COUNT(*) FROM file").fetchone()[0])
+    except sqlite3.OperationalError:   # it is not there yet
+        return 0
+
+
 def test_a_run_killed_between_files_resumes_to_the_same_bytes(tmp_path: Path) -> None:
     plugins = tiny_corpus(tmp_path / "plugins", {"counting.py": COUNTING})
     root = tiny_corpus(tmp_path / "corpus", {f"{number}.count": f"slow file {number}" for number in range(8)})
@@ -231,12 +242,12 @@ def test_a_run_killed_between_files_resumes_to_the_same_bytes(tmp_path: Path) ->
         "run_phase(phase, here / 'killed', corpus=here / 'corpus', settings=PrepSettings(workers=1), plugin_dirs=(here / 'plugins',))\n"
     )
     victim = subprocess.Popen([sys.executable, "-c", script])
-    journal, deadline = tmp_path / "killed/work/items.journal", time.monotonic() + 30
-    while not (journal.exists() and journal.read_bytes().count(b"\n") >= 3) and time.monotonic() < deadline:
+    results, deadline = tmp_path / "killed/work/results.db", time.monotonic() + 30
+    while finished_files(results) < 3 and time.monotonic() < deadline:
         time.sleep(0.01)
     victim.kill()
     victim.wait()
-    finished = journal.read_bytes().count(b"\n")
+    finished = finished_files(results)
     assert 3 <= finished < 8
     resumed = counted(root, tmp_path / "killed", plugins)
     assert sum(kind == "progress" for kind, _ in resumed.events) == 8 - finished

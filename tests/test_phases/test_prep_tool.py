@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from forge.errors import UsageError
+from forge.phases.prep.read import Progress
 from forge.phases.prep.tool import extract
 from forge.registry import Registry
 from forge.testing import tiny_corpus
@@ -15,14 +16,16 @@ from forge.testing import tiny_corpus
 
 def test_extract_writes_text_or_the_reason_for_every_file(tmp_path: Path) -> None:
     root = tiny_corpus(tmp_path / "corpus", {"a.md": "# T\n\nwords", "b.md": "# T\n\nwords", "c.bin": bytes(range(256)) * 9, "d.pdf": b"%PDF-"})
-    seen: list[tuple[int, int, str]] = []
-    counts = extract(root, tmp_path / "out.jsonl", Registry(), lambda done, total, name: seen.append((done, total, name)))
+    seen: list[Progress] = []
+    counts = extract(root, tmp_path / "out.jsonl", Registry(), seen.append)
     assert counts == {"failed": 1, "ok": 2, "skipped": 1}
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [row["path"] for row in rows] == ["a.md", "b.md", "c.bin", "d.pdf"]
     assert rows[0]["text"] == rows[1]["text"] == "T\n\nwords"
     assert rows[2]["reason"] == "unknown file type"
-    assert [total for _, total, _ in seen] == [4] * 4
+    assert [(one.done, one.total) for one in seen] == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert [one.share for one in seen] == sorted(one.share for one in seen)
+    assert seen[-1].share == 1
 
 
 def test_extract_takes_a_single_file_and_says_what_is_not_there(tmp_path: Path) -> None:

@@ -1,0 +1,64 @@
+"""What a file's result depends on besides the file: a hash that parts the cache where anything of it changes."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import sys
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from pathlib import Path
+from typing import Any
+
+from forge.protocols import Option
+from forge.records import canonical_json, digest
+from forge.registry import missing
+
+
+def reading_stamp(extractors: Mapping[str, Any], words: int, words_max: int, options: Mapping[str, Option]) -> str:
+    """A hash of prep's code, the settings, and of each extractor its code, its libraries and the programs that it calls.
+
+    It errs towards reading again: any changed line under phases/prep or beside a plugin gives another hash.
+    """
+    parts = [_code(Path(__file__).parent), str(sys.version_info[:3]), canonical_json([words, words_max, dict(options)])]
+    for name, plugin in sorted(extractors.items()):
+        module = sys.modules.get(type(plugin).__module__)
+        file = Path(getattr(module, "__file__", None) or __file__)
+        requires = tuple(getattr(plugin, "requires", ()))
+        parts += [name, _code(_package(file)), str(missing(requires))]
+        parts += [f"{need.module} {_version(need.module)}" for need in requires]
+        parts += [f"{program} {shutil.which(program)}" for program in getattr(plugin, "programs", ())]
+    return digest(*parts)[:32] + ":"
+
+
+def _package(file: Path) -> Path:
+    """The outermost package that a plugin's file lies in, or the file itself. forge's own plugins: those of their kind."""
+    place = file
+    while (place.parent / "__init__.py").exists() and place.parent.name not in ("plugins", "forge"):
+        place = place.parent
+    return place
+
+
+@cache
+def _code(place: Path) -> str:
+    hasher = hashlib.sha256()
+    for file in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
+        hasher.update(file.name.encode() + b"\0" + file.read_bytes())
+    return hasher.hexdigest()
+
+
+@cache
+def _version(module: str) -> str:
+    """The version of the distribution that brings a module; most are called alike, and the full table takes 50 ms."""
+    top = module.partition(".")[0]
+    try:
+        return version(top)
+    except PackageNotFoundError:
+        names = _distributions().get(top, [])
+        return ", ".join(f"{name} {version(name)}" for name in sorted(set(names)))
+
+
+@cache
+def _distributions() -> Mapping[str, list[str]]:
+    return packages_distributions()
