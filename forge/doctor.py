@@ -14,8 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
+from forge.errors import ForgeError
 from forge.isolate import gaps
 from forge.phase import Requirement
+from forge.protocols import PLUGIN_KINDS
 from forge.protocols import PLUGIN_KINDS
 from forge.records import Record
 from forge.registry import Registry, missing
@@ -85,11 +87,21 @@ def _extras() -> list[Finding]:
 
 
 def _plugins() -> list[Finding]:
-    """Extractors that cannot be imported: their files would fail, nothing else does."""
-    registry = Registry()
-    broken = [plugin for plugin in (registry.plugin("extractor", name, ready=False) for name in registry.names("extractor")) if hasattr(plugin, "broken")]
-    fix = "mend the package that brings it, or pip uninstall it"
-    return [Finding(name=f"extractor {plugin.name}", state="missing", detail=f"cannot be imported: {plugin.broken}", fix=fix) for plugin in broken]
+    """Plugins that cannot be imported. An extractor costs its files only, any other one stops the run that uses it."""
+    registry, fix = Registry(), "mend the package that brings it, or pip uninstall it"
+    findings = []
+    for kind, name in ((kind, name) for kind in PLUGIN_KINDS for name in registry.names(kind)):
+        reason = _why_broken(registry, kind, name)
+        if reason:
+            findings.append(Finding(name=f"{kind} {name}", state="missing", detail=f"cannot be imported: {reason}", fix=fix))
+    return findings
+
+
+def _why_broken(registry: Registry, kind: str, name: str) -> str:
+    try:
+        return str(getattr(registry.plugin(kind, name, ready=False), "broken", ""))
+    except ForgeError as error:
+        return error.why
 
 
 def _isolation() -> list[Finding]:

@@ -76,5 +76,11 @@ def _passages(document: Path, registry: Registry) -> list[Any]:
 
 
 def _state(registry: Registry, kind: str, name: str) -> str:
-    absent = missing(getattr(registry.plugin(kind, name, ready=False), "requires", ()))
+    try:
+        plugin = registry.plugin(kind, name, ready=False)
+    except ForgeError as error:
+        return f"broken: {error.why}"
+    if reason := getattr(plugin, "broken", ""):
+        return f"broken: {reason}"
+    absent = missing(getattr(plugin, "requires", ()))
     return f"needs [{absent[0].extra}]" if absent else "ready"

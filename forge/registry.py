@@ -10,6 +10,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
+from forge.broken import exports_extractor, module_source, name_in, stand_in
 from forge.errors import ForgeError, MissingAccess, UsageError, nearest
 from forge.phase import Requirement
 from forge.protocols import PLUGIN_KINDS
@@ -49,7 +50,8 @@ class Registry:
     def plugin(self, kind: str, name: str, *, ready: bool = True) -> Any:
         """One plugin, imported now. Raises UsageError for an unknown name, MissingAccess for a missing extra.
 
-        ready=False: also when its extra is missing, to read what it says about itself.
+        ready=False: also when its extra is missing, to read what it says about itself; an extractor that cannot be
+        imported is then a forge.broken.Broken, which fails its files with the reason.
         """
         group, _ = _kind(kind)
         if (kind, name) not in self._loaded:
@@ -58,7 +60,7 @@ class Registry:
             if name in local:
                 found = local[name]
             elif name in points:
-                found = points[name].load()
+                found = _load(kind, points[name])
             else:
                 raise UsageError(
                     f'there is no {kind} "{name}"', why=nearest(name, self.names(kind)), next="forge plugins list"
@@ -66,6 +68,7 @@ class Registry:
             self._loaded[kind, name] = found
         plugin = self._loaded[kind, name]
         if ready:
+            _check_whole(kind, plugin)
             require(getattr(plugin, "requires", ()), f"{kind} {name}")
         return plugin
 
@@ -91,9 +94,36 @@ class Registry:
                 if not folder.is_dir():
                     raise UsageError(f"no plugin folder at {folder}", next="name an existing folder with --plugin-dir")
                 for file in sorted(folder.glob("*.py")):
-                    for kind, plugin in load_file(file).items():
+                    for kind, plugin in _load_folder_file(file).items():
                         self._local.setdefault(kind, {})[plugin.name] = plugin
         return self._local
+
+
+def _load_folder_file(file: Path) -> dict[str, Any]:
+    """load_file(), but a broken extractor costs its files only; any other broken plugin stops."""
+    try:
+        return load_file(file)
+    except ForgeError as error:
+        source = file.read_text(encoding="utf-8", errors="replace")
+        if not exports_extractor(source):
+            raise
+        name = name_in(source, file.stem)
+        return {"extractor": stand_in(name, f"{error.fact} ({error.why})", source)}
+
+
+def _load(kind: str, point: EntryPoint) -> Any:
+    try:
+        return point.load()
+    except (Exception, SystemExit) as error:
+        reason = f"{type(error).__name__}: {error}"
+        if kind == "extractor":
+            return stand_in(point.name, reason, module_source(point.module))
+        raise ForgeError(f"the {kind} {point.name} cannot be imported", why=reason, next=f"mend or remove the package that brings {point.value}") from error
+
+
+def _check_whole(kind: str, plugin: Any) -> None:
+    if reason := getattr(plugin, "broken", ""):
+        raise ForgeError(f"the {kind} {plugin.name} cannot be imported", why=reason, next="forge plugins list")
 
 
 def load_file(file: Path) -> dict[str, Any]:
@@ -106,7 +136,7 @@ def load_file(file: Path) -> dict[str, Any]:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ForgeError(
             f"the plugin {file} cannot be imported", why=f"{type(error).__name__}: {error}",
             next=f"forge plugins check {file}",

@@ -1,7 +1,7 @@
-"""Decides what a file is: by its first bytes and its container's directory, then by its extension.
+"""Decides what a file is: by its container's directory, what plugins accept, its first bytes, then its extension.
 
 A .docx named .pdf is a .docx. An extension decides only among what the content leaves open: which kind of text,
-or which of the binary formats that a plugin brings.
+or which of the binary formats that a plugin brings. What nobody claims goes to the extractor of UNKNOWN, if there is one.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from forge.phases.prep.guard import open_directory
 
 HEAD_BYTES = 1 << 16
 OOXML = "application/vnd.openxmlformats-officedocument."
+ENDNOTE = "application/x-endnote-library"
 UNKNOWN = "application/octet-stream"
 PLAIN = "text/plain"
 
@@ -28,14 +29,26 @@ SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
     (0, b"II*\0", "image/tiff"),
     (0, b"MM\0*", "image/tiff"),
     (8, b"WEBP", "image/webp"),
-    (4, b"ftypheic", "image/heic"),
+    *((4, b"ftyp" + brand, "image/heic") for brand in (b"heic", b"heix", b"hevc", b"mif1", b"msf1")),
+    (4, b"ftypavif", "image/avif"),
+    (4, b"ftypM4A", "audio/mp4"),
+    (4, b"ftypM4B", "audio/mp4"),
+    (4, b"ftypqt", "video/quicktime"),
     (4, b"ftyp", "video/mp4"),
     (0, b"\x1aE\xdf\xa3", "video/x-matroska"),
     (8, b"AVI ", "video/x-msvideo"),
     (8, b"WAVE", "audio/wav"),
     (0, b"ID3", "audio/mpeg"),
+    *((0, frame, "audio/mpeg") for frame in (b"\xff\xfb", b"\xff\xfa", b"\xff\xf3", b"\xff\xf2")),
+    *((0, frame, "audio/aac") for frame in (b"\xff\xf1", b"\xff\xf9")),
+    (0, b"#!AMR", "audio/amr"),
+    (8, b"AIFF", "audio/aiff"),
+    (8, b"AIFC", "audio/aiff"),
     (0, b"OggS", "audio/ogg"),
     (0, b"fLaC", "audio/flac"),
+    (0, b"FLV\x01", "video/x-flv"),
+    (0, b"0&\xb2u\x8ef\xcf\x11", "video/x-ms-asf"),
+    (0, b"\x00\x00\x01\xba", "video/mpeg"),
     (0, b"\x1f\x8b", "application/gzip"),
     (0, b"BZh", "application/x-bzip2"),
     (0, b"\xfd7zXZ\0", "application/x-xz"),
@@ -45,6 +58,10 @@ SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
     (257, b"ustar", "application/x-tar"),
     (0, b"SQLite format 3\0", "application/vnd.sqlite3"),
     (0, b"\x89HDF\r\n\x1a\n", "application/x-hdf5"),
+    *((0, b"CDF" + version, "application/x-netcdf") for version in (b"\x01", b"\x02", b"\x05")),
+    (0, b"\x00\x00\x27\x0a", "application/vnd.shp"),
+    (0, b"PAR1", "application/vnd.apache.parquet"),
+    (0, b"ARROW1\0\0", "application/vnd.apache.arrow.file"),
     (0, b"\x7fELF", "application/x-elf"),
     (0, b"{\\rtf", "application/rtf"),
     (0, b"%!PS", "application/postscript"),
@@ -66,6 +83,7 @@ TEXT_EXTENSIONS = {
 """Text files that are no prose: skipped, until a plugin claims their type."""
 
 HTML = re.compile(rb"<!doctype\s+html|<html[\s>]", re.IGNORECASE)
+SVG = re.compile(rb"^\s*(<\?xml[^>]*>\s*|<!--.*?-->\s*|<!DOCTYPE[^>\[]*(\[.*?\]\s*)?>\s*)*<(svg:)?svg[\s>]", re.DOTALL)
 HTML_FRAGMENT = re.compile(rb"^\s*<(head|body|div|p|table|h[1-6]|ul|article|section|span|meta|title)[\s>]", re.IGNORECASE)
 
 
@@ -80,44 +98,70 @@ class Route(NamedTuple):
 class Router:
     """Routes by content. `extractors`: name -> plugin, also those whose extra is missing.
 
-    Where two extractors claim a type, one that does not come with slm-forge wins, then the first by name.
+    Where two extractors claim a type, the one with the higher `priority` reads it, then one that does not come with
+    slm-forge, then the first by name.
     """
 
     def __init__(self, extractors: Mapping[str, Any]) -> None:
-        names = sorted(extractors, key=lambda name: (type(extractors[name]).__module__.startswith("forge.plugins."), name))
+        self.extractors = {name: extractors[name] for name in sorted(extractors, key=lambda name: _rank(extractors[name], name))}
+        self.asked = [name for name, plugin in self.extractors.items() if hasattr(plugin, "accepts")]
         self.by_type: dict[str, str] = {}
         self.by_extension: dict[str, str] = {}
         self.magic: dict[bytes, str] = {}
-        for name in names:
-            plugin = extractors[name]
+        for name, plugin in self.extractors.items():
             for media_type in plugin.media_types:
                 self.by_type.setdefault(media_type, name)
             for extension, media_type in plugin.extensions.items():
                 self.by_extension.setdefault(extension, media_type)
             for prefix, media_type in plugin.magic.items():
                 self.magic.setdefault(prefix, media_type)
+        self.prefixes = sorted(self.magic, key=len, reverse=True)
 
     def route(self, path: Path, name: str) -> Route:
         """Where the file goes. Raises ExtractError for a container that is damaged, encrypted or a bomb."""
         with path.open("rb") as file:
             head = file.read(HEAD_BYTES)
-        media_type = self._media_type(path, head, PurePosixPath(name).suffix.lower())
-        if extractor := self.by_type.get(media_type):
+        extension = PurePosixPath(name).suffix.lower()
+        contained = _container(path, head)
+        if accepted := self._accepted(head, name, extension):
+            return accepted
+        media_type = contained or self._media_type(path, head, extension)
+        if extractor := self.by_type.get(media_type) or self.by_type.get(UNKNOWN):
             return Route(media_type, extractor)
         return Route(media_type, reason=_unclaimed(media_type))
 
+    def _accepted(self, head: bytes, name: str, extension: str) -> Route | None:
+        """What the first plugin says that recognises the file. One that breaks costs only files with its extensions."""
+        for asked in self.asked:
+            plugin = self.extractors[asked]
+            try:
+                media_type = plugin.accepts(head, name)
+            except MemoryError:
+                raise
+            except Exception as error:
+                if extension in plugin.extensions:
+                    raise ExtractError(f"extractor {asked} cannot tell what it is ({type(error).__name__}: {error})") from error
+                continue  # a file of another family, which its own extractor reads
+            if media_type:
+                return Route(media_type, asked if media_type in plugin.media_types else self.by_type.get(media_type, asked))
+        return None
+
     def _media_type(self, path: Path, head: bytes, extension: str) -> str:
-        if found := _container(path, head):
-            return found
-        for prefix in sorted(self.magic, key=len, reverse=True):
+        for prefix in self.prefixes:
             if head.startswith(prefix):
                 return self.magic[prefix]
         if not head.strip():
-            return PLAIN
+            return self._blank_type(head, extension)
         if looks_like_text(head):
             return self._text_type(path, head, extension)
         claimed = self.by_extension.get(extension, UNKNOWN)
         return UNKNOWN if claimed in _RECOGNISED or claimed.startswith("text/") else claimed
+
+    def _blank_type(self, head: bytes, extension: str) -> str:
+        """An empty file is plain text, unless it stands for the files that belong to it (EndNote's .enl with its .Data/)."""
+        claimed = self.by_extension.get(extension, "")
+        owner = self.extractors.get(self.by_type.get(claimed, ""))
+        return claimed if not head and extension in getattr(owner, "sidecars", {}) else PLAIN
 
     def _text_type(self, path: Path, head: bytes, extension: str) -> str:
         start = head.replace(b"\0", b"").lstrip(b"\xef\xbb\xbf\xff\xfe \t\r\n")[:4096]
@@ -126,11 +170,17 @@ class Router:
             return "application/x-ipynb+json"
         if start.startswith(b"<") and HTML.search(start):
             return "text/html"
+        if start.startswith((b"<?xml", b"<svg", b"<!DOCTYPE svg")) and SVG.search(start):
+            return "image/svg+xml"
         if start.startswith(b"<?xml"):
             return claimed if claimed and not claimed.startswith("text/") else "application/xml"
         if claimed and claimed not in _RECOGNISED:
             return claimed
         return "text/html" if HTML_FRAGMENT.match(start) else PLAIN
+
+
+def _rank(plugin: Any, name: str) -> tuple[int, bool, str]:
+    return -getattr(plugin, "priority", 0), type(plugin).__module__.startswith("forge.plugins."), name
 
 
 def looks_like_text(head: bytes) -> bool:
@@ -177,10 +227,14 @@ def _zip_type(path: Path) -> str:
 def _zip_member_type(archive: zipfile.ZipFile, names: set[str]) -> str:
     if "mimetype" in names:
         try:
-            declared = archive.read("mimetype")[:100].decode("ascii").strip()
+            with archive.open("mimetype") as file:
+                declared = file.read(100).decode("ascii").strip()
         except (zipfile.BadZipFile, UnicodeDecodeError, RuntimeError, NotImplementedError) as error:
             raise ExtractError(f"damaged ZIP container ({error})") from error
-        return declared or "application/zip"
+        if declared.startswith("application/") and ("opendocument" in declared or "zip" in declared):
+            return declared
+    if any(name.rpartition("/")[2].lower() == "refs.frm" for name in names):
+        return ENDNOTE
     if "[Content_Types].xml" not in names:
         return "application/zip"
     if "xl/workbook.bin" in names:
