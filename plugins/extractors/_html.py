@@ -47,12 +47,13 @@ def page(text: str) -> Iterator[Piece]:
         yield from _pieces(root, layout(root), "")
 
 
-def whole(root: _Element, *, locator: str = "", quotes: Iterable[Any] = ()) -> Iterator[Piece]:
+def whole(root: _Element, *, locator: str = "", quotes: Iterable[Any] = (), outline: Outline | None = None) -> Iterator[Piece]:
     """All text of a document without boilerplate: a chapter of a book, the body of a mail. Hidden text is dropped.
 
     locator: written to every piece; without it each names its heading. quotes: elements dropped as "quoted reply".
+    outline: the headings open before it, which it goes on with (a book in several files).
     """
-    yield from _pieces(root, Layout(root, hidden(root) | dict.fromkeys(quotes, "quoted reply")), locator)
+    yield from _pieces(root, Layout(root, hidden(root) | dict.fromkeys(quotes, "quoted reply")), locator, outline)
 
 
 def parse_html(text: str) -> _Element | None:
@@ -101,11 +102,11 @@ def _cp1252(match: re.Match[str]) -> str:
     return bytes([int(match[1])]).decode("cp1252", "replace")
 
 
-def _pieces(root: _Element, found: Layout, locator: str) -> Iterator[Piece]:
-    walker = _Walker(found.left_out, locator)
+def _pieces(root: _Element, found: Layout, locator: str, outline: Outline | None = None) -> Iterator[Piece]:
+    walker = _Walker(found.left_out, locator, outline or Outline())
     title = " ".join("".join("".join(node.itertext()) for node in root.iter("title") if _in_head(node)).split())
     if title and not any(_is_kept(node, found) for node in found.main.iter("h1")):
-        yield Piece(text=title, heading=walker.outline.enter(0, title), kind="heading", locator=locator or "heading=title")
+        yield Piece(text=title, heading=walker.outline.enter(0 if outline is None else 1, title), kind="heading", locator=locator or "heading=title")
     elif title:
         yield Piece(text=title, locator=locator, dropped="page title")
     yield from walker.pieces(found.main)
@@ -154,9 +155,8 @@ def visible_text(node: _Element, left_out: dict[Any, str] | None = None) -> str:
 class _Walker:
     """Walks a page without recursion (pages may be nested thousands deep) and cuts its text at block borders."""
 
-    def __init__(self, left_out: dict[Any, str], locator: str) -> None:
-        self.left_out, self.locator = left_out, locator
-        self.outline = Outline()
+    def __init__(self, left_out: dict[Any, str], locator: str, outline: Outline) -> None:
+        self.left_out, self.locator, self.outline = left_out, locator, outline
         self.dropped: dict[str, list[str]] = {}
         self.buffer: list[str] = []
         self.pre = 0

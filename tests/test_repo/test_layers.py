@@ -15,7 +15,7 @@ HEAVY = {
     "torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "accelerate", "boto3", "anthropic", "pymupdf", "pypdfium2",
     "llama_cpp", "gguf", "huggingface_hub", "datasketch", "numpy", "sklearn", "lxml", "docx", "pptx", "xxhash", "py3langid",
     "pydicom", "h5py", "shapefile", "tifffile",
-    "tokenizers", "safetensors", "charset_normalizer", "PIL", "pillow_heif", "av", "faster_whisper", "rapidocr", "onnxruntime", "py7zr", "rarfile", "backports", "oxmsg", "striprtf", "compressed_rtf", "python_calamine", "pyarrow",
+    "tokenizers", "safetensors", "charset_normalizer", "PIL", "pillow_heif", "av", "faster_whisper", "rapidocr", "onnxruntime", "py7zr", "rarfile", "backports", "oxmsg", "compressed_rtf", "python_calamine", "pyarrow",
 }
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from forge.errors import ExtractError
 from forge.plugins.extractors._decode import decode
+from forge.plugins.extractors._rtf import rtf_blocks
 from forge.plugins.extractors.mail.body import body_pieces, html_pieces
 from forge.plugins.extractors.mail.message import FAULTS, HEADERS, SMALL_IMAGE, header
 from forge.protocols import Embedded
@@ -67,12 +68,10 @@ def _html(message: Any) -> str:
 def _rtf_text(data: bytes) -> str:
     """Outlook keeps some bodies only as compressed RTF. Raises ExtractError when it is damaged."""
     from compressed_rtf import decompress
-    from striprtf.striprtf import rtf_to_text
 
     if len(data) < 16 or int.from_bytes(data[4:8], "little") > MAX_RTF:
         raise ExtractError("damaged Outlook message: its compressed text has no sound length")
-    text: str = rtf_to_text(decompress(data).decode("latin-1"), errors="replace")
-    return text
+    return "\n\n".join(block.text for block in rtf_blocks(decompress(data)) if not block.dropped)
 
 
 def _attachment(attachment: Any, number: int, message_class: str) -> Iterator[Piece | Embedded]:
