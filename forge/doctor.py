@@ -18,7 +18,6 @@ from forge.errors import ForgeError
 from forge.isolate import gaps
 from forge.phase import Requirement
 from forge.protocols import PLUGIN_KINDS
-from forge.protocols import PLUGIN_KINDS
 from forge.records import Record
 from forge.registry import Registry, missing
 from forge.run import home
@@ -90,7 +89,7 @@ def _plugins() -> list[Finding]:
     """Plugins that cannot be imported. An extractor costs its files only, any other one stops the run that uses it."""
     registry, fix = Registry(), "mend the package that brings it, or pip uninstall it"
     findings = []
-    for kind, name in ((kind, name) for kind in PLUGIN_KINDS for name in registry.names(kind)):
+    for kind, name in [(kind, name) for kind in PLUGIN_KINDS for name in registry.names(kind)]:
         reason = _why_broken(registry, kind, name)
         if reason:
             findings.append(Finding(name=f"{kind} {name}", state="missing", detail=f"cannot be imported: {reason}", fix=fix))
@@ -115,7 +114,7 @@ def _needs(registry: Registry) -> dict[str, set[Requirement]]:
     """Extra -> the modules that phases and plugins want from it."""
     owners = [registry.phase(name) for name in registry.phase_names()]
     for kind in PLUGIN_KINDS:
-        owners += [registry.plugin(kind, name, ready=False) for name in registry.names(kind)]
+        owners += [registry.plugin(kind, name, ready=False) for name in registry.names(kind) if not _why_broken(registry, kind, name)]
     needs: dict[str, set[Requirement]] = {}
     for owner in owners:
         for need in getattr(owner, "requires", ()):
