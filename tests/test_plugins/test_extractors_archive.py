@@ -75,7 +75,7 @@ def seven_zip(tmp_path: Path, **options: object) -> bytes:
 
 def test_every_kind_of_archive_hands_over_its_members(tmp_path: Path) -> None:
     made = {
-        ZIP: packed({name: content for name, content in MEMBERS.items()}),
+        ZIP: packed(dict(MEMBERS)),
         TAR: archives.tar(MEMBERS),
         GZIP: archives.tar(MEMBERS, mode="w:gz"),
         BZIP2: archives.tar(MEMBERS, mode="w:bz2"),
