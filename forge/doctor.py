@@ -89,7 +89,7 @@ def _plugins() -> list[Finding]:
     """Plugins that cannot be imported. An extractor costs its files only, any other one stops the run that uses it."""
     registry, fix = Registry(), "mend the package that brings it, or pip uninstall it"
     findings = []
-    for kind, name in [(kind, name) for kind in PLUGIN_KINDS for name in registry.names(kind)]:
+    for kind, name in [(each, name) for each in PLUGIN_KINDS for name in registry.names(each)]:
         reason = _why_broken(registry, kind, name)
         if reason:
             findings.append(Finding(name=f"{kind} {name}", state="missing", detail=f"cannot be imported: {reason}", fix=fix))
