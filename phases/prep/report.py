@@ -35,11 +35,8 @@ def summarize(results: Results) -> dict[str, Any]:
 
 
 def seconds_by_family(results: Results) -> dict[str, float]:
-    """Seconds that reading took in this run, by extractor; what came from the cache took none."""
-    rows = results.rows(
-        "SELECT d.extractor, SUM(f.seconds) FROM file AS f JOIN document AS d ON d.file=f.key"
-        " AND d.path=(SELECT MIN(path) FROM document WHERE file=f.key) GROUP BY d.extractor ORDER BY d.extractor"
-    )
+    """Seconds that reading took in this run, by the extractor of the outermost file; what came from the cache took none."""
+    rows = results.rows("SELECT extractor, SUM(seconds) FROM file GROUP BY extractor ORDER BY extractor")
     return {name or NOBODY: round(seconds, 3) for name, seconds in rows}
 
 

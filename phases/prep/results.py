@@ -20,7 +20,7 @@ from forge.records import Document, canonical_json, digest
 from forge.state import journal_mode
 
 SCHEMA = """
-CREATE TABLE IF NOT EXISTS file(key TEXT PRIMARY KEY, cached INTEGER NOT NULL, seconds REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS file(key TEXT PRIMARY KEY, extractor TEXT NOT NULL, cached INTEGER NOT NULL, seconds REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS document(
     id TEXT NOT NULL PRIMARY KEY, path TEXT NOT NULL, file TEXT NOT NULL, identity TEXT NOT NULL, known INTEGER NOT NULL, status TEXT NOT NULL,
     reason TEXT NOT NULL, extractor TEXT NOT NULL, extracted INTEGER NOT NULL, kept INTEGER NOT NULL, passages INTEGER NOT NULL,
@@ -86,18 +86,16 @@ class Results:
     def __contains__(self, key: str) -> bool:
         return self._db.execute("SELECT 1 FROM file WHERE key=?", (key,)).fetchone() is not None
 
-    def add(self, key: str, held: Sequence[Held], *, cached: bool = False, seconds: float = 0.0) -> None:
+    def add(self, key: str, held: Sequence[Held], *, seconds: float = 0.0) -> None:
         """Keep what a file gave, in one transaction. seconds: what reading it took. Raises ForgeError when two paths share an id."""
         with self._db:
-            self._insert(key, held)
-            self._db.execute("INSERT OR REPLACE INTO file VALUES(?,?,?)", (key, cached, seconds))
+            self._insert_file(key, held, 0, seconds)
 
     def add_many(self, files: Iterable[tuple[str, Sequence[Held]]]) -> None:
         """Keep what many files gave that came from the cache, in one transaction."""
         with self._db:
             for key, held in files:
-                self._insert(key, held)
-                self._db.execute("INSERT OR REPLACE INTO file VALUES(?,1,0)", (key,))
+                self._insert_file(key, held, 1, 0.0)
 
     def tell(self, documents: Iterable[tuple[Document, str]]) -> None:
         """Add documents that were not read, each with the path of the equal file that stands for it, or ""."""
@@ -154,6 +152,11 @@ class Results:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+    def _insert_file(self, key: str, held: Sequence[Held], cached: int, seconds: float) -> None:
+        extractor = json.loads(held[0].line)["extractor"]
+        self._insert(key, held)
+        self._db.execute("INSERT OR REPLACE INTO file VALUES(?,?,?,?)", (key, extractor, cached, seconds))
 
     def _insert(self, key: str, held: Sequence[Held], copy_of: str = "") -> None:
         for one in held:
