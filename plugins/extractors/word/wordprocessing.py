@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import posixpath
 import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from forge.errors import ExtractError
+from forge.plugins.extractors._office import Package, alternative_text, chart_text, drawing_paragraphs
 from forge.plugins.extractors._outline import Outline
 from forge.plugins.extractors._xml import attribute, parse_part, tag_of
 from forge.records import Piece
@@ -36,15 +36,17 @@ class _Docx:
     """One .docx package while it is read."""
 
     def __init__(self, archive: zipfile.ZipFile) -> None:
-        self.archive, self.names = archive, set(archive.namelist())
-        roots = [target for what, target in self._relations("") if what == "officeDocument"]
-        self.main = roots[0] if roots else "word/document.xml"
-        self.related = self._relations(self.main)
+        self.archive = archive
+        self.package = Package(archive)
+        self.names = self.package.names
+        self.main = self.package.main("word/document.xml")
+        self.related = sorted(set(self.package.relations(self.main).values()))
         self.levels: dict[str, int] = {}
         self.code_styles: set[str] = set()
         self._read_styles()
         self.outline = Outline()
         self.paragraphs = self.tables = 0
+        self.lost: dict[str, list[str]] = {}
 
     def pieces(self) -> Iterator[Piece]:
         """Everything, body first."""
@@ -56,6 +58,8 @@ class _Docx:
         yield from self._headers()
         for kind, tag in NOTE_PARTS:
             yield from self._notes(kind, tag)
+        for reason, texts in sorted(self.lost.items()):
+            yield Piece(text="\n".join(texts), dropped=reason)
 
     def _blocks(self, container: _Element) -> Iterator[Piece]:
         for node in container:
@@ -74,7 +78,9 @@ class _Docx:
     def _paragraph(self, node: _Element) -> Iterator[Piece]:
         self.paragraphs += 1
         locator = f"paragraph={self.paragraphs}"
-        raw, boxes = _text_and_boxes(node)
+        raw, boxes, lost = _text_and_boxes(node)
+        for reason, text in lost:
+            self.lost.setdefault(reason, []).append(text)
         text = raw.strip()
         style, level, is_item = self._format(node)
         if style in self.code_styles:
@@ -86,8 +92,24 @@ class _Docx:
             yield Piece(text=f"- {text}", locator=locator, heading=self.outline.path, kind="list")
         elif text:
             yield Piece(text=text, locator=locator, heading=self.outline.path)
+        yield from self._drawings(node, locator)
         for box in boxes:
             yield from self._blocks(box)
+
+    def _drawings(self, node: _Element, locator: str) -> Iterator[Piece]:
+        """What stands in a paragraph as a drawing: charts, diagrams, the alternative texts of pictures."""
+        relations: dict[str, tuple[str, str]] = {}
+        for one in node.iter():
+            tag = tag_of(one)
+            if tag == "docPr" and (shown := alternative_text(one)):
+                yield Piece(text=shown, locator=f"{locator} picture", heading=self.outline.path, kind="notes")
+            elif tag in {"chart", "relIds"}:
+                relations = relations or self.package.relations(self.main)
+                _, target = relations.get(attribute(one, "id") or attribute(one, "dm"), ("", ""))
+                if target in self.names:
+                    root = self.package.parse(target)
+                    text = chart_text(root) if tag == "chart" else "\n".join(drawing_paragraphs(root))
+                    yield Piece(text=text, locator=locator, heading=self.outline.path, kind="table" if tag == "chart" else "list")
 
     def _format(self, node: _Element) -> tuple[str, int, bool]:
         """(style, heading level or 0, belongs to a list)."""
@@ -141,19 +163,6 @@ class _Docx:
                 for number, text in enumerate(texts, 1):
                     yield Piece(text=text, locator=f"{tag}={number}", heading=kind.capitalize(), kind="notes")
 
-    def _relations(self, part: str) -> list[tuple[str, str]]:
-        """(last word of the type, part name) of a part's relationships, by target name; links to outside left out."""
-        folder, file = posixpath.split(part)
-        name = posixpath.join(folder, "_rels", f"{file}.rels")
-        if name not in self.names:
-            return []
-        found = []
-        for node in parse_part(self.archive, name):
-            if isinstance(node.tag, str) and node.get("TargetMode") != "External":
-                target = posixpath.normpath(posixpath.join("/", folder, node.get("Target", ""))).lstrip("/")
-                found.append((node.get("Type", "").rsplit("/", 1)[-1], target))
-        return sorted(set(found))
-
 
 def _level(name: str, outline: str) -> int:
     if match := HEADING_NAME.match(name):
@@ -178,10 +187,11 @@ def _run_text(paragraph: _Element) -> str:
     return _text_and_boxes(paragraph)[0]
 
 
-def _text_and_boxes(paragraph: _Element) -> tuple[str, list[_Element]]:
-    """The runs' text, and the outermost text boxes, each once: a drawing and its fallback hold the same ones."""
+def _text_and_boxes(paragraph: _Element) -> tuple[str, list[_Element], list[tuple[str, str]]]:
+    """The runs' text; the outermost text boxes, each once (a drawing and its fallback hold the same); (why, lost text)."""
     parts: list[str] = []
     boxes: list[_Element] = []
+    lost: list[tuple[str, str]] = []
     pending: list[Any] = [paragraph]
     while pending:
         node = pending.pop()
@@ -190,17 +200,30 @@ def _text_and_boxes(paragraph: _Element) -> tuple[str, list[_Element]]:
             parts.append(node.text or "")
         elif tag in _MARKS:
             parts.append(_MARKS[tag])
+        elif tag == "sym":
+            parts.append(_SYMBOLS.get(attribute(node, "char").upper(), ""))
         elif tag == "AlternateContent":
             pending.append(_chosen(node))
         elif tag == "txbxContent":
             boxes.append(node)
+        elif tag in {"del", "moveFrom"}:
+            lost.append(("deleted text", "".join(one.text or "" for one in node.iter() if tag_of(one) in {"delText", "t"})))
+        elif tag == "r" and _is_hidden(node):
+            lost.append(("hidden text", "".join(one.text or "" for one in node.iter() if tag_of(one) == "t")))
         elif tag not in _NO_TEXT and len(node):
             pending.extend(reversed(node))
-    return "".join(parts), boxes
+    return "".join(parts), boxes, lost
 
 
 _MARKS = {"tab": "\t", "ptab": "\t", "br": "\n", "cr": "\n", "noBreakHyphen": "-"}
-_NO_TEXT = {"del", "moveFrom", "instrText", "pPr", "rPr", "tbl"}
+_NO_TEXT = {"instrText", "pPr", "rPr", "tbl"}
+_SYMBOLS = {"F0B7": "•", "F0A7": "•", "F0D8": "→", "F0E0": "→", "F0FC": "✓", "F0FE": "☑", "F0A8": "☐", "F06D": "µ", "F0B0": "°", "F0B1": "±"}
+"""Private characters of Symbol and Wingdings that stand in running text."""
+
+
+def _is_hidden(run: Any) -> bool:
+    properties = next((child for child in run if tag_of(child) == "rPr"), ())
+    return any(tag_of(child) == "vanish" and _value(child) not in {"0", "false"} for child in properties)
 
 
 def _chosen(alternatives: Any) -> Any:
