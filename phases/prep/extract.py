@@ -146,7 +146,7 @@ class Reader:
             return ended(entry, "failed", reason, route.media_type, route.extractor)
         except _Unbalanced as error:
             return ended(entry, "failed", error.fact).model_copy(update={"fault": (error.fact, error.why, error.next)})
-        except Exception as error:  # noqa: BLE001  # whatever a library raises on a broken file costs that file only
+        except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever a library raises on a broken file costs that file only
             return ended(entry, "failed", _told(error), route.media_type, route.extractor)
 
     def _extract(self, one: _OneFile, route: Route, unpacked: Unpacked, seat: Seat) -> Result:
@@ -260,7 +260,7 @@ def _passages(document: Document, cuts: list[Cut]) -> tuple[Passage, ...]:
     )
 
 
-def _told(error: Exception) -> str:
+def _told(error: BaseException) -> str:
     """What a library said, as a reason."""
     if isinstance(error, OSError) and error.errno == errno.EFBIG:
         return f"its extractor wrote a file of more than {FILE_BYTES >> 20:,} MiB"

@@ -100,9 +100,12 @@ def serve(pipe: Connection, work: Callable[[Any, Seat], bytes], tooling: Tooling
         result = work(item, seat)
         if os.getpid() != me:
             os._exit(BROKEN)  # a copy of us that an extractor forked: it has no say
-        seat.end_processes()
-        empty(tooling.folder)
-        tired = seat.tired or served == ITEMS or _resident() - start > GROWTH_BYTES
+        tired = seat.end_processes() or seat.tired or served == ITEMS
+        try:
+            empty(tooling.folder)
+            tired = tired or _resident() - start > GROWTH_BYTES
+        except OSError:
+            tired = True  # no file can be opened any more; what lies here the parent removes
         pipe.send_bytes(FINISHED if tired else DONE)
         pipe.send_bytes(result)
     signal.pause()
@@ -175,8 +178,12 @@ def _lower(kind: int, value: int) -> None:
 def _allow_processor_time(seconds: float) -> None:
     """From now on; every core may be used for the whole time. The wall clock ends us earlier, this ends what we start."""
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
-    limit = int(time.process_time() + seconds * (os.cpu_count() or 1)) + 2
+    limit = int(time.process_time() + seconds * _cores()) + 2
     resource.setrlimit(resource.RLIMIT_CPU, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
+
+
+def _cores() -> int:
+    return os.cpu_count() or 1
 
 
 def _resident() -> int:
