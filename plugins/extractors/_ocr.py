@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 INSTALL = "install tesseract (apt-get install tesseract-ocr) or pip install 'slm-forge[ocr]'"
 UNSURE = "word that OCR was unsure of"
+NO_TEXT = "no text found by OCR"
 NOISE = "OCR of a picture without words"
 
 CONFIDENCE_FLOOR = 30
@@ -44,7 +46,7 @@ MAX_SIDE = 32_000
 SECONDS_PER_PICTURE = 25.0
 """Ten times what a dense page of 8.7 million pixels takes on one slow core (2.4 s)."""
 
-SECONDS_PER_PAGE, SECONDS_PER_FILE = 3.0, 120.0
+SECONDS_PER_PAGE, SECONDS_PER_FILE = 4.0, 120.0
 OVER_LIMIT = "page over the OCR limit"
 
 LANGUAGES = re.compile(r"\w+(?:\+\w+)*")
@@ -81,6 +83,8 @@ class OcrEngine(Protocol):
 def choose_engine(options: Mapping[str, Option]) -> OcrEngine:
     """The engine that the options ocr and ocr_languages ask for; its `why_not` tells when there is none."""
     wanted, languages = str(options.get("ocr", "auto")), str(options.get("ocr_languages", "eng"))
+    if not find_spec("PIL"):
+        return NoEngine("image without OCR: pip install 'slm-forge[media]'")
     if wanted == "off":
         return NoEngine("picture not read: prep.ocr=off")
     if wanted == "rapidocr" or (wanted == "auto" and not shutil.which("tesseract") and _rapidocr_module()):
@@ -90,16 +94,20 @@ def choose_engine(options: Mapping[str, Option]) -> OcrEngine:
 
 
 def read_picture(picture: Image, engine: OcrEngine, *, locator: str = "") -> Iterator[Piece]:
-    """The paragraphs of a picture, then the words that the engine was unsure of, dropped."""
+    """The paragraphs of a picture, then the words that the engine was unsure of, dropped; NO_TEXT where it saw none."""
     unsure: list[str] = []
+    found = False
     for _, words in groupby(engine.words(prepare(picture)), key=lambda word: word.paragraph):
         lines = [list(line) for _, line in groupby(words, key=lambda word: word.line)]
         unsure += [word.text for line in lines for word in line if word.confidence < CONFIDENCE_FLOOR]
         text = join_lines([[word for word in line if word.confidence >= CONFIDENCE_FLOOR] for line in lines])
         if text:
+            found = True
             yield Piece(text=text, locator=locator, dropped="" if _has_word(text) else NOISE)
     if unsure:
         yield Piece(text=" ".join(unsure), locator=locator, dropped=UNSURE)
+    if not found and not unsure:
+        yield Piece(text="", locator=locator, dropped=NO_TEXT)
 
 
 def read_scans(
@@ -318,6 +326,4 @@ def _rapidocr() -> Any:
 
 
 def _rapidocr_module() -> str:
-    from importlib.util import find_spec
-
     return next((name for name in RAPIDOCR_MODULES if find_spec(name)), "")

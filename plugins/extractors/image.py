@@ -66,6 +66,7 @@ class ImageExtractor:
     }
     magic: ClassVar[Mapping[bytes, str]] = {b"II+\0": "image/tiff", b"MM\0+": "image/tiff"}
     requires: ClassVar[tuple[Requirement, ...]] = (Requirement(module="PIL", extra="media"),)
+    programs: ClassVar[tuple[str, ...]] = ("tesseract",)
 
     def accepts(self, head: bytes, name: str) -> str:
         """HEIC and AVIF by their brand, BMP by its header ("BM" alone also starts texts)."""
@@ -131,13 +132,9 @@ def _text(picture: Image, engine: OcrEngine, ctx: Reading) -> Iterator[Piece]:
         return
     pages = list(_pages(picture)) if picture.format == "TIFF" else [0]
     if len(pages) == 1:
-        pieces = list(read_picture(_decoded(picture), engine))
+        yield from read_picture(_decoded(picture), engine)
     else:
-        scans = ((f"page={page + 1}", _page_of(picture, page)) for page in pages)
-        pieces = list(read_scans(scans, engine, ctx.options))
-    yield from pieces
-    if not any(piece.text for piece in pieces):
-        yield Piece(text="", dropped="no text found by OCR")
+        yield from read_scans(((f"page={page + 1}", _page_of(picture, page)) for page in pages), engine, ctx.options)
     if picture.format in ANIMATED and getattr(picture, "is_animated", False):
         yield Piece(text="", dropped=ANIMATION)
 

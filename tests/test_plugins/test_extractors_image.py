@@ -267,7 +267,7 @@ def test_a_tiff_whose_directories_form_a_loop_ends(tmp_path: Path) -> None:
 
 def test_pages_over_the_ocr_limit_are_reported_and_the_file_is_kept(tmp_path: Path) -> None:
     made = saved(drawn("Page one is here"), "TIFF", save_all=True, append_images=[drawn("never")] * 3)
-    pieces = read(tmp_path, "image/tiff", made, seconds_per_file=4)
+    pieces = read(tmp_path, "image/tiff", made, seconds_per_file=6)
     assert kept(pieces) == "Page one is here"
     assert [(piece.locator, piece.dropped) for piece in pieces[1:]] == [(f"page={number}", "page over the OCR limit") for number in (2, 3, 4)]
 

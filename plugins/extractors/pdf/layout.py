@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from statistics import median
@@ -58,10 +58,11 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One page's lines in reading order; scanned: it shows a picture and has no text."""
+    """One page's lines in reading order; scanned: it shows a picture and has (almost) no text; notes: comments, form fields."""
 
     lines: list[Line]
     scanned: bool = False
+    notes: Sequence[str] = ()
 
 
 @dataclass
@@ -75,7 +76,7 @@ class _Block:
 
 
 def rebuild(pages: Iterable[Page]) -> Iterator[Piece]:
-    """Headings, paragraphs and list items, then what was dropped. Locators count pages from 1."""
+    """Headings, paragraphs and list items, then comments and form fields, then what was dropped. Locators count pages from 1."""
     book = list(pages)
     headers = _headers(book)
     measures = _Measures(book)
@@ -93,6 +94,8 @@ def rebuild(pages: Iterable[Page]) -> Iterator[Piece]:
             kind = "list" if BULLET.match(text) else "prose"
             heading = " > ".join(one for _, one in path)
             yield Piece.model_validate({"text": text, "locator": locator, "heading": heading, "kind": kind})
+    for number, page in enumerate(book, 1):
+        yield from (Piece(text=note, locator=f"page={number}", kind="notes") for note in page.notes)
     yield from _dropped(book, headers)
 
 
@@ -103,8 +106,6 @@ def _dropped(book: list[Page], headers: set[str]) -> Iterator[Piece]:
         if texts:
             text = "\n".join(texts).replace(JOINED_HYPHEN, "-")
             yield Piece(text=text, locator=f"page={number}", dropped="page header")
-        if page.scanned:
-            yield Piece(text="", locator=f"page={number}", dropped="page without a text layer")
 
 
 def _headers(book: list[Page]) -> set[str]:

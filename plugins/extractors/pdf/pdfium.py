@@ -8,11 +8,15 @@ from collections.abc import Iterator
 from typing import Any
 
 from forge.errors import ExtractError
+from forge.plugins.extractors.pdf.extras import read_notes
 from forge.plugins.extractors.pdf.layout import Line, Page
 
 PASSWORD_ERRORS = {4: "encrypted PDF (it needs a password)", 5: "encrypted PDF (unsupported security scheme)"}
 CJK = re.compile("[\u3040-\u30ff\u3400-\u9fff]")
 BOLD_WEIGHT = 650
+
+PICTURE_SHARE, STAMP_CHARACTERS = 0.8, 250
+"""A picture over most of a page with no more text than that is a scan with a stamp ("Downloaded from ...")."""
 
 SHEAR = 0.02
 """pdfium leaves out text without width, as vertical Japanese is when its font is not embedded (46 of 62 lines of a
@@ -25,6 +29,7 @@ def read_pages(data: bytes) -> Iterator[Page]:
 
     try:
         document = pypdfium2.PdfDocument(data)
+        document.init_forms()
         count = len(document)
     except pypdfium2.PdfiumError as error:
         code = getattr(error, "err_code", None)
@@ -51,9 +56,10 @@ def _page(document: Any, number: int) -> Page:
     text_page.close()
     if CJK.search(text):
         lines = _vertical_lines(page) or lines
-    scanned = not lines and _has_image(page)
+    scanned = _is_picture(page, 0.0 if not lines else PICTURE_SHARE) and len(text) <= STAMP_CHARACTERS
+    notes = read_notes(document, page)
     page.close()
-    return Page(lines, scanned)
+    return Page(lines, scanned, notes)
 
 
 def _lines(text_page: Any, text: str) -> list[Line]:
@@ -112,7 +118,13 @@ def _object_text(one: Any, text_page: Any) -> str:
     return buffer.raw.decode("utf-16-le", "replace").rstrip("\0")
 
 
-def _has_image(page: Any) -> bool:
+def _is_picture(page: Any, share: float) -> bool:
+    """True when an image covers at least this share of the page."""
     from pypdfium2 import raw
 
-    return next(iter(page.get_objects(filter=[raw.FPDF_PAGEOBJ_IMAGE])), None) is not None
+    width, height = page.get_size()
+    for image in page.get_objects(filter=[raw.FPDF_PAGEOBJ_IMAGE]):
+        left, bottom, right, top = image.get_bounds()
+        if (min(right, width) - max(left, 0)) * (min(top, height) - max(bottom, 0)) >= share * width * height:
+            return True
+    return False
