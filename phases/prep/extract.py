@@ -97,19 +97,23 @@ class Reader:
     def _walk(self, one: _OneFile, seat: Seat) -> Iterator[Result]:
         """One file and all that comes out of it. Raises LimitBroken when that is too much."""
         unpacked = Unpacked(seat.folder / f"level-{one.depth}", one.entry.path, one.budget)
-        result = self._read(one, unpacked, seat)
-        if seat.end_processes() and result.document.status != "failed":
-            result = ended(one.entry, "failed", "its extractor left a process running", result.document.media_type, result.document.extractor)
-        one.budget.characters += result.document.chars
-        if one.budget.characters > MAX_CHARACTERS_IN_ALL:
-            raise LimitBroken(f"more than {MAX_CHARACTERS_IN_ALL:,} characters of text in all", next="unpack it into the corpus", refused=True)
-        if result.document.status == "refused":
-            unpacked.members.clear()
-        yield _holding(result, unpacked)
         try:
+            yield self._outer(one, unpacked, seat)
             yield from self._members(one, unpacked, seat)
         finally:
             remove(unpacked.folder)
+
+    def _outer(self, one: _OneFile, unpacked: Unpacked, seat: Seat) -> Result:
+        result = self._read(one, unpacked, seat)
+        document = result.document
+        if seat.end_processes() and document.status != "failed":
+            return ended(one.entry, "failed", "its extractor left a process running", document.media_type, document.extractor)
+        one.budget.characters += document.chars
+        if one.budget.characters > MAX_CHARACTERS_IN_ALL:
+            raise LimitBroken(f"more than {MAX_CHARACTERS_IN_ALL:,} characters of text in all", next="unpack it into the corpus", refused=True)
+        if document.status == "refused":
+            unpacked.members.clear()
+        return _holding(result, unpacked)
 
     def _members(self, one: _OneFile, unpacked: Unpacked, seat: Seat) -> Iterator[Result]:
         written = {member.name: member for member in unpacked.members if not member.why}
