@@ -28,7 +28,7 @@ def read(tmp_path: Path, content: str | bytes, media_type: str = LINES, name: st
 
 
 def read_lines(tmp_path: Path, *rows: Any, **options: Option) -> list[Piece]:
-    return read(tmp_path, "".join(json.dumps(row) + "\n" for row in rows), **options)
+    return read(tmp_path, "".join(json.dumps(row) + "\n" for row in rows), LINES, "", **options)
 
 
 def shown(pieces: Sequence[Piece]) -> list[tuple[str, str]]:
