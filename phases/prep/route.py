@@ -69,10 +69,10 @@ SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
 
 OLE2 = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 OLE2_STREAMS: tuple[tuple[str, str], ...] = (
+    ("__properties_version1.0", "application/vnd.ms-outlook"),  # before the others: a message may hold a .doc
     ("WordDocument", "application/msword"),
     ("Workbook", "application/vnd.ms-excel"),
     ("PowerPoint Document", "application/vnd.ms-powerpoint"),
-    ("__substg1.0_", "application/vnd.ms-outlook"),
 )
 LEGACY_OFFICE = {"application/msword": ".docx", "application/vnd.ms-excel": ".xlsx", "application/vnd.ms-powerpoint": ".pptx"}
 
