@@ -2,7 +2,7 @@
 
     python -m tests.hostile FOLDER      writes it below FOLDER/corpus (250 MB on disk), with its plugins in FOLDER/plugins
 
-The same bytes every time. Nothing in it can do harm by lying there.
+The same files every time; only dates and salts inside Office files and 7z differ. Nothing in it can do harm by lying there.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from pathlib import Path
 class Case:
     """One file and its end.
 
-    path: as documents.jsonl tells it. make: its bytes, or what writes it. ends: a status, or several with "|".
+    path: as documents.jsonl tells it. make: its bytes, or what writes it. ends: a status, or several with "|" where each is an answer.
     why: what its reason must contain. members: the same for files inside it, by their name there: "status: reason".
-    keeps: text that must be in its passages (or a member's); never: text that must be in no passage of the corpus.
+    keeps: text that must be in its passages (or a member's).
     """
 
     path: str

@@ -34,10 +34,10 @@ def is_tar_header(block: bytes) -> bool:
 def read_tar_file(path: Path) -> Iterator[Piece | Embedded]:
     """The members of an uncompressed tar."""
     with path.open("rb") as file:
-        yield from read_tar(file)
+        yield from read_tar(Forward(file))
 
 
-def read_tar(file: IO[bytes] | Forward) -> Iterator[Piece | Embedded]:
+def read_tar(file: Forward) -> Iterator[Piece | Embedded]:
     """The members in order. Raises ExtractError where the archive is damaged; members before it were whole."""
     # "r:" on an object that only goes forward, not tarfile's own stream mode: there, a header that claims 8 EiB makes
     # it count through them in blocks of 10 KiB after the end of the file (Python 3.11 to 3.13, read 2026-11-21).
@@ -58,7 +58,7 @@ def read_tar(file: IO[bytes] | Forward) -> Iterator[Piece | Embedded]:
 class Forward:
     """A stream as tarfile wants it: read, tell, and seek to any later place."""
 
-    def __init__(self, stream: IO[bytes], head: bytes) -> None:
+    def __init__(self, stream: IO[bytes], head: bytes = b"") -> None:
         self.stream, self.head, self.position = stream, head, 0
 
     def read(self, size: int) -> bytes:
@@ -109,7 +109,7 @@ def _obstacle(member: tarfile.TarInfo) -> str:
     return "" if member.isreg() else f"link, device or another kind of member (type {member.type!r})"
 
 
-def _chunks(file: IO[bytes] | Forward, member: tarfile.TarInfo) -> Iterator[bytes]:
+def _chunks(file: Forward, member: tarfile.TarInfo) -> Iterator[bytes]:
     with damage_told("member"):
         file.seek(member.offset_data)
         left = member.size
