@@ -153,6 +153,8 @@ def test_lines_and_pubtator_are_recognised_by_their_content() -> None:
     accepts = Registry().plugin("extractor", "data").accepts
     assert accepts(b'{"a": 1}\n{"a": 2}\n', "x/train.JSON") == LINES
     assert accepts(b'{\n "a": 1}\n', "x/one.json") == accepts(b'{"a": 1}\n', "one.json") == accepts(b'{"a": 1}\n{"a": 2}\n', "notes.txt") == ""
+    assert accepts(b"\xff\xff\xff\xff\xa0\0\0\0", "data-00000-of-00001.arrow") == ARROW
+    assert accepts(b"\xff\xff\xff\xff\xa0\0\0\0", "x.bin") == ""
     assert accepts(b"123|t|Title\n123|a|Abstract\n", "corpus.txt") == PUBTATOR
 
 

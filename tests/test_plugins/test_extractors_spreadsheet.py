@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import time
-import zipfile
 from collections import Counter
 from collections.abc import Callable
 from datetime import date, datetime
@@ -16,6 +15,7 @@ import xlsxwriter
 import xlwt
 
 from forge.errors import ExtractError
+from forge.phases.prep.route import Router
 from forge.plugins.extractors.spreadsheet import ODS, XLS, XLSB, XLSX
 from forge.plugins.extractors.spreadsheet.cells import column_of, format_kind, letters, number_text
 from forge.protocols import Option, Reading
@@ -302,12 +302,18 @@ def test_a_binary_workbook_that_spans_too_much_is_refused_before_it_is_opened(tm
         read(tmp_path, corpus.packed({"xl/worksheets/sheet1.bin": b"\x85\x80\x80\x80\x08", "xl/workbook.bin": b""}), XLSB)
 
 
-def test_prep_reads_a_workbook_whatever_it_is_called(tmp_path: Path) -> None:
-    from forge.phases.prep.route import Router
-
-    path = tmp_path / "x.pdf"
-    path.write_bytes(written(lambda book: book.add_worksheet().write(0, 0, "a")))
+@pytest.mark.parametrize(
+    ("name", "content", "extractor"),
+    [
+        ("x.pdf", written(lambda book: book.add_worksheet().write(0, 0, "a")), "spreadsheet"),
+        ("x.xls", b"name\tcity\nAda\tLyon\nBob\tRome\n", "text"),
+        ("x.xls", b"<html><table><tr><td>a</td></tr></table></html>", "html"),
+    ],
+)
+def test_prep_reads_tables_for_what_they_are(tmp_path: Path, name: str, content: bytes, extractor: str) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(content)
     registry = Registry()
-    route = Router({name: registry.plugin("extractor", name, ready=False) for name in registry.names("extractor")}).route(path, "x.pdf")
-    assert route.extractor == "spreadsheet"
-    assert zipfile.is_zipfile(path)
+    route = Router({each: registry.plugin("extractor", each, ready=False) for each in registry.names("extractor")}).route(path, name)
+    assert route.extractor == extractor
+    assert name == "x.pdf" or route.media_type in {"text/tab-separated-values", "text/html"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
 from forge.phase import Requirement
@@ -29,6 +29,7 @@ READERS: dict[str, Callable[[Path, Reading], Iterator[Piece]]] = {
     ARROW: arrow_rows,
 }
 
+ARROW_STREAM = b"\xff\xff\xff\xff"
 PUBTATOR_START = re.compile(rb"\s*\d+\|t\|[^\n]*\n\d+\|a\|")
 LINES_START = re.compile(rb"\s*(\{[^\n]*\}|\[[^\n]*\])\s*\n\s*[{\[]")
 """Two complete values, a line each: JSON Lines, also when the file is called .json."""
@@ -49,9 +50,11 @@ class DataExtractor:
     requires: ClassVar[tuple[Requirement, ...]] = ()
 
     def accepts(self, head: bytes, name: str) -> str:
-        """Claims PubTator under any name, and JSON Lines that are called .json."""
+        """Claims PubTator under any name, JSON Lines that are called .json, and Arrow streams, which have no magic word."""
         if PUBTATOR_START.match(head):
             return PUBTATOR
+        if head.startswith(ARROW_STREAM) and self.extensions.get(PurePosixPath(name).suffix.lower()) == ARROW:
+            return ARROW
         return LINES if name.lower().endswith(".json") and LINES_START.match(head) else ""
 
     def extract(self, path: Path, ctx: Reading) -> Iterator[Piece]:

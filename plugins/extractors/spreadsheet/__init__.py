@@ -28,6 +28,7 @@ XLSX = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
 XLSB = "application/vnd.ms-excel.sheet.binary.macroEnabled.12"
 XLS = "application/vnd.ms-excel"
 ODS = "application/vnd.oasis.opendocument.spreadsheet"
+TABS = "text/tab-separated-values"
 
 READERS: dict[str, Callable[[Path, int], Iterator[Piece]]] = {
     XLSX: office_workbook,
@@ -54,6 +55,11 @@ class SpreadsheetExtractor:
     requires: ClassVar[tuple[Requirement, ...]] = (
         Requirement(module="lxml", extra="docs"), Requirement(module="python_calamine", extra="docs"),
     )  # fmt: skip
+
+    def accepts(self, head: bytes, name: str) -> str:
+        """Tells a text with tabs that was named .xls, so that Excel opens it, for the table that it is."""
+        lines = head.split(b"\n", 3)[:3]
+        return TABS if name.lower().endswith(".xls") and b"\0" not in head and all(b"\t" in line for line in lines) else ""
 
     def extract(self, path: Path, ctx: Reading) -> Iterator[Piece]:
         """Yield titles, rows and comments. Raises ExtractError for damaged, encrypted and exploding workbooks."""
