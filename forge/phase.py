@@ -141,7 +141,10 @@ class Phase(Protocol[C]):
     libraries: distributions whose version changes the output; part of the fingerprint.
     always: run even after a failure or an interrupt (teardown).
 
-    A phase may also have (`forge show` looks with getattr):
+    A phase may also have:
+    identity(settings, ctx) -> str: what its result depends on besides inputs, settings and VERSION (its code, plugins).
+        A new run then takes the result over from an earlier one that had all the same, if
+    reusable(metrics) -> Mapping | None: the numbers to show there; None: this result is not for other runs.
     tables(find, *, dropped) -> Iterable[Table]: its artifacts as tables; find(name) is the path of one of them.
         dropped=True: what was let go, one row each, with the reason.
     """

@@ -15,7 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from forge import gate, record
+from forge import gate, record, reuse
 from forge.config import Config
 from forge.context import FolderContext, InputFile
 from forge.corpus import walk_corpus
@@ -87,6 +87,7 @@ class Pipeline:
         self.refetch = refetch
         self.snapshots = self._snapshots()
         self.did_work = False
+        self._reuse_key = ""
 
     def execute(self, until: str = "") -> None:
         """Run what has to be run, up to and including `until`. Always closes the run's leases at the end."""
@@ -197,6 +198,7 @@ class Pipeline:
             else:
                 metrics, out = self._in_engine(phase, files, fingerprint)
             self._finish(phase, out, metrics)
+            self._offer_to_other_runs(phase, metrics)
         except BaseException as error:
             self._mark_failed(phase, error)
             raise
@@ -209,12 +211,22 @@ class Pipeline:
 
     def _in_engine(self, phase: AnyPhase, files: dict[str, InputFile], fingerprint: str) -> tuple[dict[str, Any], Path]:
         folder = self.run.folder / "work" / phase.name
-        ctx = EngineContext(self, phase, folder, files, fingerprint)
+        ctx, settings = EngineContext(self, phase, folder, files, fingerprint), self.config.section(phase.name)
         try:
-            metrics = dict(phase.run(self.config.section(phase.name), ctx))
+            identity = getattr(phase, "identity", None)
+            key = digest(fingerprint, identity(settings, ctx)) if identity and phase.name not in self.forced else ""
+            taken = reuse.take_over(ctx.cache, key, {one.name: ctx.output(one.name) for one in phase.writes}) if key else None
+            metrics = dict(phase.run(settings, ctx)) if taken is None else taken
+            self._reuse_key = key if taken is None else ""
         finally:
             ctx.close()
         return metrics, ctx.out
+
+    def _offer_to_other_runs(self, phase: AnyPhase, metrics: dict[str, Any]) -> None:
+        reusable = getattr(phase, "reusable", None)
+        if self._reuse_key and reusable and (told := reusable(metrics)) is not None:
+            reuse.keep(cache_folder(), self._reuse_key, self.run.store, phase.writes, told)
+        self._reuse_key = ""
 
     def _on_machine(self, phase: AnyPhase, files: dict[str, InputFile], fingerprint: str) -> tuple[dict[str, Any], Path]:
         token = str(json.loads(Path(files["machine"].path).read_text(encoding="utf-8"))["lease"])

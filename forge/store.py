@@ -119,7 +119,7 @@ class Store:
 
     def _store(self, file: Path, relative: str) -> Blob:
         sha256, size = hash_file(file), file.stat().st_size
-        target = self._blob(sha256)
+        target = self.blob(sha256)
         if not target.exists() or not (self._unchanged(sha256, target) or hash_file(target) == sha256):
             target.parent.mkdir(exist_ok=True)
             partial = target.with_suffix(f".{os.getpid()}.partial")
@@ -139,7 +139,7 @@ class Store:
                 (base / extra).unlink()
         for blob in artifact.files:
             name = base / blob.path if blob.path else base
-            target = self._blob(blob.sha256)
+            target = self.blob(blob.sha256)
             if name.exists() and name.samefile(target):
                 continue
             name.parent.mkdir(parents=True, exist_ok=True)
@@ -149,7 +149,7 @@ class Store:
             fresh.replace(name)
 
     def _check(self, blob: Blob, *, trust_unchanged: bool) -> None:
-        target = self._blob(blob.sha256)
+        target = self.blob(blob.sha256)
         if not target.exists():
             raise ArtifactDamaged(f"the stored file {blob.sha256[:12]} is gone")
         if trust_unchanged and self._unchanged(blob.sha256, target):
@@ -176,7 +176,8 @@ class Store:
             "INSERT OR REPLACE INTO verified VALUES(?,?,?,?,?)", sha256, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns
         )
 
-    def _blob(self, sha256: str) -> Path:
+    def blob(self, sha256: str) -> Path:
+        """Where the bytes with this hash lie, if they are stored."""
         return self.blobs / sha256[:2] / sha256
 
 

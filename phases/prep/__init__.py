@@ -106,7 +106,7 @@ class Prep:
                 listing.choose(sample(listing.leaders(), extensions))
             read_files(
                 listing, ctx.corpus_root, make_reader(extractors, settings), results, ctx.work, limits=make_limits(settings),
-                cache=cache, stamp=reading_stamp(extractors, settings.passage_words, settings.passage_words_max, reading_options(settings)),
+                cache=cache, stamp=_stamp(extractors, settings),
                 on_file=lambda progress: ctx.progress(**progress.fields()), tick=ctx.check_stop,
             )
             tell_unread(listing, results)
@@ -117,6 +117,15 @@ class Prep:
             if ctx.dry_run:
                 numbers["sample"] = f"{listing.count_chosen():,} of {listing.count_leaders():,} distinct files"
             return numbers
+
+    def identity(self, settings: PrepSettings, ctx: Context) -> str:
+        """The code, libraries and programs that reading depends on."""
+        return _stamp(load_extractors(ctx.names("extractor"), lambda name: ctx.use("extractor", name, ready=False)), settings)
+
+    def reusable(self, metrics: Mapping[str, float | str]) -> Mapping[str, float | str] | None:
+        """What another run over the same corpus shows: it read nothing. None after failures: they are worth another try."""
+        known = int(metrics["files_read"]) + int(metrics["from_cache"])
+        return None if metrics["failed"] else {**metrics, "files_read": 0, "from_cache": known}
 
     def undo(self, settings: PrepSettings, ctx: Context) -> None:
         """Nothing outside the run folder but the cache, which all runs share."""
@@ -129,7 +138,7 @@ class Prep:
 phase = Prep()
 
 
-def load_extractors(names: Iterable[str], load: Callable[[str], Any], tell: Callable[[str], None]) -> dict[str, Any]:
+def load_extractors(names: Iterable[str], load: Callable[[str], Any], tell: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
     """All extractors by name, also those whose extra is missing. One that cannot be imported costs its files, not the run."""
     found = {}
     for name in names:
@@ -149,6 +158,10 @@ def make_reader(extractors: Mapping[str, Any], settings: PrepSettings) -> Reader
     """The reader that the settings describe; `extractors`: name -> plugin, also those whose extra is missing."""
     options = reading_options(settings)
     return Reader(extractors, words=settings.passage_words, words_max=settings.passage_words_max, options=options)
+
+
+def _stamp(extractors: Mapping[str, Any], settings: PrepSettings) -> str:
+    return reading_stamp(extractors, settings.passage_words, settings.passage_words_max, reading_options(settings))
 
 
 def make_limits(settings: PrepSettings) -> Limits:
