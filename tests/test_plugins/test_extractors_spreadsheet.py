@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import time
+import zipfile
 from collections import Counter
 from collections.abc import Callable
 from datetime import date, datetime
@@ -122,6 +123,18 @@ def test_rich_and_inline_texts_without_their_phonetic_guide(tmp_path: Path) -> N
     strings = "<si><r><t>东</t></r><r><t>京</t></r><rPh sb='0' eb='1'><t>トウキョウ</t></rPh></si><si><t>plain\nline</t></si>"
     cells = '<row><c t="s"><v>0</v></c><c t="s"><v>1</v></c><c t="inlineStr"><is><t>in</t></is></c></row>'
     assert kept(read(tmp_path, raw(cells, strings=strings)))[-1] == "东京 | plain line | in"
+
+
+def test_escaped_characters_and_parts_in_another_case(tmp_path: Path) -> None:
+    content = raw('<row><c t="inlineStr"><is><t>a_x000D_b _x0041_ _xyz_</t></is></c></row>')
+    assert kept(read(tmp_path, content))[-1] == "a b A _xyz_"
+    moved = corpus.packed({name.replace("sharedS", "SharedS"): part for name, part in unpacked(raw('<row><c t="s"><v>0</v></c></row>', strings="<si><t>x</t></si>")).items()})
+    assert kept(read(tmp_path, moved))[-1] == "x"
+
+
+def unpacked(content: bytes) -> dict[str, bytes]:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
 
 
 def test_merged_cells_fill_the_rows_they_cover(tmp_path: Path) -> None:

@@ -45,6 +45,8 @@ def office_workbook(path: Path, limit: int) -> Iterator[Piece]:
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise ExtractError(f"damaged workbook ({error})") from error
     with archive:
+        for name, entry in list(archive.NameToInfo.items()):  # part names do not tell A from a (ECMA-376 part 2, 6.2.2)
+            archive.NameToInfo.setdefault(name.replace("\\", "/").lower(), entry)
         start = next((link.target for link in _links(archive, "").values() if link.kind == "officeDocument"), "xl/workbook.xml")
         root = parse_part(archive, start)
         links = _links(archive, start)
@@ -78,7 +80,8 @@ def _links(archive: zipfile.ZipFile, part: str) -> dict[str, _Link]:
         target = attribute(node, "Target")
         if attribute(node, "TargetMode") != "External" and target:
             kind = attribute(node, "Type").rpartition("/")[2]
-            found[attribute(node, "Id")] = _Link(kind, posixpath.normpath(posixpath.join("/", folder, target)).lstrip("/"))
+            target = posixpath.normpath(posixpath.join("/", folder, target)).lstrip("/")
+            found[attribute(node, "Id")] = _Link(kind, target if target in archive.NameToInfo else target.lower())
     return found
 
 
@@ -99,7 +102,8 @@ def _strings(archive: zipfile.ZipFile, links: dict[str, _Link]) -> list[str]:
     strings: list[str] = []
     characters = 0
     for link in links.values():
-        for node in elements(archive, link.target, "si") if link.kind == "sharedStrings" else ():
+        known = link.kind == "sharedStrings" and link.target in archive.NameToInfo
+        for node in elements(archive, link.target, "si") if known else ():
             text = on_one_line(rich_text(node))
             strings.append(text)
             characters += len(text)

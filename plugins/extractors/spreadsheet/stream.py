@@ -21,6 +21,7 @@ DIGITS = "0123456789"
 MAX_ROW_CHARACTERS = 4_000_000
 """Cells may point at one long text again and again. Excel's own limit is 32,767 characters a cell."""
 
+ESCAPE = re.compile("_x([0-9A-Fa-f]{4})_")
 CHUNK_BYTES = 1 << 18
 MAX_MERGED = 100_000
 MERGED = re.compile(rb'mergeCell\s[^>]{0,200}?ref="([A-Z]{1,3})(\d{1,7}):[A-Z]{1,3}(\d{1,7})"')
@@ -72,8 +73,13 @@ def _forget_before(node: _Element) -> None:
 def rich_text(node: _Element) -> str:
     """The runs of a text, without the phonetic guide that Japanese workbooks keep beside it."""
     if len(node) == 1 and node[0].tag.endswith("}t"):
-        return node[0].text or ""
-    return "".join(part.text or "" for part in node.iter("{*}t") if not part.getparent().tag.endswith("rPh"))
+        return unescaped(node[0].text or "")
+    return unescaped("".join(part.text or "" for part in node.iter("{*}t") if not part.getparent().tag.endswith("rPh")))
+
+
+def unescaped(text: str) -> str:
+    """Text as it was typed: Office writes characters that XML cannot hold as _x000D_ (ECMA-376 part 1, 22.9.2.19)."""
+    return ESCAPE.sub(lambda match: chr(int(match[1], 16)), text) if "_x" in text else text
 
 
 def sheet_rows(book: Workbook, part: str) -> Iterator[Row]:
@@ -193,7 +199,7 @@ def _shown(stored: str, cell: Mapping[str, str], book: Workbook) -> str:
         return number_text(stored, book.kinds[int(style)] if known else "", from_1904=book.from_1904)
     if kind == "b":
         return "TRUE" if stored == "1" else "FALSE"
-    return on_one_line(stored)  # "str": a formula's text, "inlineStr", "e": "#DIV/0!", "d": a date in ISO 8601
+    return on_one_line(unescaped(stored))  # "str": a formula's text, "inlineStr", "e": "#DIV/0!", "d": a date in ISO 8601
 
 
 def _merged(archive: zipfile.ZipFile, part: str) -> dict[tuple[int, int], int]:
