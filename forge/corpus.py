@@ -55,7 +55,7 @@ def walk_names(
     return names if wanted is None else (one for one in names if wanted(one[1]))
 
 
-def _entries(names: Iterator[tuple[Path, str]], hashes: _Hashes) -> Iterator[CorpusEntry]:
+def _entries(names: Iterable[tuple[str, str]], hashes: _Hashes) -> Iterator[CorpusEntry]:
     try:
         for path, name in names:
             yield _entry(path, name, hashes)
@@ -63,36 +63,40 @@ def _entries(names: Iterator[tuple[Path, str]], hashes: _Hashes) -> Iterator[Cor
         hashes.close()
 
 
-def _walk(root: Path, leave_out: Path | None) -> Iterator[tuple[Path, str]]:
-    outside = leave_out.resolve() if leave_out else None
-    pending = [iter([(root, True)])]
+def _walk(root: Path, leave_out: Path | None) -> Iterator[tuple[str, str]]:
+    """(path, printable name) in the order of names. Plain strings: Path objects take half of the time for 10,000 files."""
+    outside = str(leave_out.resolve()) if leave_out else ""
+    if not _can_be_listed(str(root)):
+        yield str(root), "."
+        return
+    pending = [_children(str(root), "", outside)]
     while pending:
         found = next(pending[-1], None)
         if found is None:
             pending.pop()
-        elif found[1]:
-            pending.append(_children(found[0], outside))
+        elif found[1].endswith("/"):
+            pending.append(_children(*found, outside))
         else:
-            yield found[0], printable(found[0].relative_to(root).as_posix())
+            yield found
 
 
-def _children(folder: Path, outside: Path | None) -> Iterator[tuple[Path, bool]]:
-    """(path, is a folder to go into) of what lies in a folder, as its paths sort: those below "a" come after "a.txt".
+def _children(folder: str, prefix: str, outside: str) -> Iterator[tuple[str, str]]:
+    """(path, name) of what lies in a folder, the names of folders to go into with a slash: "a.txt" comes before "a/b".
 
     A folder that cannot be listed is handed over as a name of its own.
     """
-    keyed = []
+    found = []
     for child in _listed(folder):
-        path = Path(child.path)
-        enter = child.is_dir(follow_symlinks=False)
-        if enter and (child.name in IGNORED_FOLDERS or (outside and path.resolve() == outside)):
-            continue
-        enter = enter and _can_be_listed(path)
-        keyed.append((printable(child.name) + "/" * enter, path, enter))
-    return iter([(path, enter) for _, path, enter in sorted(keyed, key=lambda one: one[0])])
+        name = prefix + printable(child.name)
+        if child.is_dir(follow_symlinks=False):
+            if child.name in IGNORED_FOLDERS or (outside and str(Path(child.path).resolve()) == outside):
+                continue
+            name += "/" * _can_be_listed(child.path)
+        found.append((name, child.path))
+    return iter([(path, name) for name, path in sorted(found)])
 
 
-def _listed(folder: Path) -> list[os.DirEntry[str]]:
+def _listed(folder: str) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as children:
             return list(children)
@@ -100,7 +104,7 @@ def _listed(folder: Path) -> list[os.DirEntry[str]]:
         return []   # it could be listed a moment ago
 
 
-def _can_be_listed(folder: Path) -> bool:
+def _can_be_listed(folder: str) -> bool:
     try:
         os.scandir(folder).close()
     except OSError:
@@ -133,7 +137,7 @@ class _Hashes:
         self.cache = Cache(folder / "hashes.db", max_bytes=HASHES_BYTES) if folder else None
         self.root = os.fsencode(root.resolve()).decode("utf-8", "backslashreplace")
 
-    def of(self, path: Path, name: str, info: os.stat_result) -> str:
+    def of(self, path: str, name: str, info: os.stat_result) -> str:
         """The file's sha256, from an earlier scan when nothing about the file has changed."""
         if self.cache is None or time.time() - info.st_mtime <= RACY_SECONDS:
             return _hash_no_follow(path)
@@ -152,9 +156,9 @@ class _Hashes:
             self.cache.close()
 
 
-def _entry(path: Path, name: str, hashes: _Hashes) -> CorpusEntry:
+def _entry(path: str, name: str, hashes: _Hashes) -> CorpusEntry:
     try:
-        info = path.lstat()
+        info = os.lstat(path)
         if stat.S_ISLNK(info.st_mode):
             return CorpusEntry(path=name, kind="symlink", note="symbolic links are not followed")
         if stat.S_ISDIR(info.st_mode):
@@ -166,7 +170,7 @@ def _entry(path: Path, name: str, hashes: _Hashes) -> CorpusEntry:
         return CorpusEntry(path=name, kind="unreadable", note=error.strerror or str(error))
 
 
-def _hash_no_follow(path: Path) -> str:
+def _hash_no_follow(path: str) -> str:
     hasher = hashlib.sha256()
     handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     with os.fdopen(handle, "rb") as file:
