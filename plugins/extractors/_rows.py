@@ -31,6 +31,9 @@ LOOK_AHEAD = 30
 """Rows looked at to find the header: titles, dates and notes above it are seldom more than ten."""
 
 MAX_NAME_CHARACTERS = 80
+FEW_NAMES = 5
+"""From so many columns on some names may come again, as under groups of columns."""
+
 MAX_VALUE_CHARACTERS = 40
 NUMBER = re.compile(r"[-+($€£¥ ]*\d[\d., '\u00a0\u202f]*(e[-+]?\d+)?[)%$€£¥ ]*", re.IGNORECASE)
 DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([T ].*)?")
@@ -51,7 +54,7 @@ def table_pieces(rows: Iterable[Row], place: Place, *, heading: str = "", limit:
         if header is not None:
             yield from (writer.plain(row, "prose") for row in start[:header])
             yield writer.plain(start[header], "table")
-            names = dict(start[header][1])
+            names = _grouped_names(start[header][1], start[header - 1][1] if header else ())
             start = start[header + 1 :]
         elif len(start) < (LOOK_AHEAD if not names else 2) and all(len(cells) == 1 for _, cells in start):
             yield from (writer.plain(row, "prose") for row in start)  # titles above, notes below a table
@@ -143,6 +146,17 @@ def _blocks(rows: Iterable[Row]) -> Iterator[Iterator[Row]]:
     return ((row for _, row in group) for _, group in numbered)
 
 
+def _grouped_names(cells: Cells, above: Cells) -> dict[int, str]:
+    """The names by column; where one comes again, with the group that stands above it ("2024 Price")."""
+    again = {name for name, count in Counter(value for _, value in cells).items() if count > 1}
+    groups = above if len(above) > 1 else ()
+    names = {}
+    for column, name in cells:
+        group = next((text for left, text in reversed(groups) if left <= column), "") if name in again else ""
+        names[column] = f"{group} {name}".strip()
+    return names
+
+
 def _header(rows: Sequence[Row], *, known: Mapping[int, str]) -> int | None:
     """Which of the rows names the columns: the first that is as wide as most rows are, if it reads like names.
 
@@ -161,9 +175,10 @@ def _header(rows: Sequence[Row], *, known: Mapping[int, str]) -> int | None:
 
 
 def _are_names(cells: Cells, below: Sequence[Cells]) -> bool:
-    """Distinct short words (years may be among them) that do not come again in their columns."""
+    """Short words, most of them distinct (years may be among them) that do not come again in their columns."""
     names = [value for _, value in cells]
-    if len(names) < 2 or len({name.casefold() for name in names}) < len(names):
+    distinct = len({name.casefold() for name in names})
+    if distinct < 2 or distinct < (len(names) if len(names) < FEW_NAMES else len(names) / 2):
         return False
     if any(len(name) > MAX_NAME_CHARACTERS or name.endswith(":") for name in names):
         return False

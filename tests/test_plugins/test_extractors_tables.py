@@ -115,6 +115,11 @@ def test_a_second_table_below_an_empty_row_has_its_own_names(tmp_path: Path) -> 
     assert kept(read(tmp_path, text))[3:] == ["lake | depth", "lake: Mjøsa; depth: 453", "lake: Femund; depth: 153", "Source: the office"]
 
 
+def test_names_that_come_again_are_told_apart_by_the_group_above_them(tmp_path: Path) -> None:
+    text = ",,2023,,2024,\nShop,Town,Sales,Staff,Sales,Staff\nNord,Oslo,5,2,7,3\nSør,Mandal,8,4,9,4\n"
+    assert kept(read(tmp_path, text))[2] == "Shop: Nord; Town: Oslo; 2023 Sales: 5; 2023 Staff: 2; 2024 Sales: 7; 2024 Staff: 3"
+
+
 def test_rows_over_the_limit_are_counted_not_kept(tmp_path: Path) -> None:
     text = "id,name\n" + "".join(f"{number},n{number}\n" for number in range(100))
     pieces = read(tmp_path, text, max_rows=30)
