@@ -11,7 +11,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from forge.cache import Cache
@@ -42,16 +42,20 @@ def walk_corpus(
     wanted: picks by path; the others are neither listed nor hashed.
     Raises UsageError, at once, if there is nothing at `root`.
     """
-    return _entries(walk_names(root, leave_out=leave_out, wanted=wanted), _Hashes(cache, root))
+    return _entries(_names(root, leave_out, wanted), _Hashes(cache, root))
 
 
 def walk_names(
     root: Path, *, leave_out: Path | None = None, wanted: Callable[[str], bool] | None = None
 ) -> Iterator[tuple[Path, str]]:
     """The same as (file, path below root), without looking into any file."""
+    return ((Path(path), name) for path, name in _names(root, leave_out, wanted))
+
+
+def _names(root: Path, leave_out: Path | None, wanted: Callable[[str], bool] | None) -> Iterator[tuple[str, str]]:
     if not root.exists():
         raise UsageError(f"there is no corpus at {root}", next="name an existing folder or file")
-    names = iter([(root, printable(root.name))]) if root.is_file() else _walk(root, leave_out)
+    names = iter([(str(root), printable(root.name))]) if root.is_file() else _walk(root, leave_out)
     return names if wanted is None else (one for one in names if wanted(one[1]))
 
 
