@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from forge.cache import Cache
+from forge.isolate import gaps
 from forge.phase import Context, Estimate, Output, Requirement, Settings, Table
 from forge.phases.prep import report
 from forge.phases.prep.extract import Reader, Result, ended
@@ -97,6 +98,8 @@ class Prep:
     def run(self, settings: PrepSettings, ctx: Context) -> Mapping[str, float | str]:
         """Read everything; fails when nothing gave text or too many files failed."""
         extractors = load_extractors(ctx.names("extractor"), lambda name: ctx.use("extractor", name, ready=False), ctx.notice)
+        for gap in gaps():
+            ctx.notice(f"isolation is incomplete: {gap}")
         extensions = {extension: kind for plugin in extractors.values() for extension, kind in plugin.extensions.items()}
         sidecars = endings(extractors)
         listing = Listing(read_jsonl(ctx.input("corpus"), CorpusEntry), extensions, sidecars)
@@ -142,10 +145,9 @@ def load_extractors(names: Iterable[str], load: Callable[[str], Any], tell: Call
     """All extractors by name, also those whose extra is missing. One that cannot be imported costs its files, not the run."""
     found = {}
     for name in names:
-        try:
-            found[name] = load(name)
-        except Exception as error:  # noqa: BLE001  # whatever a third party's module raises while it is imported
-            tell(f"the extractor {name} is left out: {type(error).__name__}: {error}")
+        found[name] = load(name)
+        if reason := getattr(found[name], "broken", ""):
+            tell(f"the extractor {name} cannot be imported, its files fail: {reason}")
     return found
 
 

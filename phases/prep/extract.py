@@ -144,14 +144,15 @@ class Reader:
         except (MemoryError, LimitBroken):
             raise  # the pool tries the file once more in a fresh process; a limit is for the whole file
         except ExtractError as error:
-            return ended(entry, "refused" if error.refused else "failed", _one_line(error), route.media_type, route.extractor)
+            reason = _without_place(_one_line(error), one.path)
+            return ended(entry, "refused" if error.refused else "failed", reason, route.media_type, route.extractor)
         except MissingAccess as error:
             reason = f"{error.fact}: {error.next}"
             return ended(entry, "failed", reason, route.media_type, route.extractor)
         except _Unbalanced as error:
             return ended(entry, "failed", error.fact).model_copy(update={"fault": (error.fact, error.why, error.next)})
         except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever a library raises on a broken file costs that file only
-            return ended(entry, "failed", _told(error), route.media_type, route.extractor)
+            return ended(entry, "failed", _without_place(_told(error), one.path), route.media_type, route.extractor)
 
     def _extract(self, one: _OneFile, route: Route, unpacked: Unpacked, seat: Seat) -> Result:
         entry, plugin = one.entry, self.extractors[route.extractor]
@@ -262,6 +263,11 @@ def _passages(document: Document, cuts: list[Cut]) -> tuple[Passage, ...]:
         )
         for ordinal, one in enumerate(cuts)
     )
+
+
+def _without_place(reason: str, path: Path) -> str:
+    """A reason without the folder that the file lies in: it must not depend on the machine."""
+    return reason.replace(f"{path.parent}/", "") if path.parent != Path(path.root) else reason
 
 
 def _told(error: BaseException) -> str:

@@ -4,6 +4,10 @@ Python's own ProcessPoolExecutor gives up as a whole when one child dies (Broken
 that hangs; both are normal here: no document library can be trusted (python-calamine aborts its process on a 9 kB file).
 The children are forked, so a pool costs a few milliseconds; each is in its own process group, has limits, no network, one
 folder that it may write to, a silent stdout and stderr, and dies with its parent.
+
+A child reads many files. Measured on two cores over 440 documents, processor seconds of all processes: 2.1 in one process
+without a pool, 2.9 with these children, 2.9 when their parent has imported lxml, pypdfium2 and the like for them (0.03 less
+a child, 0.05 more in the parent), 10.2 with a fork for every file from such a parent, 14.9 from one that has not.
 """
 
 from __future__ import annotations

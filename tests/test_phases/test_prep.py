@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -418,18 +419,19 @@ def test_a_third_party_extractor_claims_files_by_extension_and_by_magic(tmp_path
 
 
 def test_an_extractor_that_cannot_be_imported_costs_its_files_and_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = Registry.plugin
+    original = EntryPoint.load
 
-    def broken(self: Registry, kind: str, name: str, *, ready: bool = True) -> Any:
-        if name == "pdf":
+    def broken(self: EntryPoint) -> Any:
+        if self.value.endswith("extractors.pdf:extractor"):
             raise ImportError("its library is half installed")
-        return original(self, kind, name, ready=ready)
+        return original(self)
 
-    monkeypatch.setattr(Registry, "plugin", broken)
-    run = prep(tmp_path, mixed())
-    assert documents(run)["b.pdf"].status == "skipped"
+    monkeypatch.setattr(EntryPoint, "load", broken)
+    run = prep(tmp_path, mixed(), allowed_failed_share=0.5)
+    reason = "ImportError: its library is half installed"
+    assert (documents(run)["b.pdf"].status, documents(run)["b.pdf"].reason) == ("failed", f"extractor pdf cannot be imported: {reason}")
     assert run.metrics["ok"] == len(mixed()) - 1
-    assert ("notice", {"text": "the extractor pdf is left out: ImportError: its library is half installed"}) in run.events
+    assert ("notice", {"text": f"the extractor pdf cannot be imported, its files fail: {reason}"}) in run.events
 
 
 def test_a_crash_a_hang_a_bug_or_a_memory_bomb_costs_one_file_each(tmp_path: Path) -> None:
