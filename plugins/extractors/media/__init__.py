@@ -80,11 +80,7 @@ class MediaExtractor:
             return
         if found.tags:
             yield Piece(text=f"{found.shape}\n{found.tags}", kind="metadata")
-        yield from paragraphs(shown)
-        if excluded:
-            yield Piece(text="", dropped=excluded)
-        elif not shown:
-            yield from self._spoken(path, found, ctx.options)
+        yield from paragraphs(shown) if shown else self._spoken(path, found, ctx.options)
 
     def _spoken(self, path: Path, found: Probe, options: Mapping[str, Option]) -> Iterator[Piece]:
         chosen: Transcriber | str = self.transcriber or choose_transcriber(options)

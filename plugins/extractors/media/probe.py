@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -114,15 +115,13 @@ def _is_cover(stream: Any) -> bool:
 
 def _measured(container: InputContainer, stream: Any) -> float:
     """The end of the last packet, in seconds: some containers (a live .webm) declare no length, a hostile one any."""
-    first: int | None = None
-    last = 0
+    first, last = math.inf, 0
     for count, packet in enumerate(container.demux(stream)):
         if packet.pts is not None and packet.size:
-            first = packet.pts if first is None else min(first, packet.pts)
-            last = max(last, packet.pts + (packet.duration or 0))
+            first, last = min(first, packet.pts), max(last, packet.pts + (packet.duration or 0))
         if count >= MAX_PACKETS:
             break
-    return float((last - first) * stream.time_base) if first is not None else 0.0
+    return (last - first) * float(stream.time_base) if first < math.inf else 0.0
 
 
 def _tags(metadata: dict[str, str]) -> Iterator[str]:
@@ -138,4 +137,4 @@ def _chapters(container: InputContainer) -> Iterator[str]:
     for chapter in container.chapters():
         title = " ".join(str(chapter.get("metadata", {}).get("title", "")).split())
         if title:
-            yield f"chapter {clock(float(chapter['start'] * chapter['time_base']))}: {title[:MAX_TAG]}"
+            yield f"chapter {clock(chapter['start'] * float(chapter['time_base'] or 0))}: {title[:MAX_TAG]}"
