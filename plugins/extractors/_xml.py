@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from typing import TYPE_CHECKING, Any
 
 from forge.errors import ExtractError
@@ -15,7 +16,7 @@ def parse_part(archive: zipfile.ZipFile, name: str) -> _Element:
     """The root of a ZIP's part. Raises ExtractError when it is missing or damaged; refused when it declares entities."""
     try:
         data = archive.read(name)
-    except (KeyError, zipfile.BadZipFile, NotImplementedError, EOFError, OSError, ValueError) as error:
+    except (KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, OSError, ValueError) as error:
         raise ExtractError(f"damaged document: part {name} cannot be read ({error})") from error
     return parse_xml(data, f"part {name}")
 

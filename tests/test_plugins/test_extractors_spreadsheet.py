@@ -226,6 +226,17 @@ def test_damaged_workbooks_and_entities_are_said(tmp_path: Path, content: bytes)
         read(tmp_path, content)
 
 
+def test_a_part_whose_packed_bytes_are_damaged_is_said(tmp_path: Path) -> None:
+    content = bytearray(raw('<row><c t="inlineStr"><is><t>words</t></is></c></row>'))
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        starts = [entry.header_offset + 30 + len(entry.filename) for entry in archive.infolist()]
+    for start in starts[1:]:
+        broken = content.copy()
+        broken[start : start + 8] = b"\xff" * 8
+        with pytest.raises(ExtractError, match="damaged"):
+            read(tmp_path, bytes(broken))
+
+
 # --- the other formats -----------------------------------------------------------------------------------------
 
 

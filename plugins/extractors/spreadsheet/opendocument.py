@@ -36,7 +36,10 @@ MAX_REPEATED_ROWS = 1000
 
 OFFICE = "{urn:oasis:names:tc:opendocument:xmlns:office:1.0}"
 TABLE = "{urn:oasis:names:tc:opendocument:xmlns:table:1.0}"
-TEXT = "{urn:oasis:names:tc:opendocument:xmlns:text:1.0}"
+PARAGRAPH = "{urn:oasis:names:tc:opendocument:xmlns:text:1.0}p"
+CELLS = {f"{TABLE}table-cell", f"{TABLE}covered-table-cell"}
+REPEATED_COLUMNS = f"{TABLE}number-columns-repeated"
+VALUE_TYPE = f"{OFFICE}value-type"
 
 
 class _Found(NamedTuple):
@@ -103,10 +106,10 @@ def _found(archive: zipfile.ZipFile) -> Iterator[_Found]:
             continue
         if table is not sheet:
             sheet, style, number = table, table.get(f"{TABLE}style-name", ""), 0
-        times = _times(node, "rows")
+        times = _times(node, f"{TABLE}number-rows-repeated")
         cells, notes = _cells(node, number + 1)
+        name = sheet.get(f"{TABLE}name", "")
         for again in range(min(times, MAX_REPEATED_ROWS) if cells or notes else 0):
-            name = sheet.get(f"{TABLE}name", "")
             yield _Found(name, style in unseen, (number + 1 + again, cells), notes if not again else [])
         number += times
 
@@ -115,10 +118,13 @@ def _cells(row: _Element, number: int) -> tuple[list[tuple[int, str]], list[tupl
     cells: list[tuple[int, str]] = []
     notes: list[tuple[str, str]] = []
     column = characters = 0
-    for node in row.iterchildren(f"{TABLE}table-cell", f"{TABLE}covered-table-cell"):
-        times = _times(node, "columns")
+    for node in row:
+        if node.tag not in CELLS:
+            continue
+        times = _times(node, REPEATED_COLUMNS)
         if len(node):
-            notes += [(f"{letters(column)}{number}", text) for text in _comments(node)]
+            if len(node) > 1 or node[0].tag != PARAGRAPH:
+                notes += [(f"{letters(column)}{number}", text) for text in _comments(node)]
             value = on_one_line(_value(node))
             for again in range(min(times, MAX_REPEATED_CELLS) if value else 0):
                 cells.append((column + again, value))
@@ -130,14 +136,14 @@ def _cells(row: _Element, number: int) -> tuple[list[tuple[int, str]], list[tupl
 
 
 def _times(node: _Element, what: str) -> int:
-    told = node.get(f"{TABLE}number-{what}-repeated", "1")
-    return int(told) if told.isdecimal() and len(told) < 9 else 1
+    told = node.get(what)
+    return int(told) if told is not None and told.isdecimal() and len(told) < 9 else 1
 
 
 def _value(node: _Element) -> str:
     """What the cell shows; a number with all its digits and a date in ISO 8601."""
-    shown = "\n".join("".join(part.itertext()) for part in node.iterchildren(f"{TEXT}p"))
-    kind = node.get(f"{OFFICE}value-type", "")
+    shown = "\n".join([_paragraph(part) for part in node if part.tag == PARAGRAPH])
+    kind = node.get(VALUE_TYPE, "")
     if kind == "date":
         return str(node.get(f"{OFFICE}date-value", shown)).removesuffix("T00:00:00").replace("T", " ")
     if kind == "float" and shown and not shown.startswith(("#", "Err:")):
@@ -145,7 +151,11 @@ def _value(node: _Element) -> str:
     return shown
 
 
+def _paragraph(node: _Element) -> str:
+    return "".join(node.itertext()) if len(node) else node.text or ""
+
+
 def _comments(node: _Element) -> Iterator[str]:
     for note in node.iterchildren(f"{OFFICE}annotation"):
-        if text := "\n".join("".join(part.itertext()) for part in note.iterchildren(f"{TEXT}p")):
+        if text := "\n".join(_paragraph(part) for part in note.iterchildren(PARAGRAPH)):
             yield text
