@@ -30,6 +30,9 @@ BLOCKS = {
 }  # fmt: skip
 BREAKS = BLOCKS | set(HEADINGS) | {"li", "dt", "dd", "tr", "pre"}
 OUTSIDE = "outside the article"
+LONG_ARTICLE, LABEL_LENGTH = 1_000, 100
+SENTENCE_END = re.compile(r"[.!?…:;。！？][\"'”’»“)\]]*$")
+
 LONG_CELL = 300
 """Mean characters of a cell from which a table is taken for a page's layout."""
 
@@ -44,7 +47,28 @@ def page(text: str) -> Iterator[Piece]:
     """
     root = parse_html(text)
     if root is not None:
-        yield from _pieces(root, layout(root), "")
+        yield from _without_tail(list(_pieces(root, layout(root), "")))
+
+
+def _without_tail(pieces: list[Piece]) -> Iterator[Piece]:
+    """Drop what trails after an article: headings over nothing, labels of buttons. Sentences, lists, code and tables stay.
+
+    Of the phrases of trafilatura's test set that are no article text and that we kept, 70 % stood there.
+    """
+    kept = [number for number, piece in enumerate(pieces) if not piece.dropped]
+    end = len(kept)
+    while end and pieces[kept[end - 1]].kind in {"prose", "heading"} and _is_label(pieces[kept[end - 1]].text):
+        end -= 1
+    if sum(len(pieces[number].text) for number in kept[:end]) < LONG_ARTICLE:
+        end = len(kept)
+    tail = set(kept[end:])
+    yield from (piece for number, piece in enumerate(pieces) if number not in tail)
+    if tail:
+        yield Piece(text="\n".join(pieces[number].text for number in kept[end:]), dropped="after the article")
+
+
+def _is_label(text: str) -> bool:
+    return len(text) < LABEL_LENGTH and not SENTENCE_END.search(text)
 
 
 def whole(root: _Element, *, locator: str = "", quotes: Iterable[Any] = (), outline: Outline | None = None) -> Iterator[Piece]:

@@ -71,6 +71,16 @@ def test_a_class_on_a_layout_element_never_costs_the_article() -> None:
     assert len(kept(f'<body class="has-sidebar cookie-banner"><article class="promo">{ARTICLE}</article></body>')) == 5
 
 
+def test_comments_and_cards_of_other_pages_are_dropped_and_labels_that_trail_the_article() -> None:
+    cards = "".join(f'<div class="x"><a href="/{n}"><h3>Other story {n}</h3></a><p>What it says.</p></div>' for n in range(4))
+    said = "".join(f"<article><p>Reader {n} says so. {SENTENCE}</p></article>" for n in range(4))
+    text = f'<body><h1>Ledger</h1>{ARTICLE * 3}<p>The end.</p><div>Follow us</div><div>{cards}</div><div id="comments">{said}</div><h3>More</h3></body>'
+    assert kept(text)[-1] == "The end."
+    assert len(kept(text)) == 17
+    assert set(dropped(text)) == {"comments", "link list", "after the article"}
+    assert dropped(text)["after the article"] == "Follow us\nMore"
+
+
 def test_an_index_page_keeps_its_lists_of_links() -> None:
     links = "".join(f'<li><a href="{n}.html">Chapter {n}: The year {1800 + n}</a></li>' for n in range(30))
     assert len(kept(f"<body><h1>Contents</h1><ul>{links}</ul></body>")) == 31
