@@ -192,7 +192,7 @@ def _check_bad_files(plugin: Any, documents: list[Path]) -> str:
     refused = 0
     with tempfile.TemporaryDirectory() as folder:
         for name, content in bad.items():
-            file = Path(folder) / "bad"
+            file = Path(folder) / f"bad{Path(name.partition(' cut off')[0]).suffix}"
             file.write_bytes(content)
             refused += isinstance(_read(plugin, file, name), ExtractError)
     return f"{len(bad)} tried, {refused} refused with ExtractError"
@@ -239,8 +239,9 @@ def _read(plugin: Any, path: Path, name: str) -> list[Piece] | ExtractError:
 
 
 def _send(there: Connection, plugin: Any, path: Path) -> None:
+    media_type = plugin.extensions.get(path.suffix.lower(), next(iter(plugin.media_types)))
     with tempfile.TemporaryDirectory() as scratch:
-        there.send(_pieces(plugin.extract, path, Reading(next(iter(plugin.media_types)), name=path.name, scratch=Path(scratch))))
+        there.send(_pieces(plugin.extract, path, Reading(media_type, name=path.name, scratch=Path(scratch))))
 
 
 def _pieces(extract: Callable[[Path, Reading], Any], path: Path, ctx: Reading) -> list[Piece] | ForgeError:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -229,7 +230,7 @@ def _zip_member_type(archive: zipfile.ZipFile, names: set[str]) -> str:
         try:
             with archive.open("mimetype") as file:
                 declared = file.read(100).decode("ascii").strip()
-        except (zipfile.BadZipFile, UnicodeDecodeError, RuntimeError, NotImplementedError) as error:
+        except (zipfile.BadZipFile, zlib.error, UnicodeDecodeError, RuntimeError, NotImplementedError, EOFError, OSError) as error:
             raise ExtractError(f"damaged ZIP container ({error})") from error
         if declared.startswith("application/") and ("opendocument" in declared or "zip" in declared):
             return declared

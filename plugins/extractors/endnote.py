@@ -12,6 +12,7 @@ import re
 import shutil
 import sqlite3
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path, PurePosixPath
@@ -98,7 +99,7 @@ def _zipped(path: Path, ctx: Reading) -> Iterator[Piece | Embedded]:
                 if not _is_database(entry.filename):
                     with archive.open(entry) as stream:
                         yield Embedded(entry.filename, iter(lambda: stream.read(CHUNK_BYTES), b""))
-    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, OSError) as error:
+    except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, EOFError, OSError) as error:
         raise ExtractError(f"damaged EndNote library ({error})") from error
 
 

@@ -6,6 +6,7 @@ import codecs
 import posixpath
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -117,7 +118,7 @@ class _Book:
     def _read(self, name: str) -> bytes:
         try:
             return self.archive.read(name)
-        except (KeyError, zipfile.BadZipFile, NotImplementedError, EOFError, OSError, ValueError, RuntimeError) as error:
+        except (KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, OSError, ValueError, RuntimeError) as error:
             raise ExtractError(f"damaged book: part {name} cannot be read ({error})") from error
 
 

@@ -94,7 +94,8 @@ class ImageExtractor:
             except _bombs() as error:
                 raise ExtractError(f"picture refused: {error}", refused=True) from error
             except (*DAMAGE, struct.error) as error:
-                raise ExtractError(f"damaged picture ({type(error).__name__}: {error})") from error
+                told = str(error).replace(str(path), "the file")  # Pillow names the path that it was given
+                raise ExtractError(f"damaged picture ({type(error).__name__}: {told})") from error
 
 
 extractor = ImageExtractor()

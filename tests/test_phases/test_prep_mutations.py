@@ -233,6 +233,7 @@ def test_mutated_files_end_with_a_status_and_touch_nothing(
         ends = read(batch, tmp_path / str(number))
         assert sorted(ends) == sorted(batch)
         assert [name for name, one in ends.items() if one.status != "ok" and not one.reason] == []
+        assert [(name, one.reason) for name, one in ends.items() if str(tmp_path) in one.reason] == []
         counts.update(one.status for one in ends.values())
         assert [path for folder in outside.values() for path in folder.rglob("*")] == [], batch.keys()
     record_property("measured", f"{MUTANTS:,} mutants of {len(files)} files: {dict(counts)}")

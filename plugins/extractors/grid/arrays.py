@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -34,7 +35,7 @@ def read_npz(path: Path) -> Iterator[Piece]:
                 yield Piece(text=f"{name.removesuffix('.npy')}: {found}", locator=f"array={name}", kind="metadata")
             for _ in names[MAX_MEMBERS:]:
                 yield Piece(text="", dropped="array over the limit")
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, RuntimeError, NotImplementedError, EOFError, OSError) as error:
+    except (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, RuntimeError, NotImplementedError, EOFError, OSError) as error:
         raise ExtractError(f"damaged .npz file ({error})") from error
 
 
