@@ -127,9 +127,14 @@ class Router:
         if accepted := self._accepted(head, name, extension):
             return accepted
         media_type = contained or self._media_type(path, head, extension)
-        if extractor := self.by_type.get(media_type) or self.by_type.get(UNKNOWN):
+        if extractor := self.by_type.get(media_type) or self._describer(media_type):
             return Route(media_type, extractor)
         return Route(media_type, reason=_unclaimed(media_type))
+
+    def _describer(self, media_type: str) -> str:
+        """Who describes files that nobody reads; not those of which there is more to say, and not text."""
+        told = media_type in LEGACY_OFFICE or media_type in TEXT_EXTENSIONS.values()
+        return "" if told else self.by_type.get(UNKNOWN, "")
 
     def _accepted(self, head: bytes, name: str, extension: str) -> Route | None:
         """What the first plugin says that recognises the file. One that breaks costs only files with its extensions."""

@@ -86,7 +86,7 @@ def test_content_decides_before_the_extension(tmp_path: Path) -> None:
     assert found == {
         "really_word.pdf": ("ok", DOCX), "really_pdf.docx": ("ok", "application/pdf"), "no_extension": ("ok", "text/plain"),
         "text.docx": ("ok", "text/plain"), "page.txt": ("ok", "text/html"), "book.json": ("ok", "application/x-ipynb+json"),
-        "wide.md": ("ok", "text/markdown"), "data.bin": ("skipped", "application/octet-stream"),
+        "wide.md": ("ok", "text/markdown"), "data.bin": ("ok", "application/octet-stream"),
         "old.doc": ("skipped", "application/msword"), "picture.md": ("failed", "image/png"), "old.zip": ("ok", "application/zip"),
         "old.zip!/a": ("ok", "text/plain"),
     }  # fmt: skip
@@ -147,7 +147,7 @@ def test_more_failed_files_than_allowed_fail_the_phase_and_fewer_do_not(tmp_path
 
 def test_refused_and_skipped_files_do_not_fail_the_phase(tmp_path: Path) -> None:
     locked = {f"{number}.pdf": corpus.pdf([corpus.lines([str(number)])], encrypted=True) for number in range(5)}
-    run = prep(tmp_path, {"a.md": WORDS, **locked, "x.bin": bytes(range(256)) * 9})
+    run = prep(tmp_path, {"a.md": WORDS, **locked, "x.ps": "%!PS-Adobe-3.0\n"})
     assert (run.metrics["ok"], run.metrics["refused"], run.metrics["skipped"]) == (1, 5, 1)
 
 
@@ -276,12 +276,13 @@ def test_a_damaged_cache_costs_time_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_the_report_counts_each_family_and_what_was_lost_why(tmp_path: Path) -> None:
-    run = prep(tmp_path, {**mixed(), "bad.pdf": b"%PDF-1.4 nothing", "copy.md": mixed()["a.md"], "x.bin": bytes(range(256)) * 9})
+    run = prep(tmp_path, {**mixed(), "bad.pdf": b"%PDF-1.4 nothing", "copy.md": mixed()["a.md"], "x.ps": "%!PS-Adobe-3.0\n"})
     told = json.loads((run.out / "prep.json").read_text(encoding="utf-8"))
     families = {one["family"]: one for one in told["families"]}
     pdf = families["pdf"]
     assert (pdf["files"], pdf["ok"], pdf["failed"]) == (2, 1, 1)
-    assert pdf["reasons"][0][0].startswith("damaged PDF")
+    assert pdf["reasons"][0][:2] == ["failed", 1]
+    assert pdf["reasons"][0][2].startswith("damaged PDF")
     assert families["(no extractor)"]["skipped"] == 1
     kept = passages(run)
     assert sum(one["passages"] for one in families.values()) == len(kept)
@@ -292,12 +293,13 @@ def test_the_report_counts_each_family_and_what_was_lost_why(tmp_path: Path) -> 
 
 
 def test_tables_show_the_families_and_every_file_that_gave_no_text(tmp_path: Path) -> None:
-    run = prep(tmp_path, {**mixed(), "bad.pdf": b"%PDF-1.4 nothing", "x.bin": bytes(range(256)) * 9})
+    run = prep(tmp_path, {**mixed(), "bad.pdf": b"%PDF-1.4 nothing", "x.ps": "%!PS-Adobe-3.0\n"})
     paths = {output.name: run.out / output.path for output in phase.writes}
-    (families,) = phase.tables(paths.__getitem__, dropped=False)
+    families, reasons = phase.tables(paths.__getitem__, dropped=False)
+    assert [row[:3] for row in reasons.rows] == [("(no extractor)", "skipped", 1), ("pdf", "failed", 1)]
     assert [row[0] for row in families.rows] == sorted(str(row[0]) for row in families.rows)
     files, characters, losses = phase.tables(paths.__getitem__, dropped=True)
-    assert [row[:2] for row in files.rows] == [("x.bin", "skipped"), ("bad.pdf", "failed")]
+    assert [row[:2] for row in files.rows] == [("x.ps", "skipped"), ("bad.pdf", "failed")]
     assert all(row[2] for row in files.rows)
     assert sum(int(row[0]) for row in characters.rows) == run.metrics["chars_dropped"]
     assert losses.rows == ()

@@ -118,6 +118,12 @@ def test_what_nobody_claims_goes_to_the_extractor_for_unknown_files(tmp_path: Pa
     assert routed(tmp_path, "x", b"\x7fELF" + bytes(60), Made("fallback", UNKNOWN)) == ("application/x-elf", "fallback")
 
 
+def test_old_office_files_and_text_are_not_merely_described(tmp_path: Path) -> None:
+    word = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(512) + "WordDocument".encode("utf-16-le")
+    assert routed(tmp_path, "old.doc", word, Made("fallback", UNKNOWN)) == ("application/msword", "")
+    assert routed(tmp_path, "page.ps", b"%!PS-Adobe-3.0", Made("fallback", UNKNOWN)) == ("application/postscript", "")
+
+
 def test_an_empty_file_that_stands_for_its_folder_is_its_own_type(tmp_path: Path) -> None:
     library = Made("library", ENDNOTE, extensions={".enl": ENDNOTE}, sidecars={".enl": (".data/",)})
     assert routed(tmp_path, "my.enl", b"", library) == (ENDNOTE, "library")

@@ -18,11 +18,11 @@ def test_extract_writes_text_or_the_reason_for_every_file(tmp_path: Path) -> Non
     root = tiny_corpus(tmp_path / "corpus", {"a.md": "# T\n\nwords", "b.md": "# T\n\nwords", "c.bin": bytes(range(256)) * 9, "d.pdf": b"%PDF-"})
     seen: list[Progress] = []
     counts = extract(root, tmp_path / "out.jsonl", Registry(), seen.append)
-    assert counts == {"failed": 1, "ok": 2, "skipped": 1}
+    assert counts == {"failed": 1, "ok": 3}
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [row["path"] for row in rows] == ["a.md", "b.md", "c.bin", "d.pdf"]
     assert rows[0]["text"] == rows[1]["text"] == "T\n\nwords"
-    assert rows[2]["reason"] == "unknown file type"
+    assert "Size: 2,304 bytes" in rows[2]["text"]
     assert [(one.done, one.total) for one in seen] == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert [one.share for one in seen] == sorted(one.share for one in seen)
     assert seen[-1].share == 1

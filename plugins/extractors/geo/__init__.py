@@ -11,7 +11,7 @@ from forge.plugins.extractors.geo import features, raster, shapes
 from forge.protocols import Reading
 from forge.records import Piece
 
-SHAPES, DBASE, GEOTIFF, GEOJSON = "application/x-shapefile", "application/x-dbf", "image/x-geotiff", "application/geo+json"
+SHAPES, DBASE, GEOTIFF, GEOJSON = "application/vnd.shp", "application/x-dbf", "image/x-geotiff", "application/geo+json"
 KML, KMZ, GPX = "application/vnd.google-earth.kml+xml", "application/vnd.google-earth.kmz", "application/gpx+xml"
 READERS: dict[str, Callable[[Path, Reading], Iterator[Piece]]] = {
     SHAPES: shapes.read_shapes, DBASE: shapes.read_dbase, GEOTIFF: raster.read_geotiff, GEOJSON: features.read_geojson,
@@ -27,7 +27,7 @@ class GeoExtractor:
     extensions: ClassVar[Mapping[str, str]] = {
         ".shp": SHAPES, ".dbf": DBASE, ".geojson": GEOJSON, ".kml": KML, ".kmz": KMZ, ".gpx": GPX,
     }  # fmt: skip
-    magic: ClassVar[Mapping[bytes, str]] = {b"\0\0\x27\x0a" + bytes(20): SHAPES}
+    magic: ClassVar[Mapping[bytes, str]] = {}
     requires: ClassVar[tuple[Requirement, ...]] = (
         Requirement(module="shapefile", extra="science"), Requirement(module="tifffile", extra="science"), Requirement(module="lxml", extra="docs"),
     )  # fmt: skip
