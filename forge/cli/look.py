@@ -92,34 +92,17 @@ def logs(
 
 
 def show(
-    phase: str = typer.Argument(..., metavar="PHASE", help="A phase (prep, audit, ...).", show_default=False, autocompletion=phase_names), run_id: str = RunId,
+    words: list[str] = typer.Argument(
+        ..., metavar="[RUN] PHASE", help="A phase (prep, audit, ...); without RUN, of the newest run.", show_default=False, autocompletion=phase_names
+    ),
+    dropped: bool = typer.Option(False, "--dropped", help="What the phase let go: every file or passage, with the reason."),
     rows: int = typer.Option(3, "--rows", help="Sample rows of each artifact."), as_json: bool = Json,
 ) -> None:
-    """What a phase produced: its numbers, its artifacts, sample rows."""
-    from forge.errors import UsageError, nearest
-    from forge.run import Run
+    """What a phase produced: its numbers, its tables, its artifacts, sample rows."""
+    from forge.cli.showing import open_phase, show_phase
 
-    opened = Run.open(run_id)
-    known = [row["name"] for row in opened.state.rows("SELECT name FROM phase ORDER BY rowid")]
-    if phase not in known:
-        raise UsageError(f'run {opened.id} has no phase "{phase}"', why=nearest(phase, known), next=f"forge status {opened.id}")
-    row = opened.state.row("SELECT * FROM phase WHERE name=?", phase)
-    assert row is not None
-    artifacts = [artifact for artifact in opened.store.all() if artifact.phase == phase]
-    if as_json:
-        ui.out_json({
-            "run": opened.id, "phase": phase, "status": row["status"], "metrics": json.loads(row["metrics"]),
-            "artifacts": [{**a.model_dump(exclude={"files"}), "file": str(opened.store.link(a))} for a in artifacts],
-        })
-        return
-    ui.out(f"{phase} · {row['status']} · attempt {row['attempt']}")
-    ui.lines(f"  {name}: {value}" for name, value in json.loads(row["metrics"]).items())
-    for artifact in artifacts:
-        ui.out(f"\n{opened.store.link(artifact)}  {artifact.bytes:,} bytes  sha256 {artifact.sha256[:12]}")
-        if artifact.path.endswith(".jsonl"):
-            with opened.store.link(artifact).open(encoding="utf-8") as file:
-                ui.lines("  " + line.strip()[:300] for line, _ in zip(file, range(rows), strict=False))
-    ui.next_step(f"forge status {opened.id}")
+    opened, phase = open_phase(words)
+    show_phase(opened, phase, dropped=dropped, rows=rows, as_json=as_json)
 
 
 def cost(run_id: str = RunId, as_json: bool = Json) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from forge.phase import Context, Estimate, Output, Requirement
+from forge.phase import Context, Estimate, Output, Requirement, Table
 from forge.phases.audit.settings import AuditSettings
 from forge.records import Document, Passage, read_jsonl, write_json, write_jsonl
 
@@ -17,7 +18,7 @@ class Audit:
     """Masks secrets, filters, removes copies, and merges documents that share text into one group."""
 
     name: ClassVar[str] = "audit"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     summary: ClassVar[str] = (
         "Mask secrets, drop poor, foreign and repeated passages, group documents that share text."
     )
@@ -55,6 +56,8 @@ class Audit:
         stage(0, "secrets, boilerplate")
         documents = sorted(read_jsonl(ctx.input("documents"), Document), key=lambda one: one.id)
         sieve = Sieve(read_jsonl(ctx.input("passages"), Passage), ctx.check_stop)
+        if not settings.metadata:
+            filters.drop_metadata(sieve, ctx.check_stop)
         filters.cut_boilerplate(sieve, ctx.check_stop)
         everything = list(sieve.kept.values())
         stage(1, "language, quality, references")
@@ -94,6 +97,12 @@ class Audit:
 
     def undo(self, settings: AuditSettings, ctx: Context) -> None:
         """Nothing outside the run folder."""
+
+    def tables(self, find: Callable[[str], Path], *, dropped: bool) -> Iterator[Table]:
+        """What `forge show` prints: passages by reason, or with `dropped` each one that went."""
+        from forge.phases.audit import report
+
+        return report.tables(find, dropped=dropped)
 
 
 def metrics(numbers: Mapping[str, Any]) -> dict[str, float | str]:

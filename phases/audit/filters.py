@@ -46,6 +46,14 @@ def drop_unfit(sieve: Sieve, tick: Tick, settings: AuditSettings) -> tuple[dict[
     return by_language, allowed
 
 
+def drop_metadata(sieve: Sieve, tick: Tick) -> None:
+    """Let passages go that state facts about a file instead of holding its text."""
+    for id, passage in list(sieve.kept.items()):
+        tick()
+        if passage.meta.get("kind") == "metadata":
+            sieve.drop(id, "metadata", "facts about a file, not its text")
+
+
 def drop_short(sieve: Sieve, tick: Tick, *, min_words: int, min_chars: int) -> None:
     """Let passages go that are too short to learn from."""
     for id, passage in list(sieve.kept.items()):

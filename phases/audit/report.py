@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from forge.errors import ForgeError
+from forge.phase import Table
 from forge.phases.audit.sieve import Sieve
-from forge.records import Drop
+from forge.records import Drop, read_jsonl
 
 SAMPLES_PER_REASON = 5
 
 _FIXES = {
     "too_short": ("{n:,} passages are shorter than {min_words} words or {min_chars} characters", "audit.min_words=3"),
     "low_quality": ("{n:,} passages look like {detail}", "audit.quality_signals=0"),
+    "metadata": ("{n:,} passages only state facts about a file", "audit.metadata=true"),
     "references": ("{n:,} passages are lists of references", ""),
     "boilerplate": ("{n:,} passages consist of lines that other documents repeat", ""),
     "exact_duplicate": ("{n:,} passages repeat others", ""),
@@ -33,7 +37,7 @@ def check_enough(
     dropped = sieve.read - kept
     fact = f"{f'only {kept:,}' if kept else 'no'} passages survived audit ({sieve.read:,} read, {dropped:,} dropped)"
     if not sieve.read:
-        raise ForgeError(fact, why="prep found no text", next=f"forge show prep {run_id}")
+        raise ForgeError(fact, why="prep found no text", next=f"forge show {run_id} prep --dropped")
     if not counts or 2 * dropped < least - kept:
         raise ForgeError(
             fact,
@@ -55,6 +59,22 @@ def check_enough(
     raise ForgeError(
         fact, why=why, next=f"forge resume {run_id} --set {fix}" if fix else "add documents with text of their own"
     )
+
+
+def tables(find: Callable[[str], Path], *, dropped: bool) -> Iterator[Table]:
+    """For `forge show`: what went by reason; with `dropped` also every passage that went, in the order of their files."""
+    told = json.loads(find("audit").read_text(encoding="utf-8"))
+    characters = told["chars"]["dropped_by_reason"]
+    counts = told["dropped_by_reason"]
+    rows = tuple((reason, counts.get(reason, 0), characters[reason]) for reason in sorted(characters))
+    yield Table(name="reasons", head=("reason", "passages", "characters"), rows=rows)
+    if dropped:
+        gone = sorted(
+            (drop.source.path, drop.source.locator, drop.reason, drop.chars, drop.detail, drop.sample)
+            for drop in read_jsonl(find("drops"), Drop)
+        )
+        head = ("file", "place", "reason", "characters", "detail", "sample")
+        yield Table(name="passages", head=head, rows=tuple(gone))
 
 
 def samples(drops: Sequence[Drop]) -> dict[str, list[dict[str, Any]]]:

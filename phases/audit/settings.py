@@ -39,6 +39,9 @@ class AuditSettings(Settings):
         "exact",
         description="what proposes near-duplicates; both are verified exactly, datasketch needs its extra and is slower",
     )
+    metadata: bool = Field(
+        False, description="also train on passages that only state facts about a file (its shape, its tags)"
+    )
     min_passages: int = Field(8, ge=1, description="fewest passages that must be left for the run to go on")
 
     @field_validator("languages")

@@ -28,7 +28,7 @@ SECONDS_PER_TEXT_MB = 0.6
 
 DRY_RUN_TEXT_MB = 0.4
 SHOWN_FAILURES = 20
-READING_OPTIONS = {"pdf_engine", "ocr", "ocr_languages", "speech_model", "min_video_seconds", "max_rows"}
+READING_OPTIONS = {"pdf_engine", "ocr", "ocr_languages", "speech_model", "min_video_seconds", "max_rows", "max_ocr_pages"}
 
 
 class PrepSettings(Settings):
@@ -44,6 +44,9 @@ class PrepSettings(Settings):
     )
     ocr_languages: str = Field(
         "eng", pattern=r"^\w+(\+\w+)*$", description="languages of scanned text, as tesseract names them, joined by + (eng+deu)"
+    )
+    max_ocr_pages: int = Field(
+        25, ge=1, description="scanned pages read of one file; the rest is reported. Each takes about 4 seconds of seconds_per_file"
     )
     speech_model: str = Field(
         "", description="folder of a faster-whisper model on this machine; without one, audio and video give no text"
@@ -158,7 +161,7 @@ def reading_options(settings: PrepSettings) -> dict[str, Option]:
 
 def make_reader(extractors: Mapping[str, Any], settings: PrepSettings) -> Reader:
     """The reader that the settings describe; `extractors`: name -> plugin, also those whose extra is missing."""
-    options = reading_options(settings)
+    options = reading_options(settings) | {"seconds_per_file": settings.seconds_per_file}  # no part of the stamp: it ends what is slow
     return Reader(extractors, words=settings.passage_words, words_max=settings.passage_words_max, options=options)
 
 
@@ -209,4 +212,4 @@ def _tell_failures(results: Results, ctx: Context) -> None:
     for failure in shown:
         ctx.notice(f"not read: {failure}")
     if count > len(shown):
-        ctx.notice(f"not read: {count - len(shown):,} more files; forge show prep --dropped lists all with their reasons")
+        ctx.notice(f"not read: {count - len(shown):,} more files; forge show {ctx.run_id} prep --dropped lists all with their reasons")

@@ -98,6 +98,8 @@ def tables(find: Callable[[str], Path], *, dropped: bool) -> Iterator[Table]:
     report = json.loads(find("prep").read_text(encoding="utf-8"))
     if not dropped:
         yield _families_table(report["families"], json.loads(find("prep_seconds").read_text(encoding="utf-8")))
+        reasons = [(one["family"], *reason) for one in report["families"] for reason in one["reasons"]]
+        yield Table(name="reasons", head=("family", "status", "files", "reason"), rows=tuple(reasons))
         return
     documents = (one for one in read_jsonl(find("documents"), Document) if one.status != "ok")
     lost = sorted(((one.source.path, one.status, one.reason) for one in documents), key=lambda row: (STATUSES.index(row[1]), row[0]))
@@ -109,11 +111,11 @@ def tables(find: Callable[[str], Path], *, dropped: bool) -> Iterator[Table]:
 
 
 def _families_table(families: Iterable[Mapping[str, Any]], seconds: Mapping[str, float]) -> Table:
-    head = ("family", "files", "ok", "skipped", "refused", "failed", "copies", "passages", "characters", "tokens", "seconds", "most frequent reasons")
+    head = ("family", "files", *STATUSES, "passages", "characters", "tokens", "seconds")
     rows = [
         (
-            one["family"], one["files"], *(one[status] for status in STATUSES), one["copies"], one["passages"], one["characters"],
-            one["tokens"], seconds.get(one["family"], 0.0), "; ".join(f"{count:,} x {reason}" for reason, count in one["reasons"]),
+            one["family"], one["files"], *(one[status] for status in STATUSES), one["passages"], one["characters"], one["tokens"],
+            seconds.get(one["family"], 0.0),
         )
         for one in families
     ]
@@ -123,7 +125,8 @@ def _families_table(families: Iterable[Mapping[str, Any]], seconds: Mapping[str,
 def _family(row: tuple[Any, ...], results: Results) -> dict[str, Any]:
     extractor, files, *counts, copies, passages, characters, tokens = row
     reasons = results.rows(
-        "SELECT reason, COUNT(*) AS n FROM document WHERE extractor=? AND status<>'ok' GROUP BY reason ORDER BY n DESC, reason LIMIT ?",
+        "SELECT status, COUNT(*) AS n, reason FROM document WHERE extractor=? AND status<>'ok' GROUP BY status, reason"
+        " ORDER BY n DESC, reason LIMIT ?",
         extractor, REASONS_PER_FAMILY,
     )
     return {

@@ -487,3 +487,12 @@ def test_a_stop_request_is_obeyed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("forge.context.FolderContext.check_stop", stop)
     with pytest.raises(Interrupted):
         audit(tmp_path, others())
+
+
+def test_facts_about_a_file_are_not_trained_on_unless_asked_for(tmp_path: Path) -> None:
+    documents = {"tags.md": [prose(7)], **others()}
+    run = audit(tmp_path / "default", documents, kinds={"tags.md": "metadata"})
+    assert drops(run)["tags.md-000"].reason == "metadata"
+    assert run.metrics["dropped_metadata"] == 1
+    asked = audit(tmp_path / "asked", documents, AuditSettings(metadata=True), kinds={"tags.md": "metadata"})
+    assert "tags.md-000" in clean(asked)
