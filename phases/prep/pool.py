@@ -28,7 +28,7 @@ from typing import Any
 
 from forge import isolate
 from forge.phases.prep import seat
-from forge.phases.prep.seat import DONE, FINISHED, Seat
+from forge.phases.prep.seat import BEGIN, DONE, FINISHED, FRAME, Seat
 
 TICK_SECONDS = 0.25
 DEATH_SECONDS = 1.0
@@ -36,6 +36,12 @@ PARTS_SECONDS = 10
 """A file and all files inside it may take this many times what one file may."""
 
 MAX_LOST_PARTS = 8
+MAX_ANSWER = 2 << 30
+SCRATCH_BYTES = 4 << 30
+"""What may lie in a child's folder; looked at every LOOK_SECONDS while an item takes longer than that."""
+
+LOOK_SECONDS = 1.0
+READ_BYTES = 1 << 20
 
 Work = Callable[[Any, Seat], bytes]
 
@@ -65,6 +71,8 @@ class _Child:
     served: int = 0
     deadline: float = 0.0
     last: float = 0.0
+    looked: float = 0.0
+    heard: bytearray = field(default_factory=bytearray)
 
 
 def default_workers() -> int:
@@ -122,7 +130,7 @@ class Pool:
 
     def _give(self, child: _Child, task: _Task) -> None:
         now = time.monotonic()
-        child.task, child.part = task, ""
+        child.task, child.part, child.looked = task, "", now
         child.deadline, child.last = now + self.seconds, now + PARTS_SECONDS * self.seconds
         with suppress(OSError):  # it died idle: its pipe reads as ended, and _collect tries the item again
             child.pipe.send_bytes(pickle.dumps((task.item, task.avoid)))
@@ -136,30 +144,57 @@ class Pool:
         for child in busy:
             if child.pipe in ready:
                 yield from self._receive(child, again)
-            elif (now := time.monotonic()) > child.deadline:
-                if now > child.last:
-                    child.part = ""
-                    yield from self._lose(child, f"it and the files inside it took longer than {PARTS_SECONDS * self.seconds:g} seconds", again)
-                else:
-                    yield from self._lose(child, f"took longer than {self.seconds:g} seconds", again)
+            elif reason := self._too_much(child):
+                yield from self._lose(child, reason, again)
+
+    def _too_much(self, child: _Child) -> str:
+        """Why a child that is silent has to be ended, if it has."""
+        now = time.monotonic()
+        if now > child.last:
+            child.part = ""
+            return f"it and the files inside it took longer than {PARTS_SECONDS * self.seconds:g} seconds"
+        if now > child.deadline:
+            return f"took longer than {self.seconds:g} seconds"
+        if now > child.looked + LOOK_SECONDS:
+            child.looked = now
+            if _bytes_below(child.folder) > SCRATCH_BYTES:
+                return f"wrote more than {SCRATCH_BYTES >> 20:,} MiB"
+        return ""
 
     def _receive(self, child: _Child, again: deque[_Task]) -> Iterator[tuple[Any, bytes | Lost]]:
+        """Take what has come; a message may come in many parts, and a child that stops in the middle blocks nobody."""
         assert child.task is not None
         try:
-            message = child.pipe.recv_bytes()
-            result = child.pipe.recv_bytes() if message in (DONE, FINISHED) else b""
-        except (EOFError, OSError):
+            data = os.read(child.pipe.fileno(), READ_BYTES)
+        except OSError:
+            data = b""
+        if not data:
             yield from self._bury(child, again)
             return
-        if message not in (DONE, FINISHED):
-            child.part = message.decode()
+        child.heard += data
+        while len(child.heard) >= FRAME.size:
+            what, length = FRAME.unpack_from(child.heard)
+            if what not in (BEGIN, DONE, FINISHED) or length > MAX_ANSWER:
+                yield from self._lose(child, "the extractor wrote over its process's memory or pipe", again)
+                return
+            if len(child.heard) < FRAME.size + length:
+                return
+            message = bytes(memoryview(child.heard)[FRAME.size : FRAME.size + length])
+            del child.heard[: FRAME.size + length]
+            if what != BEGIN:
+                yield self._finish(child, message, replace=what == FINISHED)
+                return
+            child.part = message.decode(errors="replace")
             child.deadline = min(child.last, time.monotonic() + self.seconds)
-            return
-        task, child.task = child.task, None
+
+    def _finish(self, child: _Child, result: bytes, *, replace: bool) -> tuple[Any, bytes]:
+        assert child.task is not None
+        item, child.task = child.task.item, None
         child.served += 1
-        if message == FINISHED:
+        child.heard.clear()
+        if replace:
             self._remove(child)
-        yield task.item, result
+        return item, result
 
     def _bury(self, child: _Child, again: deque[_Task]) -> Iterator[tuple[Any, bytes | Lost]]:
         assert child.task is not None
@@ -204,6 +239,19 @@ class Pool:
             os._exit(seat.OUT_OF_MEMORY)
         finally:
             os._exit(seat.BROKEN)
+
+
+def _bytes_below(folder: Path) -> int:
+    """Bytes of all files below a folder that somebody may be writing to."""
+    total, pending = 0, [str(folder)]
+    while pending:
+        with suppress(OSError), os.scandir(pending.pop()) as found:
+            for entry in found:
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(entry.path)
+                else:
+                    total += entry.stat(follow_symlinks=False).st_size
+    return total
 
 
 def _await_death(pid: int) -> None:

@@ -8,6 +8,7 @@ import pickle
 import resource
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -20,9 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from forge import isolate
+from forge.children import SECRET_WORDS
 
-DONE, FINISHED = b"\0done", b"\0finished"
-"""What goes before a result; the second one also says that the child wants to be replaced."""
+BEGIN, DONE, FINISHED = b"B", b"D", b"F"
+"""What a child says: which part it begins; a result; a result, and that it wants to be replaced."""
+
+FRAME = struct.Struct("=cQ")
+"""Before each message: what it says, and its length in bytes."""
 
 WORK = "work"
 OUT_OF_MEMORY, BROKEN, UNCONFINED = 97, 98, 96
@@ -106,8 +111,7 @@ def serve(pipe: Connection, work: Callable[[Any, Seat], bytes], tooling: Tooling
             tired = tired or _resident() - start > GROWTH_BYTES
         except OSError:
             tired = True  # no file can be opened any more; what lies here the parent removes
-        pipe.send_bytes(FINISHED if tired else DONE)
-        pipe.send_bytes(result)
+        _say(pipe, FINISHED if tired else DONE, result)
     signal.pause()
 
 
@@ -132,7 +136,13 @@ def remove(folder: Path) -> None:
 
 def _begin(pipe: Connection, part: str, seconds: float) -> None:
     _allow_processor_time(seconds)
-    pipe.send_bytes(part.encode())
+    _say(pipe, BEGIN, part.encode())
+
+
+def _say(pipe: Connection, what: bytes, data: bytes) -> None:
+    left = memoryview(FRAME.pack(what, len(data)) + data)
+    while left:
+        left = left[os.write(pipe.fileno(), left) :]
 
 
 def _settle_in(tooling: Tooling, keep: int) -> None:
@@ -152,6 +162,8 @@ def _settle_in(tooling: Tooling, keep: int) -> None:
     # Other children's pipes and the run's lock must not stay open here: a pipe that never closes hides its end.
     os.closerange(3, keep)
     os.closerange(keep + 1, _highest_descriptor() + 1)
+    for name in [name for name in os.environ if any(word in name.upper() for word in SECRET_WORDS)]:
+        del os.environ[name]
     os.environ["TMPDIR"] = tempfile.tempdir = str(tooling.folder / WORK)
     os.environ["KMP_USE_SHM"] = "0"  # Intel's OpenMP wants /dev/shm otherwise, and ends the process without
     _limit(tooling.memory)

@@ -192,6 +192,45 @@ def test_an_endless_file_ends_at_the_limit(tmp_path: Path, monkeypatch: pytest.M
     assert "wrote a file of more than" in only_x_failed(prep(tmp_path, body))
 
 
+def test_many_files_that_fill_the_disk_end_at_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "SCRATCH_BYTES", 16 << 20)
+    monkeypatch.setattr(pool, "LOOK_SECONDS", 0.05)
+    body = """
+        for number in range(60):
+            (ctx.scratch / str(number)).write_bytes(bytes(1 << 20))
+        time.sleep(30)
+    """
+    assert only_x_failed(prep(tmp_path, body)) == "wrote more than 16 MiB"
+
+
+@linux
+@pytest.mark.parametrize("said", ["b'nonsense that is no message'", "b'D' + (1 << 20).to_bytes(8, 'little') + b'half'", "b'D' + b'\\xff' * 8"])
+def test_a_child_whose_pipe_is_written_over_costs_its_file(tmp_path: Path, said: str) -> None:
+    body = f"""
+        for number in range(3, 60):
+            try:
+                os.write(number, {said})
+            except OSError:
+                continue
+        time.sleep(30)
+    """
+    reason = only_x_failed(prep(tmp_path, body, seconds=1.5))
+    assert reason in ("the extractor wrote over its process's memory or pipe", "took longer than 1.5 seconds")
+
+
+def test_results_of_any_size_come_back_whole() -> None:
+    found = dict(Pool(lambda item, place: bytes([item]) * (item * 3_000_000), workers=2, seconds=20, memory_mib=512).map(range(5), lambda: None))
+    assert found == {item: bytes([item]) * (item * 3_000_000) for item in range(5)}
+
+
+def test_secrets_of_the_environment_are_not_there_while_files_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_API_KEY", "secret")
+    ((_, result),) = Pool(lambda item, place: repr(sorted(os.environ)).encode(), workers=1, seconds=5, memory_mib=512).map([1], lambda: None)
+    assert isinstance(result, bytes)
+    assert b"SOME_API_KEY" not in result
+    assert b"PATH" in result
+
+
 @linux
 def test_processor_time_is_limited_for_what_a_plugin_starts_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(seat, "_cores", lambda: 0)   # so that two seconds are left, far less than the clock allows
