@@ -138,6 +138,27 @@ def test_tex_by_its_sections_without_preamble_and_comments() -> None:
     assert "remark" in dropped(pieces)["comment"]
 
 
+def test_asciidoc_and_org_by_their_headings() -> None:
+    adoc = "= Guide\n:toc:\n\n// remark\nWords.\n\n== Use\n\n[source,sh]\n----\nrun  it\n\nnow\n----\n\n* one\n* two\n\n|===\n|k |v\n|a |1\n|===\n\nimage::x.png[]\n"
+    org = (
+        "#+TITLE: Guide\n\nWords.\n\n* TODO [#A] Use :tag:\n:PROPERTIES:\n:ID: 7\n:END:\n\n#+BEGIN_SRC sh\nrun  it\n\nnow\n#+END_SRC\n\n- one\n- two\n\n"
+        "| k | v |\n|---+---|\n| a | 1 |\n# remark\n"
+    )
+    for media_type, text, marks in (("text/x-asciidoc", adoc, "*"), ("text/x-org", org, "-")):
+        pieces = read(media_type, text)
+        found = [(piece.kind, piece.text, piece.heading) for piece in pieces if not piece.dropped and piece.kind != "table"]
+        assert found == [
+            ("heading", "Guide", "Guide"), ("prose", "Words.", "Guide"), ("heading", "Use", "Guide > Use"), ("code", "run  it\n\nnow", "Guide > Use"),
+            ("list", f"{marks} one\n{marks} two", "Guide > Use"),
+        ]  # fmt: skip
+        assert [piece.text for piece in pieces if piece.kind == "table"] == ["k | v\nk: a; v: 1"]
+        assert "remark" in dropped(pieces)["comment"]
+
+
+def test_an_asciidoc_block_that_is_never_closed_is_text() -> None:
+    assert kept(read("text/x-asciidoc", "----\nwords\n")) == ["----\nwords"]
+
+
 def test_tables_name_each_value_and_sniff_the_separator() -> None:
     assert kept(read("text/csv", 'name;city\nBob;"Lyon; France"\nAda;\n')) == ["name | city", "name: Bob; city: Lyon; France", "name: Ada"]
     assert kept(read("text/csv", "1,2\n3,4\n")) == ["1 | 2", "3 | 4"]

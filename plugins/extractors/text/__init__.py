@@ -1,4 +1,4 @@
-"""Text without a container: plain text, Markdown, reStructuredText, TeX, CSV."""
+"""Text without a container: plain text, Markdown, reStructuredText, AsciiDoc, Org, TeX, CSV."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from forge.phase import Requirement
 from forge.plugins.extractors._decode import decode
 from forge.plugins.extractors._rows import row_limit
 from forge.plugins.extractors.text.markdown import markdown
+from forge.plugins.extractors.text.outlined import asciidoc, org
 from forge.plugins.extractors.text.plain import plain
 from forge.plugins.extractors.text.rows import comma_rows, read_rows, tab_rows
 from forge.plugins.extractors.text.typeset import restructured, tex
@@ -21,6 +22,8 @@ READERS: dict[str, Callable[[str], Iterator[Piece]]] = {
     "text/markdown": markdown,
     "text/x-rst": restructured,
     "text/x-tex": tex,
+    "text/x-asciidoc": asciidoc,
+    "text/x-org": org,
     "text/csv": comma_rows,
     "text/tab-separated-values": tab_rows,
 }
@@ -36,6 +39,8 @@ class TextExtractor:
         **dict.fromkeys((".md", ".markdown", ".mdown", ".mkd"), "text/markdown"),
         **dict.fromkeys((".rst", ".rest"), "text/x-rst"),
         **dict.fromkeys((".tex", ".latex"), "text/x-tex"),
+        **dict.fromkeys((".adoc", ".asciidoc"), "text/x-asciidoc"),
+        ".org": "text/x-org",
         **dict.fromkeys((".tsv", ".tab"), "text/tab-separated-values"),
         ".csv": "text/csv",
     }
