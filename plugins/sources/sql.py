@@ -77,10 +77,9 @@ class SqlSource:
         @contextmanager
         def rows(query: Query) -> Iterator[Iterator[Row]]:
             with self._reading(settings, ctx) as connection, _asked(query):
-                try:
-                    yield _rows(connection, query.query)
-                finally:
-                    connection.invalidate()   # closing an unread MySQL cursor would read the whole rest first
+                if self.name == "mysql":   # closing an unread cursor reads the whole rest first: 13 s for 800 MB
+                    connection.exec_driver_sql(f"SET SESSION sql_select_limit = {samples}")
+                yield _rows(connection, query.query)
 
         def count(query: Query) -> int | None:
             from sqlalchemy.exc import DBAPIError
