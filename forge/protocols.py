@@ -61,6 +61,8 @@ class Extractor(Protocol):
     sidecars: Mapping[str, tuple[str, ...]]: extension -> endings of files that belong to one with that extension
         ({".shp": (".dbf", ".shx")}; an ending with a slash means a folder and all below it). They are handed over in
         Reading.sidecars and not read by themselves.
+    programs: tuple[str, ...]: programs that it calls; a file is read again when one of them comes or goes.
+    state() -> str: what else on this machine its results depend on ("tesseract eng, osd"), with the same effect.
     """
 
     name: ClassVar[str]
@@ -195,12 +197,17 @@ class TeacherResponse(Record):
 
 
 class TeacherCapabilities(Record):
-    """What a teacher can do; phases adapt to it."""
+    """What a teacher can do; phases adapt to it.
+
+    resumes: it notes what it hands in before it does, and collects what an earlier process handed in. An open
+    reservation of an earlier process is then for the same act and is taken up instead of made anew.
+    """
 
     paid: bool
     json_schema: bool = False
     batch: bool = False
     deterministic: bool = False
+    resumes: bool = False
 
 
 class TeacherBrief(Record):
@@ -224,8 +231,6 @@ class Teacher(Protocol):
     It may also have (synth looks with getattr):
     briefed(brief: TeacherBrief) -> Teacher: the same teacher, set up for a run. Spends nothing, opens no connection.
     preflight() -> None: raises MissingAccess or UsageError before anything is reserved (key, model, endpoint). Spends nothing.
-    submitted(keys: Sequence[str]) -> set[str]: those of the keys that an earlier process handed in and that generate()
-        will collect without paying again; their reservations are taken up instead of made anew.
     """
 
     name: ClassVar[str]

@@ -30,6 +30,7 @@ def reading_stamp(extractors: Mapping[str, Any], words: int, words_max: int, opt
         parts += [name, _code(_package(file)), str(missing(requires))]
         parts += [f"{need.module} {_version(need.module)}" for need in requires]
         parts += [f"{program} {shutil.which(program)}" for program in getattr(plugin, "programs", ())]
+        parts += [plugin.state()] if hasattr(plugin, "state") else []
     return digest(*parts)[:32] + ":"
 
 

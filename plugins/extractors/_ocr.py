@@ -46,8 +46,8 @@ MAX_SIDE = 32_000
 SECONDS_PER_PICTURE = 25.0
 """Ten times what a dense page of 8.7 million pixels takes on one slow core (2.4 s)."""
 
-SECONDS_PER_PAGE, SECONDS_PER_FILE = 4.0, 120.0
-OVER_LIMIT = "page over the OCR limit"
+MAX_PAGES, SECONDS_PER_FILE = 25, 120.0
+OVER_LIMIT, OVER_TIME = "page over the OCR limit", "page that OCR had no time for"
 
 LANGUAGES = re.compile(r"\w+(?:\+\w+)*")
 RAPIDOCR_MODULES = ("rapidocr", "rapidocr_onnxruntime")
@@ -93,6 +93,12 @@ def choose_engine(options: Mapping[str, Option]) -> OcrEngine:
     return Tesseract(program, languages) if program else NoEngine(f"image without OCR: {INSTALL}")
 
 
+def engines_here() -> str:
+    """The engines of this machine with tesseract's languages: what recognised text depends on besides the picture."""
+    program = shutil.which("tesseract")
+    return f"{program} {sorted(_languages(program)) if program else ''} {_rapidocr_module()}"
+
+
 def read_picture(picture: Image, engine: OcrEngine, *, locator: str = "") -> Iterator[Piece]:
     """The paragraphs of a picture, then the words that the engine was unsure of, dropped; NO_TEXT where it saw none."""
     unsure: list[str] = []
@@ -119,8 +125,8 @@ def read_scans(
     """
     limit = PageLimit(options)
     for locator, picture in scans:
-        if not limit.allows_another():
-            yield Piece(text="", locator=locator, dropped=OVER_LIMIT)
+        if reached := limit.reached():
+            yield Piece(text="", locator=locator, dropped=reached)
             continue
         try:
             yield from read_picture(picture(), engine, locator=locator)
@@ -129,20 +135,22 @@ def read_scans(
 
 
 class PageLimit:
-    """How many pages of one file go through OCR: as many as fit into three quarters of prep.seconds_per_file.
+    """How many pages of one file go through OCR: max_ocr_pages, so that the same file gives the same text everywhere.
 
-    A page counts SECONDS_PER_PAGE, so that the same file gives the same text on every machine that keeps that pace. A slower one
-    stops by the clock: with the file's time the pages that were read would be lost as well.
+    Where they do not fit into three quarters of seconds_per_file, the clock ends them: with the file's time the pages
+    that were read would be lost as well.
     """
 
     def __init__(self, options: Mapping[str, Option]) -> None:
-        seconds = 0.75 * float(options.get("seconds_per_file", SECONDS_PER_FILE))
-        self.pages, self.end = max(1, int(seconds / SECONDS_PER_PAGE)), time.monotonic() + seconds
+        self.pages = int(options.get("max_ocr_pages", MAX_PAGES))
+        self.end = time.monotonic() + 0.75 * float(options.get("seconds_per_file", SECONDS_PER_FILE))
 
-    def allows_another(self) -> bool:
-        """True, and one page is counted, while there is room."""
+    def reached(self) -> str:
+        """Why no other page may be read; "" counts one page."""
+        if time.monotonic() >= self.end:
+            return OVER_TIME
         self.pages -= 1
-        return self.pages >= 0 and time.monotonic() < self.end
+        return OVER_LIMIT if self.pages < 0 else ""
 
 
 def prepare(picture: Image) -> Image:

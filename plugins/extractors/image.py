@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from forge.errors import ExtractError
 from forge.phase import Requirement
-from forge.plugins.extractors._ocr import OcrEngine, choose_engine, read_picture, read_scans
+from forge.plugins.extractors._ocr import OcrEngine, choose_engine, engines_here, read_picture, read_scans
 from forge.plugins.extractors._xml import parse_xml, tag_of
 from forge.protocols import Reading
 from forge.records import Piece
@@ -66,7 +66,10 @@ class ImageExtractor:
     }
     magic: ClassVar[Mapping[bytes, str]] = {b"II+\0": "image/tiff", b"MM\0+": "image/tiff"}
     requires: ClassVar[tuple[Requirement, ...]] = (Requirement(module="PIL", extra="media"),)
-    programs: ClassVar[tuple[str, ...]] = ("tesseract",)
+
+    def state(self) -> str:
+        """The OCR engines that this machine has."""
+        return engines_here()
 
     def accepts(self, head: bytes, name: str) -> str:
         """HEIC and AVIF by their brand, BMP by its header ("BM" alone also starts texts)."""

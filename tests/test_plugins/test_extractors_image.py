@@ -13,11 +13,13 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from forge.errors import ExtractError
+from forge.phases.prep import phase
 from forge.plugins.extractors import _ocr
 from forge.plugins.extractors._ocr import Word, choose_engine, join_lines, prepare, read_picture
 from forge.plugins.extractors.image import extractor
 from forge.protocols import Option, Reading
 from forge.records import Piece
+from forge.testing import run_phase, tiny_corpus
 
 SENTENCE = "Leases end before the money is gone"
 
@@ -184,6 +186,21 @@ def test_rapidocr_lines_are_put_in_reading_order_with_paragraphs(generation: str
     ]  # fmt: skip
 
 
+def test_pictures_are_read_again_once_there_is_an_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tiny_corpus(tmp_path / "corpus", {"a.png": saved(drawn(SENTENCE), "PNG"), "a.md": "# A\n\nSome words about leases and budgets."})
+
+    def run(name: str) -> list[str]:
+        ran = run_phase(phase, tmp_path / name, corpus=root, cache=tmp_path / "cache")
+        return [line for line in (ran.out / "documents.jsonl").read_text(encoding="utf-8").splitlines() if '"a.png"' in line]
+
+    with monkeypatch.context() as without:
+        without.setenv("PATH", str(tmp_path))
+        without.setattr(_ocr, "RAPIDOCR_MODULES", ())
+        assert '"status":"skipped"' in run("1")[0]
+        assert "apt-get install tesseract-ocr" in run("1b")[0]
+    assert '"status":"ok"' in run("2")[0]
+
+
 # --- paragraphs ------------------------------------------------------------------------------------------------
 
 
@@ -267,7 +284,7 @@ def test_a_tiff_whose_directories_form_a_loop_ends(tmp_path: Path) -> None:
 
 def test_pages_over_the_ocr_limit_are_reported_and_the_file_is_kept(tmp_path: Path) -> None:
     made = saved(drawn("Page one is here"), "TIFF", save_all=True, append_images=[drawn("never")] * 3)
-    pieces = read(tmp_path, "image/tiff", made, seconds_per_file=6)
+    pieces = read(tmp_path, "image/tiff", made, max_ocr_pages=1)
     assert kept(pieces) == "Page one is here"
     assert [(piece.locator, piece.dropped) for piece in pieces[1:]] == [(f"page={number}", "page over the OCR limit") for number in (2, 3, 4)]
 

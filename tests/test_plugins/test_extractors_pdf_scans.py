@@ -97,10 +97,15 @@ def test_without_an_engine_a_scan_says_what_to_install(tmp_path: Path, monkeypat
 
 def test_a_long_scan_keeps_the_pages_that_fit_into_its_time(tmp_path: Path) -> None:
     made = drawn(*({"picture": scan("Only this page fits")} for _ in range(4)))
-    found = pieces(read(tmp_path, made, seconds_per_file=7))
+    found = pieces(read(tmp_path, made, max_ocr_pages=1))
     assert [(piece.locator, piece.text, piece.dropped) for piece in found] == [
         ("page=1", "Only this page fits", ""), *((f"page={number}", "", "page over the OCR limit") for number in (2, 3, 4)),
     ]  # fmt: skip
+
+
+def test_a_machine_too_slow_for_a_file_reports_the_pages_it_had_no_time_for(tmp_path: Path) -> None:
+    found = pieces(read(tmp_path, drawn({"picture": scan("Unread")}), seconds_per_file=0))
+    assert [(piece.locator, piece.dropped) for piece in found] == [("page=1", "page that OCR had no time for")]
 
 
 def test_a_scan_of_a_blank_page_says_so(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ file says so. A video with subtitles needs none: its subtitles are what is said.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar
 
@@ -53,6 +54,10 @@ class MediaExtractor:
     }
     requires: ClassVar[tuple[Requirement, ...]] = (Requirement(module="av", extra="media"),)
     transcriber: Transcriber | None = None
+
+    def state(self) -> str:
+        """Whether there is a transcriber."""
+        return f"{type(self.transcriber).__qualname__} {bool(find_spec('faster_whisper'))}"
 
     def accepts(self, head: bytes, name: str) -> str:
         """MPEG-4 audio by its brand, AIFF, MPEG transport streams."""

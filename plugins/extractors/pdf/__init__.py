@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from forge.phase import Requirement
+from forge.plugins.extractors._ocr import engines_here
 from forge.plugins.extractors.pdf import mupdf, pdfium
 from forge.plugins.extractors.pdf.extras import attached_files
 from forge.plugins.extractors.pdf.layout import rebuild
@@ -32,7 +33,10 @@ class PdfExtractor:
     extensions: ClassVar[Mapping[str, str]] = {".pdf": PDF}
     magic: ClassVar[Mapping[bytes, str]] = {}
     requires: ClassVar[tuple[Requirement, ...]] = (Requirement(module="pypdfium2", extra="docs"),)
-    programs: ClassVar[tuple[str, ...]] = ("tesseract",)
+
+    def state(self) -> str:
+        """The OCR engines that this machine has."""
+        return engines_here()
 
     def extract(self, path: Path, ctx: Reading) -> Iterator[Piece | Embedded]:
         """Yield headings and paragraphs ("page=12"; "page=12..13" across a page end), comments, form fields, attached files.
