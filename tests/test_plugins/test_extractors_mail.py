@@ -12,6 +12,7 @@ from forge.errors import ExtractError
 from forge.plugins.extractors.mail import extractor
 from forge.protocols import Embedded, Reading
 from forge.records import Piece
+from tests.corpus import outlook
 
 MESSAGE, MAILBOX, SAVED_PAGE = "message/rfc822", "application/mbox", "multipart/related"
 TOP = "From: Ada <ada@example.org>\nTo: bob@example.org\nSubject: Plans\nDate: Fri, 1 May 2026 10:00:00 +0200\n"
@@ -263,3 +264,44 @@ def test_a_saved_web_page_gives_its_main_text(tmp_path: Path) -> None:
 )
 def test_mail_is_recognised_by_its_headers(head: bytes, media_type: str) -> None:
     assert extractor.accepts(head, "whatever") == media_type
+
+
+# --- outlook ---------------------------------------------------------------------------------------------------
+
+
+OUTLOOK = "application/vnd.ms-outlook"
+
+
+def test_outlook_messages_give_headers_body_and_attachments(tmp_path: Path) -> None:
+    made = outlook.message(
+        {outlook.SUBJECT: "Pläne", outlook.BODY: "We meet on Monday.\r\n\r\n-- \r\nAda", outlook.HEADERS: "From: =?utf-8?q?J=C3=BCrgen?= <j@x.org>\r\nTo: b@x.org\r\n"},
+        {outlook.FILE_NAME: "rows.csv", outlook.DATA: b"a,b\n1,2\n", outlook.MIME: "text/csv"},
+        {outlook.FILE_NAME: "logo.png", outlook.DATA: b"\x89PNG", outlook.MIME: "image/png", outlook.CONTENT_ID: "logo"},
+        {outlook.FILE_NAME: "inner.msg"},
+    )
+    items = read(tmp_path, made, OUTLOOK)
+    assert isinstance(items[0], Piece)
+    assert items[0].text == "Subject: Pläne\nFrom: Jürgen <j@x.org>\nTo: b@x.org"
+    assert kept(items) == ["We meet on Monday."]
+    assert dropped(items) == {"signature": "-- \nAda", "small inline picture": ""}
+    assert embedded(items) == {"rows.csv": b"a,b\n1,2\n", "inner.msg": b""}
+    assert [one.note != "" for one in items if isinstance(one, Embedded)] == [False, True]
+
+
+def test_outlook_bodies_in_html_and_in_compressed_rtf(tmp_path: Path) -> None:
+    from compressed_rtf import compress
+
+    html = outlook.message({outlook.SUBJECT: "News", outlook.HTML: "<p>Café</p>".encode()})
+    assert kept(read(tmp_path, html, OUTLOOK)) == ["Café"]
+    rtf = outlook.message({outlook.SUBJECT: "News", outlook.RTF: compress(rb"{\rtf1\ansi One.\par Two \'e9.}")})
+    assert kept(read(tmp_path, rtf, OUTLOOK)) == ["One.", "Two é."]
+    bomb = outlook.message({outlook.SUBJECT: "News", outlook.RTF: b"\x10\0\0\0\xff\xff\xff\xff" + b"LZFu" + b"\0" * 8})
+    with pytest.raises(ExtractError):
+        read(tmp_path, bomb, OUTLOOK)
+
+
+def test_a_damaged_outlook_message_is_an_extraction_error(tmp_path: Path) -> None:
+    made = outlook.message({outlook.SUBJECT: "News", outlook.BODY: "Words"})
+    for data in (made[:600], made[:1100], made.replace(b"\xd0\xcf", b"\0\0", 1)):
+        with pytest.raises(ExtractError):
+            read(tmp_path, data, OUTLOOK)

@@ -17,7 +17,7 @@ from forge.plugins.extractors.mail.message import FAULTS, HEADERS, SMALL_IMAGE, 
 from forge.protocols import Embedded
 from forge.records import Piece
 
-PID_HTML, PID_RTF, PID_HEADERS, PID_CONTENT_ID = 0x1013, 0x1009, 0x007D, 0x3712
+PID_HTML, PID_RTF, PID_HEADERS, PID_CONTENT_ID, PID_CODE_PAGE = 0x1013, 0x1009, 0x007D, 0x3712, 0x3FDE
 MSG_FAULTS = (*FAULTS, OSError, struct.error)
 MAX_RTF = 64 << 20
 
@@ -59,10 +59,14 @@ def _body(message: Any, subject: str) -> Iterator[Piece]:
 
 
 def _html(message: Any) -> str:
+    """The HTML body. Without a declared code page the library assumes Western European, where the bytes may say more."""
+    data = message.properties.binary_prop_value(PID_HTML) or b""
+    if data and not message.properties.int_prop_value(PID_CODE_PAGE):
+        return decode(data, html=True)
     try:
         return message.html_body or ""
     except MSG_FAULTS:  # a code page that Python does not know, or bytes that do not fit it
-        return decode(message.properties.binary_prop_value(PID_HTML) or b"", html=True)
+        return decode(data, html=True)
 
 
 def _rtf_text(data: bytes) -> str:
