@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -89,6 +90,7 @@ class Unpacked:
     members: list[Member] = field(default_factory=list)
     _names: set[str] = field(default_factory=set)
     _folders: set[str] = field(default_factory=set)
+    _numbers: dict[str, Iterator[str]] = field(default_factory=dict)
     _tried: dict[str, int] = field(default_factory=dict)
 
     def take(self, embedded: Embedded) -> None:
@@ -143,19 +145,28 @@ class Unpacked:
         self.members.append(Member(entry, name, why, status))
 
     def _free(self, name: str) -> str:
-        """`name`, or with a number when another member has it already, or has one of its folders as a file's name."""
-        first, path, tried = name, PurePosixPath(name), self._tried.get(name, 1)
-        while name in self._names or name in self._folders or any(str(one) in self._names for one in PurePosixPath(name).parents):
-            tried += 1
-            head, last = (path.parent, path.name) if len(path.parts) > 1 else (PurePosixPath(), path.name)
-            stem, _, extension = last.rpartition(".")
-            last = f"{stem}~{tried}.{extension}" if stem else f"{last}~{tried}"
-            clash = any(str(one) in self._names for one in path.parents)
-            name = str(PurePosixPath(f"{path.parts[0]}~{tried}", *path.parts[1:]) if clash else head / last)
+        """`name`, or with a number where another member has it, or has one of its folders as a file's name."""
+        *folders, last = name.split("/")
+        folder = ""
+        for part in folders:
+            folder = next(one for one in _numbered(folder + part) if one not in self._names)
+            self._folders.add(folder)
+            folder += "/"
+        numbers = self._numbers.setdefault(folder + last, _numbered(folder + last))  # goes on where it stopped: many may be alike
+        name = next(one for one in numbers if one not in self._names and one not in self._folders)
         self._names.add(name)
-        self._tried[first] = tried  # 10,000 members of one name took 50 million comparisons
-        self._folders.update(str(one) for one in PurePosixPath(name).parents)
         return name
+
+
+def _numbered(name: str) -> Iterator[str]:
+    """a/b.txt, a/b~2.txt, a/b~3.txt, ..."""
+    yield name
+    folder, slash, last = name.rpartition("/")
+    stem, dot, extension = last.rpartition(".")
+    if not stem:
+        stem, dot, extension = last, "", ""
+    for number in count(2):
+        yield f"{folder}{slash}{stem}~{number}{dot}{extension}"
 
 
 def safe_name(name: str) -> str:

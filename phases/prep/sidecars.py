@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 
@@ -31,29 +32,31 @@ def assign(names: Iterable[str], endings: Mapping[str, tuple[str, ...]]) -> dict
         for folded, same in index.items() if folded.endswith(extension)
         for name in same
     )
+    folded_names = sorted(index)
     found: dict[str, dict[str, str]] = {}
     taken: set[str] = set()
     for _, name, extension, wanted in mains:
         if name in taken:
             continue
         stem = name[: len(name) - len(extension)]
-        parts = {key: other for key, other in _parts(stem, wanted, index) if other != name and other not in found}
+        parts = {key: other for key, other in _parts(stem, wanted, index, folded_names) if other != name and other not in found}
         if parts:
             found[name] = parts
             taken.update(parts.values())
     return found
 
 
-def _parts(stem: str, wanted: tuple[str, ...], index: Mapping[str, list[str]]) -> Iterable[tuple[str, str]]:
-    folded = stem.lower()
+def _parts(stem: str, wanted: tuple[str, ...], index: Mapping[str, list[str]], folded_names: list[str]) -> Iterator[tuple[str, str]]:
     for ending in wanted:
+        name = stem.lower() + ending
         if not ending.endswith("/"):
-            if same := index.get(folded + ending):
+            if same := index.get(name):
                 yield ending, _closest(stem, same)
             continue
-        for other, same in index.items():
-            if other.startswith(folded + ending):
-                yield other[len(stem) :], _closest(stem, same)
+        for other in folded_names[bisect_left(folded_names, name) :]:
+            if not other.startswith(name):
+                break
+            yield other[len(stem) :], _closest(stem, index[other])
 
 
 def _closest(stem: str, same: list[str]) -> str:

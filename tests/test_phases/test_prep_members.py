@@ -139,12 +139,21 @@ def test_names_that_lead_outside_are_made_safe_and_said(tmp_path: Path) -> None:
     names = ["../../etc/evil.txt", "/abs.txt", "C:\\win\\x.txt", "a\x01b.txt", "..", "same.txt", "same.txt", "same.txt/below.txt", "n" * 400 + ".txt"]
     found = read(tmp_path, "x.box", "box:" + ";".join(f"{name}={TEXT} {number}" for number, name in enumerate(names)))
     paths = [one.document.source.path.removeprefix("x.box!/") for one in found[1:]]
-    assert paths[:8] == ["etc/evil.txt", "abs.txt", "win/x.txt", "a_b.txt", "unnamed", "same.txt", "same~2.txt", "same.txt~2/below.txt"]
+    assert paths[:8] == ["etc/evil.txt", "abs.txt", "win/x.txt", "a_b.txt", "unnamed", "same.txt", "same~2.txt", "same~3.txt/below.txt"]
     assert len(paths[8]) <= 200
     assert paths[8].endswith(".txt")
     assert {one.document.status for one in found} == {"ok"}
     assert "../../etc/evil.txt" in found[1].document.reason
     assert not (tmp_path.parent / "etc").exists()
+
+
+def test_thousands_of_members_with_one_name_take_no_time(tmp_path: Path) -> None:
+    unpacked = Unpacked(tmp_path / "out", "x.zip", Budget(10_000))
+    for _ in range(members.MAX_MEMBERS):
+        unpacked.take(Embedded("a/same.txt", note="symbolic link"))
+    assert len({member.name for member in unpacked.members}) == members.MAX_MEMBERS
+    with pytest.raises(members.LimitBroken, match="10,000 files"):
+        unpacked.take(Embedded("a/same.txt"))
 
 
 @pytest.mark.parametrize("name", ["../x", "a/../../x", "./x", "//x", "..\\..\\x", "c:/x", "x!/y", "\ud800", "a\nb", "~", "." * 3])
