@@ -32,8 +32,9 @@ FORMATS = {
 MAX_PIXELS = 200_000_000
 """An A0 sheet at 300 dpi has 139 million."""
 
-MAX_BYTES = 600_000_000
-"""Of one decoded picture: 150 million pixels in colour, and all that MAX_PIXELS allows in grey."""
+MAX_BYTES = 400_000_000
+"""Of one decoded picture: 100 million pixels in colour, and all that MAX_PIXELS allows in grey, as which a JPEG is read.
+Several files are read at once, and a grey copy comes on top."""
 
 MAX_PAGES = 2_000
 """Of a TIFF: a file can hold millions of directories of 18 bytes."""
@@ -47,7 +48,7 @@ BMP_HEADERS = {12, 40, 52, 56, 64, 108, 124}
 ANIMATED = {"GIF", "WEBP", "PNG", "AVIF"}
 ANIMATION = "frames of an animation after the first"
 
-DESCRIPTION, USER_COMMENT, EXIF_DIRECTORY = 0x010E, 0x9286, 0x8769
+DESCRIPTION, ORIENTATION, USER_COMMENT, EXIF_DIRECTORY = 0x010E, 0x0112, 0x9286, 0x8769
 WINDOWS_TAGS = {0x9C9B: "title", 0x9C9C: "comment", 0x9C9F: "subject"}
 PNG_TAGS = {"title", "description", "comment"}
 XMP_TAGS = {"title", "description"}
@@ -174,7 +175,8 @@ def _decoded(picture: Image) -> Image:
             why=f"at most {MAX_PIXELS / 1e6:,.0f} million are read, {MAX_BYTES / 4e6:,.0f} million in colour",
         )
     picture.load()
-    return ImageOps.exif_transpose(picture)
+    is_upright = picture.getexif().get(ORIENTATION, 1) == 1
+    return picture if is_upright else ImageOps.exif_transpose(picture)
 
 
 def _captions(picture: Image) -> Iterator[Piece]:
