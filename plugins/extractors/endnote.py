@@ -141,9 +141,9 @@ def _records(files: Mapping[str, Path]) -> Iterator[Record]:
     for database in databases:
         yield from _from_sqlite(database)
     if rows is not None:
-        with open_table(wanted[form], rows, wanted.get(form[:-4] + ".myi")) as table:
-            for _, cells in table.rows():
-                yield {table.columns[at].name: text for at, text in cells}
+        table = open_table(wanted[form], rows, wanted.get(form[:-4] + ".myi"))
+        for _, cells in table.rows():
+            yield {table.columns[at].name: text for at, text in cells}
 
 
 def _starts_with(path: Path, magic: bytes) -> bool:

@@ -57,15 +57,15 @@ def _table(path: Path, ctx: Reading) -> Iterator[Piece]:
     if form is None:
         raise ExtractError("the rows of a MyISAM table without its .frm file", next=f"put {stem or 'TABLE'}.frm beside it")
     limit = int(ctx.options.get("max_rows", MAX_ROWS))
-    with open_table(form, path, ctx.sidecars.get(".myi")) as table:
-        columns = ", ".join(one.name for one in table.columns)
-        yield Piece(text=f"MyISAM table {stem}: {columns}", locator="header", kind="metadata")
-        yield from named_pieces(table.names, table.rows(), lambda first, last, left, right: _place(first, last), limit=limit)
-        if table.index_fault:
-            yield Piece(text="", dropped=f"index ({table.index_fault})")
-        for count, reason in ((table.damaged, "damaged row"), (table.binary, "binary value")):
-            for _ in range(min(count, limit)):
-                yield Piece(text="", dropped=reason)
+    table = open_table(form, path, ctx.sidecars.get(".myi"))
+    columns = ", ".join(one.name for one in table.columns)
+    yield Piece(text=f"MyISAM table {stem}: {columns}", locator="header", kind="metadata")
+    yield from named_pieces(table.names, table.rows(), lambda first, last, left, right: _place(first, last), limit=limit)
+    if table.index_fault:
+        yield Piece(text="", dropped=f"index ({table.index_fault})")
+    for count, reason in ((table.damaged, "damaged row"), (table.binary, "binary value")):
+        for _ in range(min(count, limit)):
+            yield Piece(text="", dropped=reason)
 
 
 def _place(first: int, last: int) -> str:

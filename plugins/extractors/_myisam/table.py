@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from forge.errors import ExtractError
@@ -63,8 +62,7 @@ class Table:
         return cells
 
 
-@contextmanager
-def open_table(form: Path, data: Path, index: Path | None = None) -> Iterator[Table]:
+def open_table(form: Path, data: Path, index: Path | None = None) -> Table:
     """The table of a .frm and a .MYD file; the .MYI is asked for the layout where there is one, and not needed.
 
     Raises ExtractError when the files are damaged, packed with myisampack or no MyISAM table.
@@ -73,14 +71,13 @@ def open_table(form: Path, data: Path, index: Path | None = None) -> Iterator[Ta
         raise ExtractError(f"not a table's definition: a .frm of more than {MAX_FRM_BYTES >> 20} MiB")
     parsed = parse_form(form.read_bytes())
     layout, fault = _layout(parsed, index)
-    with ExitStack() as stack:
-        mapped = None
-        if data.stat().st_size:
-            file = stack.enter_context(data.open("rb"))
-            mapped = stack.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        table = Table(parsed.columns, layout, mapped)
-        table.index_fault = fault
-        yield table
+    mapped = None
+    if data.stat().st_size:
+        with data.open("rb") as file:  # not closed by hand: whoever stops in the middle of the rows still holds a view of it
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    table = Table(parsed.columns, layout, mapped)
+    table.index_fault = fault
+    return table
 
 
 def _layout(form: Form, index: Path | None) -> tuple[Layout, str]:

@@ -16,6 +16,8 @@ LINE_BYTES = 1 << 16
 MAX_BOX_POINTS = 2_000_000
 """The bounding box is taken from so many points at most (about 2 s); beyond, it is left out."""
 
+TRIANGLES_AT_ONCE = 1 << 14
+
 PLY_TYPES = {
     "char": "b", "int8": "b", "uchar": "B", "uint8": "B", "short": "h", "int16": "h", "ushort": "H", "uint16": "H", "int": "i", "int32": "i",
     "uint": "I", "uint32": "I", "float": "f", "float32": "f", "double": "d", "float64": "d",
@@ -39,15 +41,18 @@ def read_stl(path: Path) -> Facts:
 
 
 def _binary_stl(file: BinaryIO, head: bytes, count: int) -> Facts:
+    import numpy as np
+
+    triangle = np.dtype([("normal", "<f4", 3), ("corners", "<f4", 9), ("attribute", "<u2")])
     facts = Facts("STL (binary)")
     facts.name("Header", _words(head[:80]))
     facts.add("Triangles", count)
-    triangle = struct.Struct("<12x9f2x")
-    while 3 * count <= MAX_BOX_POINTS and (chunk := file.read(50 * 2048)):
-        for corners in triangle.iter_unpack(chunk):
-            facts.box.add(corners[:3])
-            facts.box.add(corners[3:6])
-            facts.box.add(corners[6:])
+    while chunk := file.read(50 * TRIANGLES_AT_ONCE):
+        corners = np.frombuffer(chunk, dtype=triangle)["corners"].reshape(-1, 3)
+        corners = corners[np.isfinite(corners).all(axis=1)]
+        if len(corners):
+            facts.box.add(corners.min(axis=0).tolist())
+            facts.box.add(corners.max(axis=0).tolist())
     return facts
 
 
