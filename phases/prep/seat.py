@@ -101,10 +101,9 @@ def serve(pipe: Connection, work: Callable[[Any, Seat], bytes], tooling: Tooling
         except EOFError:
             os._exit(0)
         _allow_processor_time(tooling.seconds)
-        seat = _ChildSeat(tooling.folder, avoid, on_begin=lambda part: _begin(pipe, part, tooling.seconds))
+        seat = _ChildSeat(tooling.folder, avoid, on_begin=lambda part: _begin(pipe, part, tooling.seconds, me))
         result = work(item, seat)
-        if os.getpid() != me:
-            os._exit(BROKEN)  # a copy of us that an extractor forked: it has no say
+        _check_self(me)
         tired = seat.end_processes() or seat.tired or served == ITEMS
         try:
             empty(tooling.folder)
@@ -134,9 +133,15 @@ def remove(folder: Path) -> None:
         subprocess.run(["rm", "-rf", "--", folder], check=False, capture_output=True)
 
 
-def _begin(pipe: Connection, part: str, seconds: float) -> None:
+def _begin(pipe: Connection, part: str, seconds: float, me: int) -> None:
+    _check_self(me)
     _allow_processor_time(seconds)
     _say(pipe, BEGIN, part.encode())
+
+
+def _check_self(me: int) -> None:
+    if os.getpid() != me:
+        os._exit(BROKEN)  # a copy of us that an extractor forked: it has no say
 
 
 def _say(pipe: Connection, what: bytes, data: bytes) -> None:
