@@ -67,7 +67,7 @@ def sample_passages(path: Path, sample: Path | None = None) -> list[dict[str, st
 def _passages(document: Path, registry: Registry) -> list[Any]:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "text.jsonl"
-        registry.tool("extract")(document, out, registry, lambda done, total, name: None, passages=True)
+        registry.tool("extract")(document, out, registry, lambda progress: None, passages=True)
         lines = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
     for line in lines:
         if line["status"] != "ok":

@@ -61,18 +61,27 @@ def _office(url: str) -> Iterator[Case]:
         xml = f'<?xml version="1.0"?><!DOCTYPE w [{dtd}]><w:document xmlns:w="{WORD}"><w:body><w:p><w:r><w:t>&{entity};</w:t></w:r></w:p></w:body></w:document>'
         yield Case(f"office/{name}.docx", corpus.packed({"[Content_Types].xml": "", "word/document.xml": xml}), "refused")
     remote = f'<Relationships xmlns="{corpus.OFFICE}"><Relationship Id="x" Type="{OFFICE}/attachedTemplate" Target="{url}/t.dotm" TargetMode="External"/></Relationships>'
-    parts = zipfile.ZipFile(io.BytesIO(corpus.docx(corpus.paragraph(TEXT + "remote"))))
-    members = {name: parts.read(name) for name in parts.namelist()}
+    with zipfile.ZipFile(io.BytesIO(corpus.docx(corpus.paragraph(TEXT + "remote")))) as made:
+        members = {name: made.read(name) for name in made.namelist()}
     yield Case("office/remote_template.docx", corpus.packed({**members, "word/_rels/settings.xml.rels": remote}), "ok", keeps="ferry crosses")
     whole = {"docx": corpus.docx(corpus.paragraph(TEXT)), "xlsx": xlsx([[TEXT]]), "pptx": pptx(TEXT), "epub": epub(TEXT), "odt": odt(TEXT)}
     for ending, content in whole.items():
         yield Case(f"office/truncated.{ending}", content[: len(content) // 2], "failed", "damaged")
+    parts = {"docx": "word/document.xml", "xlsx": "xl/worksheets/sheet1.xml", "pptx": "ppt/slides/slide1.xml", "epub": "a.xhtml", "odt": "content.xml"}
+    for ending, part in parts.items():
+        yield Case(f"office/garbled.{ending}", garbled(whole[ending], part), "failed", "damaged")
     locked = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600) + "EncryptedPackage".encode("utf-16-le") + bytes(600)
     yield Case("office/encrypted.xlsx", locked, "refused", "encrypted")
     yield Case("office/extent.xlsx", xlsx([["first cell"]], far=(1_048_575, 16_383, "last cell")), "ok", keeps="last cell")
     sheet = f'<worksheet xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"><sheetData>{"<row>" * 100_000}'
     yield Case("office/unclosed.xlsx", replaced(xlsx([["a"]]), "xl/worksheets/sheet1.xml", sheet.encode()), "failed", "damaged XML")
     yield Case("office/noise.xls", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(504) + "Workbook".encode("utf-16-le") + bytes(2000), "failed", "damaged workbook")
+
+
+def garbled(container: bytes, name: str) -> bytes:
+    """A ZIP whose directory is whole and one of whose parts no longer inflates."""
+    start = container.index(name.encode()) + len(name)
+    return container[:start] + b"\xff" * 30 + container[start + 30 :]
 
 
 def replaced(container: bytes, name: str, content: bytes) -> bytes:
