@@ -20,6 +20,7 @@ from forge.protocols import Fetching, Preview, Sample
 from forge.snapshots import HEAD_BYTES
 
 CHUNK = 1 << 20
+PAGE_KEYS = 1000
 
 
 class S3Settings(FilesSettings):
@@ -103,7 +104,8 @@ def _client(settings: S3Settings) -> Any:
 def _objects(client: Any, settings: S3Settings) -> Iterator[tuple[str, int, str]]:
     """(key, bytes, etag) of the wanted objects, page by page, in the order of keys."""
     endings = tuple(suffix.lower() for suffix in settings.suffixes)
-    for page in client.get_paginator("list_objects_v2").paginate(Bucket=settings.bucket, Prefix=settings.prefix):
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket=settings.bucket, Prefix=settings.prefix, PaginationConfig={"PageSize": PAGE_KEYS})
+    for page in pages:
         for entry in page.get("Contents", ()):
             key = str(entry["Key"])
             if not key.endswith("/") and (not endings or key.lower().endswith(endings)) and settings.wants(_below(key, settings.prefix)):

@@ -10,6 +10,7 @@ import base64
 import hashlib
 import http.client
 import mimetypes
+import re
 import time
 import urllib.error
 import urllib.request
@@ -38,6 +39,11 @@ EXTENSIONS = {
     "application/pdf": ".pdf", "text/csv": ".csv", "application/zip": ".zip", "application/gzip": ".gz", "application/x-ndjson": ".jsonl",
     "application/jsonl": ".jsonl", "text/xml": ".xml", "application/xml": ".xml", "application/epub+zip": ".epub",
 }
+
+
+ENDING = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,7}")   # "v1.2" has none
+PROGRAMS = {".php", ".asp", ".aspx", ".jsp", ".cgi", ".do", ".pl", ".cfm"}
+"""Endings that say what made a page, not what it is."""
 
 
 class WebSettings(Settings):
@@ -91,7 +97,7 @@ class WebSource:
                     draft = folder / ".part"
                     draft.unlink(missing_ok=True)
                     write_chunks(draft, _body(answer), budget, ctx)
-                    name = names.of(_name(url, answer.headers.get_content_type()))
+                    name = names.of(_name(url, answer.headers.get_content_type() if answer.headers.get("Content-Type") else ""))
                     (folder / name).parent.mkdir(parents=True, exist_ok=True)
                     draft.rename(folder / name)
                     return {"file": name, "etag": answer.headers.get("ETag", "")}
@@ -195,9 +201,8 @@ def _name(url: str, media_type: str) -> str:
     stem = path.removesuffix(suffix)
     if parts.query:
         stem += "-" + hashlib.sha256(parts.query.encode()).hexdigest()[:8]
-    if not suffix or (suffix not in mimetypes.types_map and media_type in EXTENSIONS):
-        wanted = EXTENSIONS.get(media_type) or (mimetypes.guess_extension(media_type) if media_type else None) or ""
-        suffix = suffix if suffix == wanted else suffix + wanted
+    if not ENDING.fullmatch(suffix) or suffix.lower() in PROGRAMS:
+        suffix += EXTENSIONS.get(media_type) or (mimetypes.guess_extension(media_type) if media_type else None) or ""
     return str(PurePosixPath(parts.netloc.rpartition("@")[2].replace(":", "_")) / (stem + suffix))
 
 
