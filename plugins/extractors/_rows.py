@@ -7,9 +7,11 @@ then costs two cells, and not the sixteen billion between them.
 from __future__ import annotations
 
 import re
+from bisect import bisect
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, groupby, islice
+from operator import itemgetter
 from typing import Literal
 
 from forge.records import Piece
@@ -149,11 +151,10 @@ def _blocks(rows: Iterable[Row]) -> Iterator[Iterator[Row]]:
 def _grouped_names(cells: Cells, above: Cells) -> dict[int, str]:
     """The names by column; where one comes again, with the group that stands above it ("2024 Price")."""
     again = {name for name, count in Counter(value for _, value in cells).items() if count > 1}
-    groups = above if len(above) > 1 else ()
     names = {}
     for column, name in cells:
-        group = next((text for left, text in reversed(groups) if left <= column), "") if name in again else ""
-        names[column] = f"{group} {name}".strip()
+        at = bisect(above, column, key=itemgetter(0)) if name in again and len(above) > 1 else 0
+        names[column] = f"{above[at - 1][1]} {name}" if at else name
     return names
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -143,6 +144,21 @@ def test_endless_nesting_is_refused(tmp_path: Path, media_type: str, levels: int
     assert caught.value.refused
 
 
+def test_comments_in_a_configuration_are_notes(tmp_path: Path) -> None:
+    text = '{\n  // how wide a line may be\n  "width": 110, /* in\n characters */\n  "url": "https://x.example/*", "list": [1, 2,],\n}\n'
+    assert shown(read(tmp_path, text, DOCUMENT)) == [
+        ("notes", "how wide a line may be"), ("notes", "in\n characters"), ("table", "width: 110\nurl: https://x.example/*\nlist: 1, 2"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("part", ['"\\', "/* ", "//", ", "])
+def test_a_damaged_document_is_said_at_once(tmp_path: Path, part: str) -> None:
+    start = time.perf_counter()
+    with pytest.raises(ExtractError):
+        read(tmp_path, part * 300_001, DOCUMENT)
+    assert time.perf_counter() - start < 5
+
+
 def test_damaged_documents_are_said_and_pretty_printed_ones_are_found_under_lines(tmp_path: Path) -> None:
     with pytest.raises(ExtractError, match="damaged JSON"):
         read(tmp_path, '{"a": 1', DOCUMENT)
@@ -151,7 +167,8 @@ def test_damaged_documents_are_said_and_pretty_printed_ones_are_found_under_line
 
 def test_lines_and_pubtator_are_recognised_by_their_content() -> None:
     accepts = Registry().plugin("extractor", "data").accepts
-    assert accepts(b'{"a": 1}\n{"a": 2}\n', "x/train.JSON") == LINES
+    assert accepts(b'{"a": 1}\n{"a": 2}\n', "x/train.JSON") == accepts(b'{"a": 1} \r\n\r\n {"a": 2}', "train.json") == LINES
+    assert accepts(b"{}" + b"\n" * 65_000, "x.json") == ""  # in no time
     assert accepts(b'{\n "a": 1}\n', "x/one.json") == accepts(b'{"a": 1}\n', "one.json") == accepts(b'{"a": 1}\n{"a": 2}\n', "notes.txt") == ""
     assert accepts(b"\xff\xff\xff\xff\xa0\0\0\0", "data-00000-of-00001.arrow") == ARROW
     assert accepts(b"\xff\xff\xff\xff\xa0\0\0\0", "x.bin") == ""

@@ -31,7 +31,7 @@ READERS: dict[str, Callable[[Path, Reading], Iterator[Piece]]] = {
 
 ARROW_STREAM = b"\xff\xff\xff\xff"
 PUBTATOR_START = re.compile(rb"\s*\d+\|t\|[^\n]*\n\d+\|a\|")
-LINES_START = re.compile(rb"\s*(\{[^\n]*\}|\[[^\n]*\])\s*\n\s*[{\[]")
+LINES_START = re.compile(rb"\s*+(\{[^\n]*\}|\[[^\n]*\])[ \t\r]*\n\s*+[{\[]")
 """Two complete values, a line each: JSON Lines, also when the file is called .json."""
 
 

@@ -14,6 +14,7 @@ MAX_COLUMNS = 16_384
 """Of any spreadsheet program: A to XFD."""
 
 DEFAULT_NAME = re.compile(r"(Sheet|Tabelle|Feuil|Feuille|Hoja|Blad|Foglio|Arkusz|Planilha|Лист|シート|工作表)\s?\d+")
+MAX_CODE_CHARACTERS = 255
 LITERAL = re.compile(r'"[^"]*"|\\.|_.|\*.|\[(?!h+\]|m+\]|s+\])[^\]]*\]|AM/PM|A/P|General|Standard', re.IGNORECASE)
 """What a number format shows as it is or uses for colour and locale; [h] counts hours on and stays."""
 
@@ -73,7 +74,7 @@ def column_of(name: str) -> int:
 
 def format_kind(identifier: int, code: str) -> str:
     """What a number format makes of a number: "date", "time", "date time", "elapsed", "percent" or ""."""
-    code = LITERAL.sub("", code or BUILTIN.get(identifier, "")).split(";")[0].lower()
+    code = LITERAL.sub("", (code or BUILTIN.get(identifier, ""))[:MAX_CODE_CHARACTERS]).split(";")[0].lower()
     if "[" in code:
         return "elapsed"
     time = bool(re.search("[hs]", code))
