@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import struct
+import warnings
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -83,11 +84,14 @@ class DicomExtractor:
         with path.open("rb") as file:
             _check_deflated(file)
         try:
-            yield from _pieces(_load(path))
-        except ExtractError:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # pydicom warns of every odd value, and may quote it
+                found = list(_pieces(_load(path)))
+        except (ExtractError, MemoryError):
             raise
         except Exception as error:  # pydicom lets whatever a broken value causes through: any of a dozen types
-            raise ExtractError(f"damaged DICOM file ({type(error).__name__})") from error
+            raise ExtractError(f"damaged DICOM file ({type(error).__name__})") from error  # its message may quote a value
+        yield from found
 
 
 extractor = DicomExtractor()
@@ -112,14 +116,10 @@ def _check_deflated(file: BinaryIO) -> None:
 
 
 def _load(path: Path) -> Dataset:
-    import warnings
-
     from pydicom import config, dcmread
 
     config.settings.reading_validation_mode = config.IGNORE
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        data = dcmread(path, stop_before_pixels=True, force=True, defer_size=LAZY_BYTES)
+    data = dcmread(path, stop_before_pixels=True, force=True, defer_size=LAZY_BYTES)
     if not {"SOPClassUID", "Modality", "DirectoryRecordSequence", "StudyInstanceUID"} & set(data.dir()):
         raise ExtractError("not a DICOM file: none of the tags that each has")
     return data

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import struct
 from collections.abc import Iterator
 from enum import Enum
@@ -51,6 +52,7 @@ def read_geotiff(path: Path, ctx: Reading) -> Iterator[Piece]:
     """One piece of facts, then GDAL's items. Raises ExtractError when a tag claims more than the file holds."""
     import tifffile
 
+    logging.getLogger("tifffile").addHandler(logging.NullHandler())  # it tells of every odd tag on the console
     size = path.stat().st_size
     with path.open("rb") as file:
         entries = _entries(file.read(1 << 16))
@@ -62,7 +64,7 @@ def read_geotiff(path: Path, ctx: Reading) -> Iterator[Piece]:
             lines = [*_facts(page), *_system(page.geotiff_tags or {}), *_texts(page.tags)]
             gdal = page.tags.get("GDAL_METADATA")
             items = _gdal_items(str(gdal.value)) if gdal else []
-    except ExtractError:
+    except (ExtractError, MemoryError):
         raise
     except Exception as error:  # tifffile lets whatever a broken value causes through
         raise ExtractError(f"damaged TIFF file ({type(error).__name__}: {str(error)[:100]})") from error

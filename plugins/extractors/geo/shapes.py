@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import logging
 import re
 import struct
 from collections.abc import Iterator
@@ -86,6 +87,7 @@ def _encoding(table: Path, declared: Path | None) -> str:
 def _rows(table: Path, encoding: str, ctx: Reading) -> Iterator[Piece]:
     import shapefile
 
+    logging.getLogger("shapefile").addHandler(logging.NullHandler())
     there = _check_table(table)
     limit = int(ctx.options.get("max_rows", MAX_ROWS))
     try:
