@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
+SYSTEM = sys.platform
 PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS, SECCOMP_MODE_FILTER = 22, 38, 2
 SECCOMP_GET_ACTION_AVAIL = 2
 KILL, DENY, PRETEND, ALLOW = 0x8000_0000, 0x0005_0000 | errno.EACCES, 0x0005_0000, 0x7FFF_0000
@@ -44,6 +45,7 @@ DENIED: dict[str, tuple[int | None, int | None]] = {
     "unshare": (272, 97), "setns": (308, 268), "open_tree": (428, 428), "move_mount": (429, 429), "fsopen": (430, 430),
     "fsmount": (432, 432), "mount_setattr": (442, 442), "reboot": (169, 142), "init_module": (175, 105),
     "finit_module": (313, 273), "delete_module": (176, 106), "kexec_load": (246, 104), "kexec_file_load": (320, 294),
+    "open_tree_attr": (467, 467), "sethostname": (170, 161), "setdomainname": (171, 162), "acct": (163, 89), "quotactl": (179, 60),
     "settimeofday": (164, 170), "clock_settime": (227, 112), "adjtimex": (159, 171), "swapon": (167, 224), "swapoff": (168, 225),
     "add_key": (248, 217), "request_key": (249, 218), "keyctl": (250, 219),
     # Memory and queues that stay when the process has gone.
@@ -55,6 +57,7 @@ PRETENDED: dict[str, tuple[int | None, int | None]] = {
     "fchown": (93, 55), "lchown": (94, None), "fchownat": (260, 54), "utime": (132, None), "utimes": (235, None),
     "futimesat": (261, None), "utimensat": (280, 88), "setxattr": (188, 5), "lsetxattr": (189, 6), "fsetxattr": (190, 7),
     "removexattr": (197, 14), "lremovexattr": (198, 15), "fremovexattr": (199, 16),
+    "setxattrat": (463, 463), "removexattrat": (466, 466), "file_setattr": (469, 469),
 }
 """Landlock leaves modes, owners and times alone. Unpackers set them on what they unpack and give up on an error."""
 
@@ -64,7 +67,7 @@ SENDTO, PRLIMIT = (44, 206), (302, 261)
 def gaps() -> tuple[str, ...]:
     """What a confined process could still do on this machine; empty when nothing is missing."""
     found = []
-    if not _has_seccomp():
+    if not has_seccomp():
         found.append("extractors could open network connections (no seccomp filter here)")
     if not landlock_version():
         found.append("extractors could write outside their scratch folder (no Landlock here: Linux 5.13 or later)")
@@ -76,28 +79,29 @@ def confine(writable: Path) -> None:
 
     Call it with a single thread. Does what the machine offers (see gaps()); raises OSError when an offer fails.
     """
-    if sys.platform != "linux":
+    if SYSTEM != "linux":
         return
     libc = ctypes.CDLL(None, use_errno=True)
     _checked(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
     if landlock_version():
         _restrict_writes(libc, writable)
-    if _has_seccomp():
+    if has_seccomp():
         _install_filter(libc)
 
 
 @cache
 def landlock_version() -> int:
     """Landlock's ABI on this machine, 0 without it."""
-    if sys.platform != "linux" or os.uname().machine not in MACHINES:
+    if SYSTEM != "linux" or os.uname().machine not in MACHINES:
         return 0
     libc = ctypes.CDLL(None, use_errno=True)
     return max(0, int(libc.syscall(LANDLOCK_CREATE, None, ctypes.c_size_t(0), 1)))
 
 
 @cache
-def _has_seccomp() -> bool:
-    if sys.platform != "linux" or os.uname().machine not in MACHINES:
+def has_seccomp() -> bool:
+    """True when a filter over system calls can be installed."""
+    if SYSTEM != "linux" or os.uname().machine not in MACHINES:
         return False
     action = ctypes.c_uint32(0x0005_0000)
     libc = ctypes.CDLL(None, use_errno=True)
@@ -131,13 +135,13 @@ def _restrict_writes(libc: ctypes.CDLL, writable: Path) -> None:
 
 
 def _install_filter(libc: ctypes.CDLL) -> None:
-    program = b"".join(_program(os.uname().machine))
-    code = ctypes.create_string_buffer(program, len(program))
-    header = struct.pack("@HP", len(program) // 8, ctypes.addressof(code))
+    built = b"".join(program(os.uname().machine))
+    code = ctypes.create_string_buffer(built, len(built))
+    header = struct.pack("@HP", len(built) // 8, ctypes.addressof(code))
     _checked(libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, header, 0, 0), "seccomp filter")
 
 
-def _program(machine: str) -> Iterator[bytes]:
+def program(machine: str) -> Iterator[bytes]:
     """The filter in classic BPF: at 0 the call's number, at 4 the machine, from 16 on its arguments of 8 bytes."""
     column, number, _ = MACHINES[machine]
     yield from (_load(4), _if_equal(number, 1, 0), _answer(KILL), _load(0))  # 32-bit calls have other numbers

@@ -295,7 +295,7 @@ def test_an_item_whose_parts_keep_failing_is_given_up() -> None:
 
 def test_a_machine_without_isolation_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(isolate, "landlock_version", lambda: 0)
-    monkeypatch.setattr(isolate, "_has_seccomp", lambda: False)
+    monkeypatch.setattr(isolate, "has_seccomp", lambda: False)
     network, writes = isolate.gaps()
     assert "network" in network
     assert "write outside" in writes
