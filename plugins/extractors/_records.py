@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from forge.errors import ExtractError
-from forge.plugins.extractors._rows import OVER_LIMIT
+from forge.plugins.extractors._rows import MAX_COUNTED, OVER_LIMIT, UNCOUNTED
 from forge.records import Piece
 
 QUESTIONS = ("question", "query", "prompt", "instruction", "problem", "input", "q")
@@ -38,6 +38,9 @@ def record_pieces(
     Identifiers and rejected answers of records are dropped with their reason; rows beyond `limit` are counted as losses.
     """
     for count, (number, row) in enumerate(rows):
+        if count >= limit + MAX_COUNTED:
+            yield UNCOUNTED
+            return
         if count >= limit:
             yield OVER_LIMIT
             continue

@@ -10,7 +10,7 @@ import re
 from bisect import bisect
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import chain, groupby, islice
+from itertools import chain, groupby, islice, repeat
 from operator import itemgetter
 from typing import Literal
 
@@ -25,6 +25,10 @@ MAX_ROWS = 200_000
 """Rows of one table that are kept unless the option max_rows says otherwise."""
 
 OVER_LIMIT = Piece(text="", dropped="row over the limit")
+UNCOUNTED = Piece(text="", dropped="table that goes on for more than a million rows over the limit")
+MAX_COUNTED = 1_000_000
+"""Rows over the limit that are counted, a few seconds; reading all of ten gigabytes to count them would cost the file."""
+
 ROWS_ALONE = 1000
 GROUP_CHARACTERS = 400
 """Beyond so many rows those of about a third of a passage go together."""
@@ -62,6 +66,8 @@ def table_pieces(rows: Iterable[Row], place: Place, *, heading: str = "", limit:
             yield from (writer.plain(row, "prose") for row in start)  # titles above, notes below a table
             continue
         yield from writer.rows(names, chain(start, block))
+        if writer.full:
+            return
 
 
 def named_pieces(
@@ -77,6 +83,7 @@ class _Writer:
     def __init__(self, place: Place, heading: str, limit: int) -> None:
         self.place, self.heading, self.limit = place, heading, limit
         self.kept = 0
+        self.full = False
 
     def plain(self, row: Row, kind: Literal["prose", "table"]) -> Piece:
         number, cells = row
@@ -91,7 +98,10 @@ class _Writer:
             self.kept += 1
             if self.kept > self.limit:
                 yield from self._grouped(group)
-                yield OVER_LIMIT
+                self.full = self.kept > self.limit + MAX_COUNTED
+                yield UNCOUNTED if self.full else OVER_LIMIT
+                if self.full:
+                    return
                 continue
             group.add(number, cells, joint.join([labels.get(column, "") + value for column, value in cells]))
             if self.kept <= ROWS_ALONE or group.size > GROUP_CHARACTERS:
@@ -125,6 +135,13 @@ class _Group:
     def clear(self) -> None:
         self.lines.clear()
         self.size = 0
+
+
+def over_limit(count: int) -> Iterator[Piece]:
+    """So many rows as losses, when their number is known."""
+    yield from repeat(OVER_LIMIT, min(count, MAX_COUNTED))
+    if count > MAX_COUNTED:
+        yield UNCOUNTED
 
 
 def filled(values: Iterable[str]) -> Cells:

@@ -126,6 +126,15 @@ def test_rows_over_the_limit_are_counted_not_kept(tmp_path: Path) -> None:
     assert Counter(piece.dropped for piece in pieces) == {"": 31, "row over the limit": 70}
 
 
+def test_a_table_without_end_is_cut_and_not_counted_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("forge.plugins.extractors._rows.MAX_COUNTED", 10)
+    blocks = "id,name\n" + "".join(f"{number},n{number}\n" for number in range(60)) + "\n" + "a,b\n" * 5
+    pieces = read(tmp_path, blocks, max_rows=30)
+    assert Counter(piece.dropped for piece in pieces) == {
+        "": 31, "row over the limit": 10, "table that goes on for more than a million rows over the limit": 1,
+    }  # fmt: skip
+
+
 def test_rows_of_long_tables_share_pieces_and_keep_their_places(tmp_path: Path) -> None:
     text = "id,name\n" + "".join(f"{number},n{number}\n" for number in range(3 * ROWS_ALONE))
     pieces = read(tmp_path, text)

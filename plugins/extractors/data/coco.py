@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from forge.plugins.extractors._records import plain
-from forge.plugins.extractors._rows import OVER_LIMIT
+from forge.plugins.extractors._rows import over_limit
 from forge.records import Piece
 
 NAMES_A_PIECE = 50
@@ -38,7 +38,7 @@ def coco(value: dict[str, Any], limit: int) -> Iterator[Piece]:
         name = names.get(plain(one.get("image_id")), "")
         text = f"{name}: {plain(one['caption'])}" if name else plain(one["caption"])
         yield Piece(text=text, locator=f"annotation={number}", kind="record")
-    yield from (OVER_LIMIT for _ in captions[limit:])
+    yield from over_limit(len(captions) - limit)
 
 
 def _file_names(names: list[str]) -> Iterator[Piece]:

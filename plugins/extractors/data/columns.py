@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from forge.errors import ExtractError
 from forge.phase import Requirement
 from forge.plugins.extractors._records import TEXTS, is_record, plain, record_pieces
-from forge.plugins.extractors._rows import OVER_LIMIT, Row, filled, named_pieces, row_limit
+from forge.plugins.extractors._rows import Row, filled, named_pieces, over_limit, row_limit
 from forge.protocols import Reading
 from forge.records import Piece
 from forge.registry import require
@@ -95,7 +95,7 @@ def _pieces(schema: pa.Schema, batches: Iterable[pa.RecordBatch], limit: int, to
     else:
         cells: Iterator[Row] = ((number, found) for number, row in rows if (found := filled(map(plain, row.values()))))
         yield from named_pieces(dict(enumerate(names)), cells, _place, limit=limit)
-    yield from (OVER_LIMIT for _ in range(taken.over))
+    yield from over_limit(taken.over)
 
 
 class _Taken:
