@@ -128,7 +128,8 @@ def _source(entry: Any, where: str, registry: Registry) -> Source:
 
 
 def _explain(error: ValidationError, model: type[BaseModel], where: str) -> UsageError:
-    problem = error.errors(include_input=False, include_url=False)[0]
+    # A misspelled key first: the key that is then missing is the same mistake.
+    problem = sorted(error.errors(include_input=False, include_url=False), key=lambda one: one["type"] != "extra_forbidden")[0]
     place = ".".join(str(part + 1) if isinstance(part, int) else part for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         known = _fields_at(model, problem["loc"][:-1])
