@@ -24,6 +24,7 @@ def extract(
     out: Path = typer.Option(..., "--out", help="JSONL to write: path, text, status, reason per file.", show_default=False),
     plugin_dir: list[Path] = typer.Option([], "--plugin-dir", help="Folder with your own extractors.", show_default=False),
     passages: bool = typer.Option(False, "--passages", help="Also list each file's passages with their places."),
+    set_: list[str] = typer.Option([], "--set", metavar="prep.KEY=VALUE", help="Change one setting of prep; repeat for more.", show_default=False),
     as_json: bool = Json,
 ) -> None:
     """Extract text from a file or folder into JSONL, one line a file."""
@@ -35,7 +36,7 @@ def extract(
     view = progress_view(as_json=False, quiet=as_json)
     counts = registry.tool("extract")(
         path, out, registry, lambda progress: view({"event": "progress", "phase": "extract", **progress.fields()}), passages=passages,
-        on_notice=ui.say,
+        on_notice=ui.say, flags=set_,
     )
     view.close()
     _show(counts, out, as_json)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -23,14 +23,14 @@ from forge.registry import Registry
 
 def extract(
     path: Path, out: Path, registry: Registry, on_file: Callable[[Progress], None], *, passages: bool = False,
-    on_notice: Callable[[str], None] = lambda text: None,
+    on_notice: Callable[[str], None] = lambda text: None, flags: Sequence[str] = (),
 ) -> dict[str, int]:
     """Write {"path", "text", "status", "reason"} for each file to `out`; returns how many files ended how.
 
-    passages: each line also lists its passages with locator and heading. Reads every file, duplicates too, and what
+    flags: settings ("prep.ocr=off"). passages: each line also lists its passages with locator and heading. Reads every file, duplicates too, and what
     lies inside files. Raises UsageError when nothing is at `path` or `out` cannot be written.
     """
-    settings = PrepSettings()
+    settings = _settings(flags)
     load = partial(registry.plugin, "extractor", ready=False)
     extractors = load_extractors(registry.names("extractor"), load, on_notice)
     sidecars = endings(extractors)
@@ -41,6 +41,14 @@ def extract(
             read_files(listing, path, make_reader(extractors, settings), results, work, limits=make_limits(settings), on_file=on_file)
             tell_unread(listing, results)
             return dict(sorted(_write(results, out, passages).items()))
+
+
+def _settings(flags: Sequence[str]) -> PrepSettings:
+    if not flags:
+        return PrepSettings()
+    from forge.config import resolve
+
+    return PrepSettings.model_validate(resolve({"prep": PrepSettings}, stored={}, flags=flags).section("prep").model_dump())
 
 
 def _write(results: Results, out: Path, passages: bool) -> Counter[str]:

@@ -35,3 +35,13 @@ def test_extract_takes_a_single_file_and_says_what_is_not_there(tmp_path: Path) 
         extract(root / "none", tmp_path / "out.jsonl", Registry(), lambda *_: None)
     with pytest.raises(UsageError):
         extract(root / "a.txt", tmp_path / "no/folder/out.jsonl", Registry(), lambda *_: None)
+
+
+def test_extract_takes_settings_of_prep(tmp_path: Path) -> None:
+    root = tiny_corpus(tmp_path, {"a.csv": "name,city\n" + "\n".join(f"n{row},c{row}" for row in range(50))})
+    extract(root / "a.csv", tmp_path / "out.jsonl", Registry(), lambda _: None, flags=["prep.max_rows=3"])
+    text = json.loads((tmp_path / "out.jsonl").read_text(encoding="utf-8"))["text"]
+    assert "n2" in text
+    assert "n40" not in text
+    with pytest.raises(UsageError):
+        extract(root / "a.csv", tmp_path / "out.jsonl", Registry(), lambda _: None, flags=["prep.max_rwos=3"])
