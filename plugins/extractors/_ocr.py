@@ -31,10 +31,13 @@ if TYPE_CHECKING:
 INSTALL = "install tesseract (apt-get install tesseract-ocr) or pip install 'slm-forge[ocr]'"
 UNSURE = "word that OCR was unsure of"
 NO_TEXT = "no text found by OCR"
-NOISE = "OCR of a picture without words"
+NOISE = "OCR noise"
 
 CONFIDENCE_FLOOR = 30
 """Percent. Right words of clean prints came with 32 ("land") and 45 ("5bda1dd6"); photographs give mostly below 30."""
+
+PARAGRAPH_FLOOR, UPRIGHT_CONFIDENCE = 45, 60
+"""Percent, mean of a paragraph's and of a picture's words. A page on its head gives 38, the same page upright 96."""
 
 MIN_PIXELS, MAX_PIXELS = 2_000_000, 10_000_000
 """What a picture is scaled to: A4 has 2.2 million pixels at 150 dpi, 8.7 million at 300."""
@@ -103,13 +106,14 @@ def read_picture(picture: Image, engine: OcrEngine, *, locator: str = "") -> Ite
     """The paragraphs of a picture, then the words that the engine was unsure of, dropped; NO_TEXT where it saw none."""
     unsure: list[str] = []
     found = False
-    for _, words in groupby(engine.words(prepare(picture)), key=lambda word: word.paragraph):
+    for _, group in groupby(engine.words(prepare(picture)), key=lambda word: word.paragraph):
+        words = list(group)
         lines = [list(line) for _, line in groupby(words, key=lambda word: word.line)]
         unsure += [word.text for line in lines for word in line if word.confidence < CONFIDENCE_FLOOR]
         text = join_lines([[word for word in line if word.confidence >= CONFIDENCE_FLOOR] for line in lines])
         if text:
             found = True
-            yield Piece(text=text, locator=locator, dropped="" if _has_word(text) else NOISE)
+            yield Piece(text=text, locator=locator, dropped="" if _has_word(text) and _confidence(words) >= PARAGRAPH_FLOOR else NOISE)
     if unsure:
         yield Piece(text=" ".join(unsure), locator=locator, dropped=UNSURE)
     if not found and not unsure:
@@ -197,6 +201,10 @@ def _grey(picture: Image) -> Image:
     return picture if picture.mode == "L" else picture.convert("L")
 
 
+def _confidence(words: list[Word]) -> float:
+    return sum(word.confidence for word in words) / max(1, len(words))
+
+
 def _has_word(text: str) -> bool:
     """True where letters or digits stand together: what engines make of a photograph is mostly dashes and bars."""
     return bool(re.search(r"[^\W_]{2}", text)) or bool(re.search("[\u3040-\u30ff\u3400-\u9fff]", text))
@@ -225,6 +233,15 @@ class Tesseract:
         self.why_not = self._missing_language()
 
     def words(self, picture: Image) -> Iterable[Word]:
+        """The words; of a page that lies on its side or head, those after turning it."""
+        found = list(self._recognise(picture))
+        if len(found) < 10 or _confidence(found) >= UPRIGHT_CONFIDENCE:
+            return found
+        angle = self._angle(picture)
+        turned = list(self._recognise(picture.rotate(-angle, expand=True))) if angle else []
+        return turned if turned and _confidence(turned) > _confidence(found) else found
+
+    def _recognise(self, picture: Image) -> Iterator[Word]:
         """The words of its TSV output. The picture goes in by a pipe: no file is written."""
         command = [self.program, "stdin", "stdout", "-l", self.languages, "--psm", "3", "-c", "tessedit_create_tsv=1"]
         done = _run(command, _as_pgm(picture))
@@ -233,6 +250,14 @@ class Tesseract:
             said = done.stderr.decode("utf-8", "replace").strip().splitlines()
             raise OcrFailure("tesseract gave up on a picture", why=said[-1] if said else f"exit status {done.returncode}")
         yield from _tsv_words(done.stdout.decode("utf-8", "replace"))
+
+    def _angle(self, picture: Image) -> int:
+        """Degrees clockwise that bring it upright, by tesseract's orientation model; 0 without one or when it cannot tell."""
+        if "osd" not in _languages(self.program):
+            return 0
+        said = _run([self.program, "stdin", "stdout", "-l", "osd", "--psm", "0"], _as_pgm(picture)).stdout.decode("utf-8", "replace")
+        match = re.search(r"^Rotate: (\d+)$", said, re.MULTILINE)
+        return int(match[1]) if match else 0
 
     def _missing_language(self) -> str:
         if not LANGUAGES.fullmatch(self.languages):

@@ -91,6 +91,13 @@ def test_a_photograph_that_lies_on_its_side_is_turned_upright(tmp_path: Path) ->
     assert SENTENCE in kept(read(tmp_path, "image/jpeg", made))
 
 
+@pytest.mark.parametrize("angle", [90, 180])
+def test_a_scan_on_its_side_or_head_is_turned_upright(tmp_path: Path, angle: int) -> None:
+    page = drawn(*(f"{number} {SENTENCE} and nobody notices" for number in range(9)), size=(1000, 600))
+    pieces = read(tmp_path, "image/png", saved(page.rotate(angle, expand=True), "PNG"))
+    assert f"8 {SENTENCE}" in kept(pieces)
+
+
 def test_of_an_animation_the_first_frame_is_read_and_the_rest_is_reported(tmp_path: Path) -> None:
     frames = [Image.new("L", (40, 40), number % 200) for number in range(1, 200)]
     made = saved(drawn(SENTENCE, mode="L"), "GIF", save_all=True, append_images=frames)
@@ -217,9 +224,9 @@ class Scripted:
 
 
 def test_words_below_the_confidence_floor_are_dropped_and_counted() -> None:
-    engine = Scripted(Word("Certain", 96, (1, 1), 1), Word("gl1b", 12, (1, 1), 1), Word("— |", 80, (2, 1), 1), Word("~", 3, (3, 1), 1))
+    engine = Scripted(Word("Certain", 96, (1, 1), 1), Word("gl1b", 12, (1, 1), 1), Word("— |", 80, (2, 1), 1), Word("~", 3, (3, 1), 1), Word("iit", 35, (4, 1), 1))
     assert [(piece.text, piece.dropped) for piece in read_picture(drawn(), engine)] == [
-        ("Certain", ""), ("— |", "OCR of a picture without words"), ("gl1b ~", "word that OCR was unsure of"),
+        ("Certain", ""), ("— |", "OCR noise"), ("iit", "OCR of a picture without words"), ("gl1b ~", "word that OCR was unsure of"),
     ]  # fmt: skip
 
 

@@ -118,6 +118,11 @@ def test_a_page_of_two_hundred_inches_is_drawn_small_enough(tmp_path: Path) -> N
     assert [piece.text for piece in found] == ["A very large sheet"]
 
 
+def test_text_drawn_twice_to_look_bold_is_read_once(tmp_path: Path) -> None:
+    page = [(10, 72 + shift, 700, "Twice drawn to look bold") for shift in (0, 0.4)]
+    assert [piece.text for piece in pieces(read(tmp_path, corpus.pdf([page])))] == ["Twice drawn to look bold"]
+
+
 def test_comments_and_filled_in_fields_are_read_and_empty_ones_are_not(tmp_path: Path) -> None:
     made = drawn(
         {"text": TYPED, "comment": "Is this still true?"}, {"text": "Form", "field": ("city", "Bonn am Rhein")}, {"field": ("street", "")},
