@@ -113,7 +113,7 @@ def _main(root: _Element, sizes: dict[Any, _Size]) -> _Element:
     """The only <main>, or the only <article> with half of the page's words; else the page."""
     total = sizes[root].words
     for tags, share in ((("main",), MIN_KEPT_SHARE), (("article",), 0.5)):
-        found = [node for node in root.iter() if node.tag in tags or (tags == ("main",) and role(node) == "main")]
+        found = [node for node in sizes if node.tag in tags or (tags == ("main",) and role(node) == "main")]
         outer = [node for node in found if not any(above in found for above in node.iterancestors())]
         if len(outer) == 1 and sizes[outer[0]].words >= max(1, share * total):
             return outer[0]
@@ -243,7 +243,7 @@ class _Guesses:
     def _is_guarded(self, node: Any, why: str = "") -> bool:
         """True when the article may be inside: most of the page's words, or a third with little beside it."""
         words = self.sizes[node].words
-        if any(self.sizes[one].words > GUARDED_ARTICLE * self.words for one in node.iter("main", "article")):
+        if any(self.sizes[one].words > GUARDED_ARTICLE * self.words for one in node.iter("main", "article") if one in self.sizes):
             return True
         beside = self.words - words
         if words <= LITTLE or (why == "comments" and beside > 2 * LITTLE):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import posixpath
 import re
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from forge.errors import ExtractError
 from forge.plugins.extractors._xml import parse_part, tag_of
 from forge.protocols import Embedded, Option
 from forge.records import Piece
@@ -83,9 +85,12 @@ def embedded_files(archive: zipfile.ZipFile, names: Iterable[str], options: Mapp
 
 
 def _chunks(archive: zipfile.ZipFile, name: str) -> Iterator[bytes]:
-    with archive.open(name) as file:
-        while chunk := file.read(CHUNK_BYTES):
-            yield chunk
+    try:
+        with archive.open(name) as file:
+            while chunk := file.read(CHUNK_BYTES):
+                yield chunk
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, OSError, ValueError) as error:
+        raise ExtractError(f"damaged inside the document ({error})") from error
 
 
 def alternative_text(node: Any) -> str:

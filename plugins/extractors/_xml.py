@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import struct
 import zipfile
 import zlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from forge.errors import ExtractError
 
 if TYPE_CHECKING:
     from lxml.etree import _Element
+
+
+def open_zip(path: Path) -> zipfile.ZipFile:
+    """The archive that an office file or a book is. Raises ExtractError when it is damaged."""
+    try:
+        return zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, ValueError, struct.error) as error:
+        raise ExtractError(f"damaged document: no readable ZIP container ({error})") from error
 
 
 def parse_part(archive: zipfile.ZipFile, name: str) -> _Element:
@@ -33,7 +43,8 @@ def parse_xml(data: bytes, what: str, *, doctype: bool = False) -> _Element:
         root = etree.fromstring(data, parser)
     except etree.XMLSyntaxError as error:
         raise ExtractError(f"damaged XML: {what}: {error}", refused=b"<!ENTITY" in data) from error
-    if b"<!ENTITY" in data[: 1 << 16]:
+    dtd = root.getroottree().docinfo.internalDTD
+    if b"<!ENTITY" in data[: 1 << 16] or (dtd is not None and any(True for _ in dtd.iterentities())):
         raise ExtractError(f"{what} declares entities", refused=True)
     if root.getroottree().docinfo.doctype and not doctype:
         raise ExtractError(f"{what} declares a document type, which no Office program writes", refused=True)

@@ -17,7 +17,7 @@ from forge.phase import Requirement
 from forge.plugins.extractors._decode import decode
 from forge.plugins.extractors._html import parse_xhtml, visible_text, whole
 from forge.plugins.extractors._outline import Outline
-from forge.plugins.extractors._xml import attribute, parse_part, parse_xml, tag_of
+from forge.plugins.extractors._xml import attribute, open_zip, parse_part, parse_xml, tag_of
 from forge.protocols import Reading
 from forge.records import Piece
 
@@ -44,7 +44,7 @@ class EpubExtractor:
 
     def extract(self, path: Path, ctx: Reading) -> Iterator[Piece]:
         """Yield the blocks of each chapter ("chapter=3"). Raises ExtractError: damaged, or refused when protected."""
-        with zipfile.ZipFile(path) as archive:
+        with open_zip(path) as archive:
             yield from _Book(archive).pieces()
 
 

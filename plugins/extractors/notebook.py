@@ -38,7 +38,8 @@ class NotebookExtractor:
             kind = cell.get("cell_type", "raw")
             source = _text(cell.get("source", cell.get("input", "")))
             if kind == "heading":  # format 3
-                source, kind = "#" * int(cell.get("level", 1)) + " " + source, "markdown"
+                level = cell.get("level", 1)
+                source, kind = "#" * (level if isinstance(level, int) and 1 <= level <= 6 else 1) + " " + source, "markdown"
             if kind == "markdown":
                 yield from _markdown(source, locator, headings)
             else:
@@ -113,4 +114,5 @@ def _output_text(output: dict[str, Any]) -> str:
     if output.get("output_type") in {"error", "pyerr"}:
         return f"{_text(output.get('ename'))}: {_text(output.get('evalue'))}"
     data = output.get("data")
-    return _text(output.get("text")) or (_text(data.get("text/plain")) if isinstance(data, dict) else "")
+    forms = [data.get(kind) for kind in ("text/plain", "text/markdown", "text/latex")] if isinstance(data, dict) else []
+    return _text(output.get("text")) or next(filter(None, map(_text, forms)), "")

@@ -171,7 +171,7 @@ def test_a_page_nested_too_deeply_is_refused_and_not_half_read() -> None:
         assert caught.value.refused
 
 
-@pytest.mark.parametrize("text", ["", " ", "<", "<html>", "<table><tr>", "<dl><dt>", "\0\0", "<p>\ud800</p>", "<!-- x"])
+@pytest.mark.parametrize("text", ["", " ", "<", "<html>", "<table><tr>", "<dl><dt>", "\0\0", "<p>\ud800</p>", "<!-- x", "<object><main><article>x</object><aside>y<svg><main>"])
 def test_broken_pages_do_not_crash(text: str) -> None:
     list(page(text))
 

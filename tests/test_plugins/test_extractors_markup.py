@@ -153,3 +153,10 @@ def test_webvtt_names_voices_and_drops_notes_and_repeated_lines(tmp_path: Path) 
     assert dropped(pieces)["repeated caption"] == "Ada: Good & well"
     with pytest.raises(ExtractError):
         read(subtitles.extractor, tmp_path, "WEBVTT\n\nNOTE nothing here\n")
+
+
+def test_entities_declared_in_another_encoding_are_refused_too(tmp_path: Path) -> None:
+    for encoding in ("utf-16", "utf-16-le"):
+        declared = f'<?xml version="1.0" encoding="{encoding}"?><!DOCTYPE svg [<!ENTITY x "y">]><svg><text>a</text></svg>'
+        with pytest.raises(ExtractError):
+            read(markup.extractor, tmp_path, declared.encode(encoding))

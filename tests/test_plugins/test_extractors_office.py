@@ -9,7 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from forge.plugins.extractors import slides, word
+import pytest
+
+from forge.errors import ExtractError
+from forge.plugins.extractors import epub, slides, word
 from forge.protocols import Embedded, Option, Reading
 from forge.records import Piece
 from tests import corpus
@@ -166,3 +169,26 @@ def test_slides_name_table_values_and_tell_what_pictures_show(tmp_path: Path) ->
     items = read(slides.extractor, tmp_path, buffer.getvalue())
     assert kept(items) == [("table", "key | value\nkey: seed; value: 7"), ("notes", "Loss falls with steps")]
     assert list(embedded(tmp_path, slides.extractor, buffer.getvalue())) == ["ppt/media/image1.png"]
+
+
+# --- damaged files ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("extractor", [word.extractor, slides.extractor, epub.extractor])
+@pytest.mark.parametrize("damage", [lambda data: b"no zip", lambda data: data[: len(data) // 2], lambda data: data.replace(b"PK\x01\x02", b"PK\x01\xff")])
+def test_a_damaged_container_is_an_extraction_error(tmp_path: Path, extractor: Any, damage: Any) -> None:
+    with pytest.raises(ExtractError):
+        read(extractor, tmp_path, damage(corpus.docx(corpus.paragraph("Words"))))
+
+
+def test_a_damaged_picture_costs_itself(tmp_path: Path) -> None:
+    made = with_parts(corpus.docx(corpus.paragraph("Words")), {"word/media/image1.png": picture(30_000)})
+    broken = made.replace(b"x" * 30_000, b"y" * 30_000)
+    found = [one for one in read(word.extractor, tmp_path, made) if isinstance(one, Embedded)]
+    assert [one.name for one in found] == ["word/media/image1.png"]
+    path = tmp_path / "file"
+    path.write_bytes(broken)
+    for one in word.extractor.extract(path, Reading(word.extractor.media_types[0])):
+        if isinstance(one, Embedded):
+            with pytest.raises(ExtractError):
+                list(one.chunks)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import binascii
 from collections.abc import Iterator
 from email import message_from_bytes
+from email.errors import MessageError
 from email.header import decode_header
 from email.message import Message
 
@@ -20,7 +21,7 @@ from forge.protocols import Embedded
 from forge.records import Piece
 
 HEADERS = ("Subject", "From", "To", "Cc", "Date")
-FAULTS = (ValueError, LookupError, TypeError, AttributeError, AssertionError, RecursionError, binascii.Error)
+FAULTS = (ValueError, LookupError, TypeError, AttributeError, AssertionError, RecursionError, OverflowError, binascii.Error, MessageError)
 """What the standard library's parser raises on malformed messages."""
 
 MAX_DEPTH, MAX_PARTS = 50, 5_000

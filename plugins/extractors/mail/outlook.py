@@ -25,6 +25,7 @@ MAX_RTF = 64 << 20
 def read_outlook(path: Path) -> Iterator[Piece | Embedded]:
     """Headers, body and attachments of a .msg. Raises ExtractError when it is damaged."""
     from oxmsg import Message
+    from oxmsg.domain.model import UnrecognizedCodePageError, UnsupportedEncodingError
 
     try:
         message = Message.load(str(path))
@@ -33,7 +34,7 @@ def read_outlook(path: Path) -> Iterator[Piece | Embedded]:
         yield from _body(message, subject)
         for number, attachment in enumerate(message.attachments, 1):
             yield from _attachment(attachment, number, message.message_class)
-    except MSG_FAULTS as error:
+    except (*MSG_FAULTS, UnrecognizedCodePageError, UnsupportedEncodingError) as error:
         raise ExtractError(f"damaged Outlook message ({type(error).__name__}: {error})") from error
 
 

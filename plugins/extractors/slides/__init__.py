@@ -6,12 +6,12 @@ against 7 of 7, measured 2026-11-20).
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar
 
 from forge.phase import Requirement
+from forge.plugins.extractors._xml import open_zip
 from forge.plugins.extractors.slides.opendocument import read_odp
 from forge.plugins.extractors.slides.powerpoint import read_pptx
 from forge.protocols import Embedded, Reading
@@ -32,7 +32,7 @@ class SlidesExtractor:
 
     def extract(self, path: Path, ctx: Reading) -> Iterator[Piece | Embedded]:
         """Yield titles as headings, then the slide's text ("slide=3"), then its notes ("slide=3 notes")."""
-        with zipfile.ZipFile(path) as archive:
+        with open_zip(path) as archive:
             yield from read_odp(archive, ctx.options) if ctx.media_type.startswith(ODP) else read_pptx(archive, ctx.options)
 
 

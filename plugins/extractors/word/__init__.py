@@ -6,13 +6,13 @@ known phrases against 12 of 12, measured 2026-11-20).
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar
 
 from forge.phase import Requirement
 from forge.plugins.extractors._office import Package, embedded_files
+from forge.plugins.extractors._xml import open_zip
 from forge.plugins.extractors.word.opendocument import read_odt
 from forge.plugins.extractors.word.wordprocessing import read_docx
 from forge.protocols import Embedded, Reading
@@ -34,7 +34,7 @@ class WordExtractor:
 
     def extract(self, path: Path, ctx: Reading) -> Iterator[Piece | Embedded]:
         """Yield paragraphs ("paragraph=12"), tables ("table=2") and notes. Raises ExtractError when a part is damaged."""
-        with zipfile.ZipFile(path) as archive:
+        with open_zip(path) as archive:
             if ctx.media_type.startswith(ODT):
                 yield from read_odt(archive)
                 inside, shown = [name for name in archive.namelist() if name.startswith("Pictures/")], set[str]()
