@@ -129,11 +129,13 @@ def _source(entry: Any, where: str, registry: Registry) -> Source:
 
 def _explain(error: ValidationError, model: type[BaseModel], where: str) -> UsageError:
     # A misspelled key first: the key that is then missing is the same mistake.
-    problem = sorted(error.errors(include_input=False, include_url=False), key=lambda one: one["type"] != "extra_forbidden")[0]
+    problem = sorted(error.errors(include_url=False), key=lambda one: one["type"] != "extra_forbidden")[0]
     place = ".".join(str(part + 1) if isinstance(part, int) else part for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         known = _fields_at(model, problem["loc"][:-1])
-        return UsageError(f'{where}: unknown key "{place}"', why=nearest(str(problem["loc"][-1]), known), next=GUIDE)
+        why = nearest(str(problem["loc"][-1]), known)
+        comma = "a value with a comma inside { } needs quotes; " if problem["input"] is None else ""
+        return UsageError(f'{where}: unknown key "{place}"', why=comma + why, next=GUIDE)
     if problem["type"] == "missing":
         return UsageError(f'{where} needs "{place}"', why=f"its keys are {', '.join(model.model_fields)}", next=GUIDE)
     message = problem["msg"].removeprefix("Value error, ")

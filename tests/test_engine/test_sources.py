@@ -104,6 +104,7 @@ def fetches() -> list[str]:
     ("version: 1\nsources: [{name: a, kind: toy}, {name: a, kind: toy}]", 'two sources are called "a"'),
     ("version: 1\nsources: [{name: a, kind: toy, kind: file}]", 'the key "kind" stands twice'),
     ("version: 1\nsources:\n  - {name: db, kind: sqlite, path: x, queries: [{nme: a, query: SELECT 1}]}", 'did you mean "name"?'),
+    ("version: 1\nsources:\n  - {name: db, kind: sqlite, path: x, query: SELECT a, b FROM t}", "a value with a comma inside { } needs quotes"),
     ("version: 1\nsources:\n  - {name: db, kind: sqlite, path: x}", "write either query:"),
     ("version: 1\nsources:\n  - {name: db, kind: postgresql, query: SELECT 1}", "write one of url_env:"),
 ])
