@@ -14,6 +14,7 @@ from typing import ClassVar
 from forge.phase import Requirement
 from forge.plugins.extractors._ocr import engines_here
 from forge.plugins.extractors.pdf import mupdf, pdfium
+from forge.plugins.extractors.pdf.bombs import refuse_bombs
 from forge.plugins.extractors.pdf.extras import attached_files
 from forge.plugins.extractors.pdf.layout import rebuild
 from forge.plugins.extractors.pdf.scans import page_number, read_scanned
@@ -48,7 +49,9 @@ class PdfExtractor:
         if engine == "mupdf":
             require(MUPDF_NEEDS, "prep.pdf_engine=mupdf")
         read = mupdf.read_pages if engine == "mupdf" or (engine == "auto" and not missing(MUPDF_NEEDS)) else pdfium.read_pages
-        book = list(read(path.read_bytes()))
+        data = path.read_bytes()
+        refuse_bombs(data)
+        book = list(read(data))
         yield from merge(rebuild(book), read_scanned(path, book, ctx.options), key=page_number)
         yield from attached_files(path)
 
