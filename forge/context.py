@@ -52,7 +52,7 @@ class FolderContext:
         rehearse: Rehearse = lambda phases, inputs: Rehearsal(error="no rehearsal here"),
     ) -> None:
         self.run_id, self.seed, self.dry_run = run_id, seed, dry_run
-        self.work, self.out, self._paid = folder / "work", folder / "out", folder / "journal"
+        self.work, self.out, self.paid_folder = folder / "work", folder / "out", folder / "journal"
         self.corpus_root, self.money = corpus_root, money
         self.cache = cache or folder / "cache"
         self._inputs, self._writes = inputs, {output.name: output for output in writes}
@@ -77,7 +77,7 @@ class FolderContext:
 
     def journal(self, name: str = "items", *, durable: bool = False) -> Journal:
         """The phase's item journal, closed when the phase ends."""
-        folder = self._paid if durable else self.work
+        folder = self.paid_folder if durable else self.work
         journal = Journal(folder / f"{name}.journal", durable=durable)
         self._journals.append(journal)
         return journal

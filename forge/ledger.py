@@ -31,8 +31,11 @@ def dollars(micro: int) -> str:
 class Money(Protocol):
     """What a phase sees of the budget."""
 
-    def reserve(self, key: str, micro: int, what: str) -> int:
-        """Set the worst case of one act aside; returns the reservation's number. Raises OverBudget."""
+    def reserve(self, key: str, micro: int, what: str, *, again: bool = False) -> int:
+        """Set the worst case of one act aside; returns the reservation's number. Raises OverBudget.
+
+        again: the act is known to be the one that an open reservation of this key was made for; that one is taken up.
+        """
         ...
 
     def settle(self, reservation: int, micro: int) -> None:
@@ -66,9 +69,12 @@ class Ledger:
         self.state, self.budget, self.before_gate, self.epoch = state, budget, before_gate, epoch
         self.phase, self.gate_open = "", False
 
-    def reserve(self, key: str, micro: int, what: str) -> int:
+    def reserve(self, key: str, micro: int, what: str, *, again: bool = False) -> int:
         """Set `micro` aside for one act. Raises OverBudget, and writes nothing, when a cap could be passed."""
         with self.state.transaction() as db:
+            kept = db.execute("SELECT id FROM spend WHERE key=? AND actual IS NULL ORDER BY id DESC", (key,)).fetchone() if again else None
+            if kept:
+                return int(kept[0])
             total, early = db.execute(
                 "SELECT COALESCE(SUM(COALESCE(actual, reserved)), 0),"
                 " COALESCE(SUM(CASE WHEN before_gate THEN COALESCE(actual, reserved) ELSE 0 END), 0) FROM spend"

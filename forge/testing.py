@@ -21,7 +21,7 @@ class CountingMoney:
     def __init__(self, cap: int = 1000 * MICRO) -> None:
         self.cap, self.reserved, self.settled = cap, 0, 0
 
-    def reserve(self, key: str, micro: int, what: str) -> int:
+    def reserve(self, key: str, micro: int, what: str, *, again: bool = False) -> int:
         """Count a reservation."""
         self.reserved += micro
         return self.reserved

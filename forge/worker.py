@@ -73,7 +73,7 @@ class JobResult(Record):
 class NoMoney:
     """Phases on a machine never spend by themselves: the lease is already reserved."""
 
-    def reserve(self, key: str, micro: int, what: str) -> int:
+    def reserve(self, key: str, micro: int, what: str, *, again: bool = False) -> int:
         """Refuse."""
         raise ForgeError(f"{what} cannot be paid for from a machine", why="money is only spent by the engine")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -21,6 +21,12 @@ class SynthSettings(Settings):
     """What is asked and what is let through."""
 
     teacher: str = Field("offline", description="who proposes the pairs; `forge plugins list` names them")
+    model: str = Field("", description="the teacher's model, by the vendor's name; empty: the teacher's default")
+    endpoint: str = Field("", description="where a teacher is reached: a base URL, or a file for recorded answers; empty: the vendor's")
+    mode: Literal["auto", "batch", "live"] = Field(
+        "auto", description="batch: half the price, minutes to hours; live: at once; auto: batch where the teacher has it"
+    )
+    in_flight: int = Field(16, ge=1, le=256, description="most requests at once to a live teacher; it slows down by itself when it is told to")
     abstention: str = Field(
         "I can't answer that from the documents I was trained on.", min_length=8, max_length=200,
         description="the one sentence that the model says when the documents hold no answer",
@@ -53,10 +59,11 @@ class Synth:
 
     def estimate(self, settings: SynthSettings, ctx: Context) -> Estimate:
         """Seconds by the number of passages; dollars by the teacher's own worst case. Spends nothing."""
+        from forge.phases.synth.asking import brief_teacher
         from forge.phases.synth.requests import request_pairs
 
         passages = list(read_jsonl(ctx.input("clean"), Passage))
-        teacher: Any = ctx.use("teacher", settings.teacher)
+        teacher = brief_teacher(settings, ctx)
         if not teacher.capabilities().paid:
             seconds = SECONDS_TO_START + SECONDS_PER_PASSAGE * len(passages)
             return Estimate(seconds_p50=seconds, seconds_p90=2 * seconds, basis=f"{len(passages):,} passages, free teacher")

@@ -3,83 +3,125 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from forge.errors import OverBudget
 from forge.journal import Journal
 from forge.phase import Context
-from forge.protocols import Teacher, TeacherRequest, TeacherResponse
+from forge.protocols import Teacher, TeacherBrief, TeacherRequest, TeacherResponse
 
-BATCH_FREE, BATCH_PAID, BATCH_OFFLINE_PRICED = 64, 16, 1000
-"""Requests that go out together: to a free teacher, to a paid one, and to one with a batch interface."""
+if TYPE_CHECKING:
+    from forge.phases.synth import SynthSettings
+
+BATCH_FREE, BATCH_LIVE, BATCH_BATCH = 64, 512, 10_000
+"""Requests that go out together: to a free teacher, to a paid one, and to one with a batch interface. A paid teacher
+paces itself; what is handed over together only bounds how much is set aside at once."""
+
+
+def brief_teacher(settings: SynthSettings, ctx: Context) -> Teacher:
+    """The teacher of the settings, set up for this run; a rehearsal asks nobody who costs money."""
+    teacher: Any = ctx.use("teacher", settings.teacher)
+    if ctx.dry_run and teacher.capabilities().paid:
+        ctx.notice(f"a rehearsal spends nothing: the offline teacher stands in for {settings.teacher}")
+        teacher = ctx.use("teacher", "offline")
+    if brief := getattr(teacher, "briefed", None):
+        notes = str(ctx.paid_folder / settings.teacher)
+        teacher = brief(
+            TeacherBrief(model=settings.model, endpoint=settings.endpoint, mode=settings.mode, in_flight=settings.in_flight, notes=notes)
+        )
+    return teacher  # type: ignore[no-any-return]
 
 
 class Asker:
     """Asks one teacher and remembers its answers in the phase's journal.
 
     A response is journaled before its reservation is settled: a kill in between leaves the worst case counted as spent,
-    never a second payment. Failed requests are not journaled, so that a resumed run tries them again.
+    never a second payment. A failed request is journaled only when it was billed; a resumed run tries the others again.
     """
 
     def __init__(self, teacher: Teacher, ctx: Context) -> None:
         self.teacher, self.ctx = teacher, ctx
+        model = getattr(teacher, "model", "")
+        self.identity: str = getattr(teacher, "identity", "") or (f"{teacher.name}/{model}" if model else teacher.name)
         abilities = teacher.capabilities()
-        self.paid = abilities.paid
-        self.size = BATCH_OFFLINE_PRICED if abilities.batch else BATCH_PAID if self.paid else BATCH_FREE
+        self.paid, self.resumes = abilities.paid, abilities.resumes
+        self.size = BATCH_BATCH if abilities.batch else BATCH_LIVE if self.paid or not abilities.deterministic else BATCH_FREE
         self.journal: Journal | None = ctx.journal(durable=self.paid) if self.paid or not abilities.deterministic else None
         self.micro_usd = 0
         self.failed: dict[str, str] = {}
         self.asked = 0
+        self.ready = False
+        self.total, self.done, self.note = 0, 0, ""
 
     def ask(self, requests: Sequence[TeacherRequest], note: str) -> Iterator[tuple[TeacherRequest, TeacherResponse]]:
         """The responses in the order of the requests; failed ones are left out and kept in `failed` with the reason.
 
         Raises OverBudget when the worst case of a request does not fit; requests that were reserved before it are finished first.
         """
+        self.total, self.note, self.done = len(requests), note, 0
         for start in range(0, len(requests), self.size):
             self.ctx.check_stop()
             batch = requests[start : start + self.size]
             answers = self._batch(batch)
-            self.ctx.progress(min(start + self.size, len(requests)), len(requests), note)
+            self.done = min(start + self.size, len(requests))
+            self.ctx.progress(self.done, len(requests), note)
             for request in batch:
                 if request.key in answers:
                     yield request, answers[request.key]
 
     def _batch(self, batch: Sequence[TeacherRequest]) -> dict[str, TeacherResponse]:
-        answers = {request.key: kept for request in batch if (kept := self._kept(request.key))}
-        open_requests = list({request.key: request for request in batch if request.key not in answers}.values())
+        kept = {request.key: response for request in batch if (response := self._kept(request.key))}
+        answers = {key: response for key, response in kept.items() if not _fault(response)}
+        self.failed |= {key: _fault(response) for key, response in kept.items() if key not in answers}
+        open_requests = list({request.key: request for request in batch if request.key not in kept}.values())
         if open_requests:
             answers |= self._call(open_requests)
         return answers
 
     def _call(self, requests: Sequence[TeacherRequest]) -> dict[str, TeacherResponse]:
-        reservations, refused = self._reserve(requests)
-        sent = [request for request in requests if not self.paid or request.key in reservations]
+        """Answer all requests, in as many rounds as the budget's worst-case reservations need."""
+        if not self.ready and (preflight := getattr(self.teacher, "preflight", None)):
+            preflight()
+        self.ready = True
         answers: dict[str, TeacherResponse] = {}
+        while requests:
+            reservations, refused = self._reserve(requests)
+            sent = [request for request in requests if not self.paid or request.key in reservations]
+            if refused and not sent:
+                raise refused
+            self._send(sent, reservations, answers)
+            requests = requests[len(sent) :]
+        return answers
+
+    def _send(self, sent: Sequence[TeacherRequest], reservations: dict[str, int], answers: dict[str, TeacherResponse]) -> None:
         self.asked += len(sent)
-        for response in self.teacher.generate(sent) if sent else ():
+        for response in self.teacher.generate(sent):
             fault = _fault(response)
             if fault:
                 self.failed[response.key] = fault
             else:
                 answers[response.key] = response
+            if not fault or response.micro_usd:
                 self._keep(response)
             if response.key in reservations:
                 self.ctx.money.settle(reservations[response.key], response.micro_usd)
             self.micro_usd += response.micro_usd
+            self.done += 1
+            self.ctx.progress(self.done, self.total, self.note)
         for request in sent:
             if request.key not in answers:
                 self.failed.setdefault(request.key, "the teacher returned nothing for this request")
-        if refused:
-            raise refused
-        return answers
 
     def _reserve(self, requests: Sequence[TeacherRequest]) -> tuple[dict[str, int], OverBudget | None]:
+        """The reservations of as many requests, from the first on, as fit now; and the refusal of the next one."""
         reservations: dict[str, int] = {}
-        for request in requests if self.paid else ():
+        if not self.paid:
+            return reservations, None
+        for request in requests:
+            what = f"teacher {self.teacher.name}, {request.kind}"
             try:
                 worst = self.teacher.price(request)
-                reservations[request.key] = self.ctx.money.reserve(request.key, worst, f"teacher {self.teacher.name}, {request.kind}")
+                reservations[request.key] = self.ctx.money.reserve(request.key, worst, what, again=self.resumes)
             except OverBudget as refusal:
                 return reservations, refusal
         return reservations, None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from forge.errors import ForgeError
 from forge.phase import Context
-from forge.phases.synth.asking import Asker
+from forge.phases.synth.asking import Asker, brief_teacher
 from forge.phases.synth.filters import count_reasons, exact_span, flat, reject, sift
 from forge.phases.synth.names import Names
 from forge.phases.synth.requests import NEAR_PER_REQUEST, request_far, request_near, request_pairs
@@ -41,7 +41,7 @@ def make_pairs(settings: SynthSettings, ctx: Context) -> Result:
     """Pairs and refused pairs of the whole corpus (of a sample in a dry run), with the numbers for the report."""
     everything = list(read_jsonl(ctx.input("clean"), Passage))
     passages = _spread(everything, DRY_PASSAGES) if ctx.dry_run else everything
-    asker = Asker(ctx.use("teacher", settings.teacher), ctx)
+    asker = Asker(brief_teacher(settings, ctx), ctx)
     result = Result()
     answerable = _answerable(passages, asker, settings, result)
     _check_failures(asker, len(passages), settings)
@@ -61,7 +61,7 @@ def make_pairs(settings: SynthSettings, ctx: Context) -> Result:
 
 
 def _answerable(passages: Sequence[Passage], asker: Asker, settings: SynthSettings, result: Result) -> list[Pair]:
-    requests = request_pairs(passages, settings.teacher, settings.pairs_per_passage)
+    requests = request_pairs(passages, asker.identity, settings.pairs_per_passage)
     names = Names(passages)
     proposed: list[Pair] = []
     for request, response in asker.ask(requests, "asking about passages"):
@@ -118,9 +118,9 @@ def _abstentions(
     wanted = math.ceil(TRAINED_SHARE * share / (1 - share) * len(answerable)) + extra
     corpus = Corpus(passages)
     found: list[Pair] = []
-    far = request_far(passages[0], settings.teacher, math.ceil(FAR_SHARE * wanted))
+    far = request_far(passages[0], asker.identity, math.ceil(FAR_SHARE * wanted))
     _collect([far], found, answerable, corpus, asker, settings, result)
-    near = request_near(passages, settings.teacher, ctx.seed)
+    near = request_near(passages, asker.identity, ctx.seed)
     step = max(4, math.ceil(wanted / NEAR_PER_REQUEST))
     for start in range(0, len(near), step):
         if len(found) >= wanted:

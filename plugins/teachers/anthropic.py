@@ -1,0 +1,168 @@
+"""Claude as the teacher: Message Batches for unattended runs (half the price), or live requests at the pace allowed.
+
+Facts of the SDK 2.x that shaped this (2026-11-20): sampling parameters are refused even at their defaults, so the same
+request may be answered differently and answers are kept by request key; thinking is on unless disabled and its tokens
+are billed; the client's own retries obey retry-after without a bound, so they are off and ours are used.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from forge.errors import MissingAccess, UsageError
+from forge.phase import Requirement
+from forge.plugins.teachers import _batches
+from forge.plugins.teachers._limiter import Busy, Failed, Limiter, Pace
+from forge.plugins.teachers._prices import price_of
+from forge.plugins.teachers._wire import (
+    SYSTEM,
+    answer_schema,
+    cost_micro_usd,
+    read_answer,
+    tokens_at_most,
+    user_text,
+)
+from forge.protocols import TeacherBrief, TeacherCapabilities, TeacherRequest, TeacherResponse, Usage
+
+if TYPE_CHECKING:
+    from anthropic import Anthropic
+
+DEFAULT_MODEL = "claude-haiku-5-5"
+"""The cheapest current model: 2,370 passages cost about $0.42 by batch (research of 2026-11-20)."""
+
+KEYS = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN")
+TIMEOUT_SECONDS = 300.0
+RETRIED = {408, 409, 429, 500, 502, 503, 504, 529}
+LIMITS = {"requests": "requests", "input-tokens": "input", "output-tokens": "output"}
+
+
+class AnthropicTeacher:
+    """One Claude model. `briefed` chooses model, endpoint and route."""
+
+    name: ClassVar[str] = "anthropic"
+    requires: ClassVar[tuple[Requirement, ...]] = (Requirement(module="anthropic", extra="anthropic"),)
+
+    def __init__(self, brief: TeacherBrief = TeacherBrief()) -> None:  # noqa: B008  # frozen
+        self.brief, self.model = brief, brief.model or DEFAULT_MODEL
+        self.batch = brief.mode != "live"
+        self._client: Anthropic | None = None
+        self._pace = Pace()
+
+    def briefed(self, brief: TeacherBrief) -> AnthropicTeacher:
+        """The teacher for one run."""
+        return AnthropicTeacher(brief)
+
+    def capabilities(self) -> TeacherCapabilities:
+        """Paid, with a JSON schema; answers differ from call to call."""
+        return TeacherCapabilities(paid=True, json_schema=True, batch=self.batch, deterministic=False, resumes=self.batch)
+
+    def preflight(self) -> None:
+        """Raises MissingAccess without a key or with a refused one, UsageError for a model that is unknown or on its way out."""
+        import anthropic
+
+        price_of(self.model)
+        if not any(os.environ.get(key) for key in KEYS):
+            raise MissingAccess("the teacher anthropic has no key", why=f"neither {' nor '.join(KEYS)} is set", next=f"export {KEYS[0]}=…")
+        try:
+            info = self._connect().models.retrieve(self.model)
+        except (anthropic.AuthenticationError, anthropic.PermissionDeniedError) as error:
+            raise MissingAccess("the teacher anthropic refuses the key", why=error.message, next=f"check {KEYS[0]}") from error
+        except anthropic.NotFoundError as error:
+            raise UsageError(f'anthropic has no model "{self.model}"', why=error.message, next=f"--set synth.model={DEFAULT_MODEL}") from error
+        except anthropic.APIError as error:
+            raise MissingAccess("the teacher anthropic cannot be reached", why=error.message, next="try again, or --set synth.teacher=offline") from error
+        if info.lifecycle != "active":
+            raise UsageError(
+                f"the model {self.model} is {info.lifecycle}", why=f"it is retired on {info.retires_at:%Y-%m-%d}" if info.retires_at else "it may stop answering",
+                next=f"--set synth.model={DEFAULT_MODEL}",
+            )
+
+    def price(self, request: TeacherRequest) -> int:
+        """The worst case in micro-dollars: every byte a token, the longest answer allowed."""
+        used = {"input": tokens_at_most(SYSTEM, user_text(request)), "output": request.max_output_tokens}
+        return cost_micro_usd(self.model, price_of(self.model), used, batch=self.batch)
+
+    def generate(self, requests: Sequence[TeacherRequest]) -> Iterator[TeacherResponse]:
+        """Answers in the order in which they arrive."""
+        if self.batch:
+            yield from _batches.answer(self._connect(), requests, self._parameters, self._response, _batches.Notes(self._notes()))
+            return
+        limiter: Limiter[TeacherRequest, TeacherResponse] = Limiter(self._ask, self.brief.in_flight, pace=self._pace, costs=_costs)
+        for request, answer in limiter.run(requests):
+            yield TeacherResponse(key=request.key, error=answer.reason) if isinstance(answer, Failed) else answer
+
+    def _connect(self) -> Anthropic:
+        if self._client is None:
+            import anthropic
+
+            self._client = anthropic.Anthropic(
+                base_url=self.brief.endpoint or None, max_retries=0, timeout=TIMEOUT_SECONDS, middleware=[self._watch], open_telemetry=False
+            )
+        return self._client
+
+    def _notes(self) -> Path:
+        return Path(self.brief.notes) / "batches.jsonl"
+
+    def _watch(self, request: Any, call_next: Any) -> Any:
+        """Sees every attempt: learns the limits that the server advertises."""
+        response = call_next(request)
+        for header, kind in LIMITS.items():
+            limit, remaining = (response.headers.get(f"anthropic-ratelimit-{header}-{what}") for what in ("limit", "remaining"))
+            if limit and remaining:
+                self._pace.learn(kind, float(limit), float(remaining))
+        return response
+
+    def _ask(self, request: TeacherRequest) -> TeacherResponse:
+        import anthropic
+
+        try:
+            message = self._connect().messages.create(**self._parameters(request))
+        except anthropic.APIStatusError as error:
+            if error.status_code in RETRIED:
+                after = error.response.headers.get("retry-after", "")
+                raise Busy(f"HTTP {error.status_code}", float(after) if after.replace(".", "", 1).isdigit() else None) from error
+            return TeacherResponse(key=request.key, error=f"HTTP {error.status_code}: {error.message}"[:300])
+        except anthropic.APIConnectionError as error:
+            raise Busy(f"no answer ({type(error.__cause__ or error).__name__})") from error
+        except anthropic.APIError as error:
+            raise Busy(f"an unreadable answer ({type(error).__name__})") from error
+        self._pace.give_back("output", request.max_output_tokens - message.usage.output_tokens)
+        return self._response(request, message)
+
+    def _parameters(self, request: TeacherRequest) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "max_tokens": request.max_output_tokens,
+            "system": SYSTEM,
+            "messages": [{"role": "user", "content": user_text(request)}],
+            "thinking": {"type": "disabled"},
+            "output_config": {"format": {"type": "json_schema", "schema": answer_schema()}},
+        }
+
+    def _response(self, request: TeacherRequest, message: Any) -> TeacherResponse:
+        used = message.usage
+        written = used.cache_creation
+        tokens = {
+            "input": used.input_tokens, "output": used.output_tokens, "cache_read": used.cache_read_input_tokens or 0,
+            "cache_write_5m": written.ephemeral_5m_input_tokens if written else 0,
+            "cache_write_1h": written.ephemeral_1h_input_tokens if written else 0,
+        }
+        text = "".join(block.text for block in message.content if block.type == "text")
+        proposals, error = read_answer(text)
+        stopped = message.stop_reason or "end_turn"
+        return TeacherResponse(
+            key=request.key, proposals=proposals, micro_usd=cost_micro_usd(self.model, price_of(self.model), tokens, batch=self.batch),
+            usage=Usage(input_tokens=used.input_tokens, output_tokens=used.output_tokens, cached_input_tokens=tokens["cache_read"]),
+            stop_reason="end" if stopped == "end_turn" else stopped, error=f"stopped early: {stopped}" if error and stopped != "end_turn" else error,
+        )
+
+
+teacher = AnthropicTeacher()
+
+
+def _costs(request: TeacherRequest) -> dict[str, float]:
+    """What one request takes from the advertised limits: about four bytes a token, and its longest answer."""
+    return {"requests": 1, "input": len(user_text(request).encode()) / 4 + 300, "output": request.max_output_tokens}

@@ -1,0 +1,271 @@
+"""A Messages and Message Batches server on loopback: real HTTP, real limits, a bill of its own, and storms on demand.
+
+It answers with pairs made from the passages between the markers, counts four bytes as a token and bills what it answers,
+in exact decimals rounded up to a micro-dollar a request. It bills nothing for refusals to serve (429, 529) and for
+connections that it drops before it has answered.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import re
+import socket
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from decimal import ROUND_CEILING, Decimal
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+PRICE = {"input": Decimal("0.10"), "output": Decimal("0.50")}
+"""USD per million tokens of claude-haiku-5-5, prompts up to 100,000 tokens; batches cost half."""
+BATCH_SHARE = Decimal("0.5")
+PASSAGE = re.compile(r"\[(\w+) passage 1 begins\]\nsection: .*\n\n(.*?)\n\[\1 passage 1 ends\]", re.DOTALL)
+
+
+@dataclass
+class Storm:
+    """Shares of the requests (0..1) that meet each trouble; seconds that an answer takes."""
+
+    too_many: float = 0.0
+    retry_after: str = ""
+    overloaded: float = 0.0
+    dropped: float = 0.0
+    truncated: float = 0.0
+    refused: float = 0.0
+    garbled: float = 0.0
+    expired: float = 0.0
+    errored: float = 0.0
+    seconds: float = 0.0
+    batch_seconds: float = 0.0
+    create_dropped: int = 0
+    requests_per_minute: int = 0
+
+
+@dataclass
+class Books:
+    """What the server knows: its bill in micro-dollars, how often each passage was billed, what it was asked."""
+
+    micro_usd: int = 0
+    billed: Counter[str] = field(default_factory=Counter)
+    bodies: list[dict[str, Any]] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
+    statuses: Counter[int] = field(default_factory=Counter)
+    batches_created: int = 0
+
+
+class ClaudeServer(ThreadingHTTPServer):
+    """Starts on a free port; use as a context manager. `url` is the base URL for the client."""
+
+    daemon_threads = True
+    request_queue_size = 256
+
+    def __init__(self, storm: Storm | None = None, *, seed: int = 3, models: dict[str, str] | None = None) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.storm, self.books, self.lock = storm or Storm(), Books(), threading.Lock()
+        self.models = models or {"claude-haiku-5-5": "active", "claude-haiku-4-5": "deprecated"}
+        self.batches: dict[str, dict[str, Any]] = {}
+        self.numbers, self.random = itertools.count(1), random.Random(seed)
+        self.level, self.at = float(self.storm.requests_per_minute), time.monotonic()
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+
+    def __enter__(self) -> ClaudeServer:
+        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
+        self.server_close()
+
+    def happens(self, share: float) -> bool:
+        """One draw."""
+        with self.lock:
+            return self.random.random() < share
+
+    def admitted(self) -> bool:
+        """One request out of the bucket, if the limit is set."""
+        limit = self.storm.requests_per_minute
+        if not limit:
+            return True
+        with self.lock:
+            now = time.monotonic()
+            self.level, self.at = min(limit, self.level + (now - self.at) * limit / 60), now
+            if self.level < 1:
+                return False
+            self.level -= 1
+            return True
+
+    def message(self, body: dict[str, Any], *, batch: bool) -> dict[str, Any]:
+        """The answer to one request, billed."""
+        storm, text, stop = self.storm, json.dumps({"pairs": _pairs(body)}, ensure_ascii=False), "end_turn"
+        if self.happens(storm.refused):
+            text, stop = "I can't help with that.", "refusal"
+        elif self.happens(storm.truncated):
+            text, stop = text[: len(text) // 2], "max_tokens"
+        elif self.happens(storm.garbled):
+            text = text.replace('"pairs"', '"pears"')
+        if len(text.encode()) > 4 * body["max_tokens"]:
+            text, stop = text.encode()[: 4 * body["max_tokens"]].decode(errors="ignore"), "max_tokens"
+        asked = body["system"] + body["messages"][0]["content"]
+        used = {"input_tokens": len(asked.encode()) // 4, "output_tokens": max(1, len(text.encode()) // 4)}
+        self._bill(body, used, batch)
+        with self.lock:
+            number = next(self.numbers)
+        return {
+            "id": f"msg_{number}", "type": "message", "role": "assistant", "model": body["model"], "stop_reason": stop, "stop_sequence": None,
+            "content": [{"type": "text", "text": text, "citations": None}], "usage": used,
+        }
+
+    def _bill(self, body: dict[str, Any], used: dict[str, int], batch: bool) -> None:
+        exact = PRICE["input"] * used["input_tokens"] + PRICE["output"] * used["output_tokens"]
+        micro = (exact * (BATCH_SHARE if batch else 1)).to_integral_value(ROUND_CEILING)
+        with self.lock:
+            self.books.micro_usd += int(micro)
+            self.books.billed[body["messages"][0]["content"]] += 1
+
+    def open_batch(self, requests: list[dict[str, Any]]) -> dict[str, Any]:
+        """A new batch that ends after storm.batch_seconds."""
+        with self.lock:
+            self.books.batches_created += 1
+            name = f"msgbatch_{next(self.numbers)}"
+        now = datetime.now(UTC)
+        self.batches[name] = {"id": name, "requests": requests, "at": now, "ends": now + timedelta(seconds=self.storm.batch_seconds), "results": None}
+        return self.show(name)
+
+    def show(self, name: str) -> dict[str, Any]:
+        """The batch as the API shows it; results are made, and billed, when it has ended."""
+        batch = self.batches[name]
+        ended = datetime.now(UTC) >= batch["ends"]
+        with self.lock:
+            make, batch["made"] = ended and not batch.get("made"), ended
+        if make:
+            batch["results"] = [self._result(request) for request in batch["requests"]]
+            self.random.shuffle(batch["results"])
+        counts = Counter(line["result"]["type"] for line in batch["results"] or ())
+        total = len(batch["requests"])
+        return {
+            "id": name, "type": "message_batch", "processing_status": "ended" if batch["results"] is not None else "in_progress",
+            "request_counts": {
+                "processing": 0 if batch["results"] is not None else total,
+                **{kind: counts[kind] for kind in ("succeeded", "errored", "canceled", "expired")},
+            },
+            "created_at": batch["at"].isoformat(), "expires_at": (batch["at"] + timedelta(hours=24)).isoformat(), "ended_at": None,
+            "archived_at": None, "cancel_initiated_at": None, "results_url": f"{self.url}/v1/messages/batches/{name}/results",
+        }
+
+    def _result(self, request: dict[str, Any]) -> dict[str, Any]:
+        if self.happens(self.storm.expired):
+            result: dict[str, Any] = {"type": "expired"}
+        elif self.happens(self.storm.errored):
+            fault = {"type": "error", "error": {"type": "api_error", "message": "internal"}, "request_id": None}
+            result = {"type": "errored", "error": fault}
+        else:
+            result = {"type": "succeeded", "message": self.message(request["params"], batch=True)}
+        return {"custom_id": request["custom_id"], "result": result}
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: ClaudeServer
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Quiet."""
+
+    def do_GET(self) -> None:
+        parts = self.path.split("?")[0].strip("/").split("/")
+        if parts[1] == "models":
+            self._model(parts[2])
+        elif len(parts) == 3:
+            self._send(200, {"data": [self.server.show(name) for name in reversed(self.server.batches)], "has_more": False, "first_id": None, "last_id": None})
+        elif parts[3] not in self.server.batches:
+            self._fault(404, "not_found_error")
+        elif len(parts) == 4:
+            self._send(200, self.server.show(parts[3]))
+        else:
+            lines = self.server.batches[parts[3]]["results"]
+            self._raw(200, "".join(json.dumps(line) + "\n" for line in lines).encode(), {"content-type": "application/x-jsonl"})
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        storm = self.server.storm
+        if self._refused(storm):
+            return
+        if self.path.endswith("/batches"):
+            made = self.server.open_batch(body["requests"])
+            if storm.create_dropped:
+                storm.create_dropped -= 1
+                self._hang_up()
+                return
+            self._send(200, made)
+            return
+        time.sleep(storm.seconds)
+        if self.server.happens(storm.dropped):
+            self._hang_up()
+            return
+        with self.server.lock:
+            self.server.books.bodies.append(body)
+            self.server.books.headers.append({name.lower(): value for name, value in self.headers.items()})
+        self._send(200, self.server.message(body, batch=False))
+
+    def _hang_up(self) -> None:
+        self.connection.shutdown(socket.SHUT_RDWR)
+        self.close_connection = True
+
+    def _refused(self, storm: Storm) -> bool:
+        if not self.server.admitted():
+            self._fault(429, "rate_limit_error", {"retry-after": "1"})
+        elif self.server.happens(storm.too_many):
+            self._fault(429, "rate_limit_error", {"retry-after": storm.retry_after} if storm.retry_after else {})
+        elif self.server.happens(storm.overloaded):
+            self._fault(529, "overloaded_error")
+        else:
+            return False
+        return True
+
+    def _model(self, name: str) -> None:
+        if self.headers.get("authorization") == "Bearer wrong" or self.headers.get("x-api-key") == "wrong":
+            self._fault(401, "authentication_error")
+        elif name not in self.server.models:
+            self._fault(404, "not_found_error")
+        else:
+            state = self.server.models[name]
+            retires = "2026-11-30T00:00:00Z" if state != "active" else None
+            self._send(200, {"id": name, "type": "model", "display_name": name, "created_at": "2026-10-07T00:00:00Z", "lifecycle": state, "retires_at": retires})
+
+    def _fault(self, status: int, kind: str, headers: dict[str, str] | None = None) -> None:
+        self._send(status, {"type": "error", "error": {"type": kind, "message": kind}, "request_id": None}, headers)
+
+    def _send(self, status: int, value: Any, headers: dict[str, str] | None = None) -> None:
+        self._raw(status, json.dumps(value).encode(), {"content-type": "application/json", **(headers or {})})
+
+    def _raw(self, status: int, data: bytes, headers: dict[str, str]) -> None:
+        limit = self.server.storm.requests_per_minute
+        with self.server.lock:
+            self.server.books.statuses[status] += 1
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        if limit:
+            self.send_header("anthropic-ratelimit-requests-limit", str(limit))
+            self.send_header("anthropic-ratelimit-requests-remaining", str(int(self.server.level)))
+        self.send_header("content-length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+
+def _pairs(body: dict[str, Any]) -> list[dict[str, Any]]:
+    """Three forms of one question on the first sentence of the passage; none where there is no passage."""
+    found = PASSAGE.search(body["messages"][0]["content"])
+    sentence = found[2].split(". ")[0].strip() if found else ""
+    if not sentence:
+        return []
+    subject = " ".join(sentence.split()[:6])
+    asked = (f"What is said about {subject}?", f"What do the documents state on {subject}?", f"Which statement is made about {subject}?")
+    return [
+        {"bucket": "statement", "question": question, "answer": sentence, "evidence": sentence, "fact": "first", "form": form}
+        for form, question in enumerate(asked)
+    ]
