@@ -272,6 +272,24 @@ def test_opendocument_sheets_show_their_cells(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_merged_cells_of_the_other_formats_fill_the_rows_they_cover(tmp_path: Path) -> None:
+    told = ["Region: North; Shop: Oslo; Sales: 3", "Region: North; Shop: Bergen; Sales: 4", "Shop: Rome; Sales: 5"]
+    merged = cell("North").replace("<table:table-cell", '<table:table-cell table:number-rows-spanned="2"')
+    lines = [cell("Region") + cell("Shop") + cell("Sales"), merged + cell("Oslo") + cell("3"), "<table:covered-table-cell/>" + cell("Bergen") + cell("4")]
+    lines.append("<table:table-cell/>" + cell("Rome") + cell("5"))
+    assert kept(read(tmp_path, ods("".join(f"<table:table-row>{line}</table:table-row>" for line in lines)), ODS))[1:] == told
+    book = xlwt.Workbook()
+    sheet = book.add_sheet("Sheet1")
+    sheet.write_merge(1, 2, 0, 0, "North")
+    for row, values in enumerate([("Shop", "Sales"), ("Oslo", 3), ("Bergen", 4), ("Rome", 5)]):
+        for column, value in enumerate(values, 1):
+            sheet.write(row, column, value)
+    sheet.write(0, 0, "Region")
+    buffer = io.BytesIO()
+    book.save(buffer)
+    assert kept(read(tmp_path, buffer.getvalue(), XLS))[1:] == told
+
+
 def test_opendocument_repetitions_cost_nothing_when_empty_and_are_bounded_when_not(tmp_path: Path) -> None:
     far = '<table:table-row table:number-rows-repeated="1048574"><table:table-cell table:number-columns-repeated="16384"/></table:table-row>'
     pieces = read(tmp_path, ods(f"<table:table-row>{cell('a')}</table:table-row>{far}<table:table-row>{cell('z')}</table:table-row>"), ODS)

@@ -16,7 +16,13 @@ from typing import IO, TYPE_CHECKING, Any
 
 from forge.errors import ExtractError
 from forge.plugins.extractors._rows import Row, filled, table_pieces
-from forge.plugins.extractors.spreadsheet.cells import number_text, sheet_heading, sheet_place, sheet_title
+from forge.plugins.extractors.spreadsheet.cells import (
+    filled_down,
+    number_text,
+    sheet_heading,
+    sheet_place,
+    sheet_title,
+)
 from forge.records import Piece
 
 if TYPE_CHECKING:
@@ -45,7 +51,8 @@ def binary_workbook(path: Path, limit: int) -> Iterator[Piece]:
                 continue
             hidden = sheet.visible != SheetVisibleEnum.Visible
             yield from sheet_heading(sheet.name, hidden)
-            rows = _rows(book.get_sheet_by_name(sheet.name))
+            grid = book.get_sheet_by_name(sheet.name)
+            rows = filled_down(_rows(grid), _merged(grid))
             yield from table_pieces(rows, sheet_place(sheet.name), heading=sheet_title(sheet.name, hidden), limit=limit)
 
 
@@ -71,6 +78,11 @@ def _rows(sheet: CalamineSheet) -> Iterator[Row]:
     for number, values in enumerate(sheet.to_python(skip_empty_area=True), top + 1):
         if cells := filled(map(_text, values)):
             yield number, [(left + column, value) for column, value in cells]
+
+
+def _merged(sheet: CalamineSheet) -> dict[tuple[int, int], int]:
+    ranges = sheet.merged_cell_ranges or []
+    return {(top + 1, left): bottom + 1 for (top, left), (bottom, _) in ranges if bottom > top}
 
 
 def _text(value: Any) -> str:

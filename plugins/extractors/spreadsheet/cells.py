@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from functools import lru_cache
 
-from forge.plugins.extractors._rows import Place
+from forge.plugins.extractors._rows import Place, Row
 from forge.records import Piece
 
 MAX_COLUMNS = 16_384
@@ -48,6 +48,21 @@ def sheet_place(name: str) -> Place:
         return f"sheet={name}!{start}" + (f":{end}" if end != start else "")
 
     return place
+
+
+def filled_down(rows: Iterable[Row], merged: Mapping[tuple[int, int], int]) -> Iterator[Row]:
+    """The rows with merged cells repeated in each row that they cover. merged: (row, column) of the first -> last row."""
+    carried: dict[int, tuple[int, str]] = {}
+    for number, cells in rows:
+        if merged:
+            for column, value in cells:
+                if last := merged.get((number, column)):
+                    carried[column] = (last, value)
+        if carried:
+            taken = {column for column, _ in cells}
+            below = [(column, value) for column, (last, value) in carried.items() if number <= last and column not in taken]
+            cells = sorted([*cells, *below]) if below else cells
+        yield number, cells
 
 
 @lru_cache(maxsize=MAX_COLUMNS)

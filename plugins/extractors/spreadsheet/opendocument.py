@@ -17,6 +17,7 @@ from forge.errors import ExtractError
 from forge.plugins.extractors._rows import Row, on_one_line, table_pieces
 from forge.plugins.extractors.spreadsheet.cells import (
     MAX_COLUMNS,
+    filled_down,
     letters,
     number_text,
     sheet_heading,
@@ -39,16 +40,18 @@ TABLE = "{urn:oasis:names:tc:opendocument:xmlns:table:1.0}"
 PARAGRAPH = "{urn:oasis:names:tc:opendocument:xmlns:text:1.0}p"
 CELLS = {f"{TABLE}table-cell", f"{TABLE}covered-table-cell"}
 REPEATED_COLUMNS = f"{TABLE}number-columns-repeated"
+SPANNED_ROWS = f"{TABLE}number-rows-spanned"
 VALUE_TYPE = f"{OFFICE}value-type"
 
 
 class _Found(NamedTuple):
-    """A row of a sheet, with the comments on its cells."""
+    """A row of a sheet, with the comments on its cells and the (row, column) -> last row of those that reach down."""
 
     sheet: str
     hidden: bool
     row: Row
     notes: list[tuple[str, str]]
+    merged: dict[tuple[int, int], int]
 
 
 def opendocument_sheets(path: Path, limit: int) -> Iterator[Piece]:
@@ -78,16 +81,18 @@ def _check_password(archive: zipfile.ZipFile) -> None:
 
 def _sheet(name: str, hidden: bool, found: Iterator[_Found], limit: int) -> Iterator[Piece]:
     notes: list[tuple[str, str]] = []
+    merged: dict[tuple[int, int], int] = {}
 
     def rows() -> Iterator[Row]:
         for one in found:
             notes.extend(one.notes)
+            merged.update(one.merged)
             if one.row[1]:
                 yield one.row
 
     title = sheet_title(name, hidden)
     yield from sheet_heading(name, hidden)
-    yield from table_pieces(rows(), sheet_place(name), heading=title, limit=limit)
+    yield from table_pieces(filled_down(rows(), merged), sheet_place(name), heading=title, limit=limit)
     for cell, note in notes:
         yield Piece(text=note, locator=f"sheet={name}!{cell}", heading=title, kind="notes")
 
@@ -107,16 +112,17 @@ def _found(archive: zipfile.ZipFile) -> Iterator[_Found]:
         if table is not sheet:
             sheet, style, number = table, table.get(f"{TABLE}style-name", ""), 0
         times = _times(node, f"{TABLE}number-rows-repeated")
-        cells, notes = _cells(node, number + 1)
+        cells, notes, merged = _cells(node, number + 1)
         name = sheet.get(f"{TABLE}name", "")
         for again in range(min(times, MAX_REPEATED_ROWS) if cells or notes else 0):
-            yield _Found(name, style in unseen, (number + 1 + again, cells), notes if not again else [])
+            yield _Found(name, style in unseen, (number + 1 + again, cells), notes if not again else [], merged if not again else {})
         number += times
 
 
-def _cells(row: _Element, number: int) -> tuple[list[tuple[int, str]], list[tuple[str, str]]]:
+def _cells(row: _Element, number: int) -> tuple[list[tuple[int, str]], list[tuple[str, str]], dict[tuple[int, int], int]]:
     cells: list[tuple[int, str]] = []
     notes: list[tuple[str, str]] = []
+    merged: dict[tuple[int, int], int] = {}
     column = characters = 0
     for node in row:
         if node.tag not in CELLS:
@@ -126,13 +132,15 @@ def _cells(row: _Element, number: int) -> tuple[list[tuple[int, str]], list[tupl
             if len(node) > 1 or node[0].tag != PARAGRAPH:
                 notes += [(f"{letters(column)}{number}", text) for text in _comments(node)]
             value = on_one_line(_value(node))
+            if (span := _times(node, SPANNED_ROWS)) > 1:
+                merged[number, column] = number + span - 1
             for again in range(min(times, MAX_REPEATED_CELLS) if value else 0):
                 cells.append((column + again, value))
                 characters += len(value)
         column += times
         if column > MAX_COLUMNS or characters > MAX_ROW_CHARACTERS:
             raise ExtractError(f"a row that no spreadsheet program takes: row {number}", refused=True)
-    return cells, notes
+    return cells, notes, merged
 
 
 def _times(node: _Element, what: str) -> int:

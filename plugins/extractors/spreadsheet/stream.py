@@ -12,7 +12,7 @@ from xml.parsers import expat
 
 from forge.errors import ExtractError
 from forge.plugins.extractors._rows import Row, on_one_line
-from forge.plugins.extractors.spreadsheet.cells import MAX_COLUMNS, column_of, number_text
+from forge.plugins.extractors.spreadsheet.cells import MAX_COLUMNS, column_of, filled_down, number_text
 
 if TYPE_CHECKING:
     from lxml.etree import _Element
@@ -85,12 +85,10 @@ def unescaped(text: str) -> str:
 def sheet_rows(book: Workbook, part: str) -> Iterator[Row]:
     """The rows that hold something, with their cells. Merged cells that reach down fill each row they cover."""
     merged = _merged(book.archive, part)
-    carried: dict[int, tuple[int, str]] = {}
-    for number, cells in _parsed_rows(book, part):
-        yield number, _filled_down(number, cells, merged, carried) if merged else cells
+    return filled_down(_parsed_rows(book, part), merged)
 
 
-def _parsed_rows(book: Workbook, part: str) -> Iterator[tuple[int, list[tuple[int, str]]]]:
+def _parsed_rows(book: Workbook, part: str) -> Iterator[Row]:
     parser = _SheetParser(book, part)
     try:
         with book.archive.open(part) as file:
@@ -217,14 +215,3 @@ def _merged(archive: zipfile.ZipFile, part: str) -> dict[tuple[int, int], int]:
     except (KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, OSError) as error:
         raise ExtractError(f"damaged workbook: part {part} cannot be read ({error})") from error
     return found
-
-
-def _filled_down(
-    number: int, cells: list[tuple[int, str]], merged: dict[tuple[int, int], int], carried: dict[int, tuple[int, str]]
-) -> list[tuple[int, str]]:
-    for column, value in cells:
-        if last := merged.get((number, column)):
-            carried[column] = (last, value)
-    taken = {column for column, _ in cells}
-    below = [(column, value) for column, (last, value) in carried.items() if number <= last and column not in taken]
-    return sorted(cells + below) if below else cells

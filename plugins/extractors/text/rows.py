@@ -27,7 +27,7 @@ MAX_LINE_CHARACTERS = 1 << 24
 MAX_QUOTED_CHARACTERS = 1 << 17
 """A field may hold lines (Excel: 32,767 characters). Above this its quote was never closed: it is then a character."""
 
-SEPARATOR_LINE = re.compile(r"\ufeff?sep=(.)\n")
+SEPARATOR_LINE = re.compile(r"\ufeff?sep=([^\w\s\"\\]|\t)\n")
 
 
 def read_rows(path: Path, *, tabs: bool = False, limit: int = MAX_ROWS) -> Iterator[Piece]:
