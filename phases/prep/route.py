@@ -77,6 +77,9 @@ OLE2_STREAMS: tuple[tuple[str, str], ...] = (
 )
 LEGACY_OFFICE = {"application/msword": ".docx", "application/vnd.ms-excel": ".xlsx", "application/vnd.ms-powerpoint": ".pptx"}
 
+DOCUMENTS_UNREAD = {*LEGACY_OFFICE, "application/postscript"}
+"""Documents that people wrote: a description of the file must not pass for having read them."""
+
 TEXT_EXTENSIONS = {
     ".eml": "message/rfc822", ".mbox": "application/mbox", ".xml": "application/xml", ".svg": "image/svg+xml",
     ".css": "text/css", ".ps": "application/postscript",

@@ -124,6 +124,16 @@ def test_old_office_files_and_text_are_not_merely_described(tmp_path: Path) -> N
     assert routed(tmp_path, "page.ps", b"%!PS-Adobe-3.0", Made("fallback", UNKNOWN)) == ("application/postscript", "")
 
 
+def test_a_document_that_nobody_reads_is_never_passed_off_as_read(tmp_path: Path) -> None:
+    word = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600) + "WordDocument".encode("utf-16-le") + bytes(600)
+    path = tmp_path / "old.doc"
+    path.write_bytes(word)
+    found = Router({"fallback": Made("fallback", UNKNOWN)}).route(path, "old.doc")
+    assert found.extractor == ""
+    assert "save it as .docx" in found.reason
+    assert routed(tmp_path, "x.ps", b"%!PS-Adobe-3.0\n", Made("fallback", UNKNOWN))[1] == ""
+
+
 def test_an_empty_file_that_stands_for_its_folder_is_its_own_type(tmp_path: Path) -> None:
     library = Made("library", ENDNOTE, extensions={".enl": ENDNOTE}, sidecars={".enl": (".data/",)})
     assert routed(tmp_path, "my.enl", b"", library) == (ENDNOTE, "library")
