@@ -29,7 +29,7 @@ class GeoExtractor:
     }  # fmt: skip
     magic: ClassVar[Mapping[bytes, str]] = {}
     requires: ClassVar[tuple[Requirement, ...]] = (
-        Requirement(module="shapefile", extra="science"), Requirement(module="tifffile", extra="science"), Requirement(module="lxml", extra="docs"),
+        Requirement(module="shapefile", extra="science"), Requirement(module="tifffile", extra="science"), Requirement(module="lxml", extra="science"),
     )  # fmt: skip
     sidecars: ClassVar[Mapping[str, tuple[str, ...]]] = {".shp": (".dbf", ".shx", ".prj", ".cpg", ".qpj", ".qix", ".sbn", ".sbx")}
     priority: ClassVar[int] = 1
