@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from forge.errors import ExtractError
 from forge.phase import Requirement
-from forge.plugins.extractors._ocr import OcrEngine, choose_engine, engines_here, read_picture, read_scans
+from forge.plugins.extractors._ocr import read_picture, read_scans
+from forge.plugins.extractors._ocr_engines import OcrEngine, choose_engine, engines_here
 from forge.plugins.extractors._xml import parse_xml, tag_of
 from forge.protocols import Reading
 from forge.records import Piece

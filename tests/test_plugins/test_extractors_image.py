@@ -14,8 +14,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from forge.errors import ExtractError
 from forge.phases.prep import phase
-from forge.plugins.extractors import _ocr
-from forge.plugins.extractors._ocr import Word, choose_engine, join_lines, prepare, read_picture
+from forge.plugins.extractors import _ocr_engines
+from forge.plugins.extractors._ocr import join_lines, prepare, read_picture, read_scans
+from forge.plugins.extractors._ocr_engines import OcrFailure, RapidOcr, Tesseract, Word, choose_engine
 from forge.plugins.extractors.image import extractor
 from forge.protocols import Option, Reading
 from forge.records import Piece
@@ -149,7 +150,7 @@ def test_a_png_gives_its_title_and_an_unreadable_caption_costs_only_itself(tmp_p
 
 def test_without_an_engine_a_picture_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(_ocr, "RAPIDOCR_MODULES", ("a_module_that_nobody_has",))
+    monkeypatch.setattr(_ocr_engines, "RAPIDOCR_MODULES", ("a_module_that_nobody_has",))
     pieces = read(tmp_path, "image/png", saved(drawn(SENTENCE), "PNG"))
     assert [(piece.text, piece.dropped) for piece in pieces] == [
         ("", "image without OCR: install tesseract (apt-get install tesseract-ocr) or pip install 'slm-forge[ocr]'")
@@ -187,8 +188,8 @@ def test_rapidocr_lines_are_put_in_reading_order_with_paragraphs(generation: str
     found: Any = SimpleNamespace(boxes=boxes, txts=texts, scores=scores)
     if generation == "1.x":
         found = ([list(one) for one in zip(boxes, texts, scores, strict=True)], 0.1)
-    monkeypatch.setattr(_ocr, "_rapidocr", lambda: lambda pixels: found)
-    assert [(piece.text, piece.dropped) for piece in read_picture(drawn(), _ocr.RapidOcr())] == [
+    monkeypatch.setattr(_ocr_engines, "_rapidocr", lambda: lambda pixels: found)
+    assert [(piece.text, piece.dropped) for piece in read_picture(drawn(), RapidOcr())] == [
         ("left\nright", ""), ("below", ""), ("second", "word that OCR was unsure of"),
     ]  # fmt: skip
 
@@ -202,7 +203,7 @@ def test_pictures_are_read_again_once_there_is_an_engine(tmp_path: Path, monkeyp
 
     with monkeypatch.context() as without:
         without.setenv("PATH", str(tmp_path))
-        without.setattr(_ocr, "RAPIDOCR_MODULES", ())
+        without.setattr(_ocr_engines, "RAPIDOCR_MODULES", ())
         assert '"status":"skipped"' in run("1")[0]
         assert "apt-get install tesseract-ocr" in run("1b")[0]
     assert '"status":"ok"' in run("2")[0]
@@ -226,7 +227,7 @@ class Scripted:
 def test_words_below_the_confidence_floor_are_dropped_and_counted() -> None:
     engine = Scripted(Word("Certain", 96, (1, 1), 1), Word("gl1b", 12, (1, 1), 1), Word("— |", 80, (2, 1), 1), Word("~", 3, (3, 1), 1), Word("iit", 35, (4, 1), 1))
     assert [(piece.text, piece.dropped) for piece in read_picture(drawn(), engine)] == [
-        ("Certain", ""), ("— |", "OCR noise"), ("iit", "OCR of a picture without words"), ("gl1b ~", "word that OCR was unsure of"),
+        ("Certain", ""), ("— |", "OCR noise"), ("iit", "OCR noise"), ("gl1b ~", "word that OCR was unsure of"),
     ]  # fmt: skip
 
 
@@ -299,9 +300,9 @@ def test_pages_over_the_ocr_limit_are_reported_and_the_file_is_kept(tmp_path: Pa
 def test_a_page_that_the_engine_gives_up_on_is_reported() -> None:
     class Broken(Scripted):
         def words(self, picture: Any) -> tuple[Word, ...]:
-            raise _ocr.OcrFailure("tesseract gave up on a picture")
+            raise OcrFailure("tesseract gave up on a picture")
 
-    pieces = list(_ocr.read_scans([("page=1", drawn)], Broken(), {}))
+    pieces = list(read_scans([("page=1", drawn)], Broken(), {}))
     assert [(piece.locator, piece.dropped) for piece in pieces] == [("page=1", "page that OCR gave up on")]
 
 
@@ -309,5 +310,5 @@ def test_an_engine_that_crashes_fails_the_picture(tmp_path: Path) -> None:
     program = tmp_path / "tesseract"
     program.write_text("#!/bin/sh\nif [ $1 = --list-langs ]; then echo List; echo eng; exit; fi\necho no memory >&2; exit 3\n", encoding="utf-8")
     program.chmod(0o755)
-    with pytest.raises(_ocr.OcrFailure, match="gave up"):
-        list(_ocr.Tesseract(str(program), "eng").words(prepare(drawn())))
+    with pytest.raises(OcrFailure, match="gave up"):
+        list(Tesseract(str(program), "eng").words(prepare(drawn())))

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from forge.plugins.extractors import _ocr
-from forge.plugins.extractors.pdf import extractor
+from forge.plugins.extractors import _ocr_engines
+from forge.plugins.extractors.pdf import extractor, scans
 from forge.protocols import Embedded, Option, Reading
 from forge.records import Piece
 from tests import corpus
@@ -76,7 +76,7 @@ def test_a_scan_with_a_stamp_is_read_and_the_stamp_comes_once(tmp_path: Path) ->
 
 
 def test_a_page_of_text_over_a_picture_costs_no_ocr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_ocr, "choose_engine", lambda options: pytest.fail("OCR was asked for"))
+    monkeypatch.setattr(scans, "choose_engine", lambda options: pytest.fail("OCR was asked for"))
     rows = [(10, 72, 700 - 12 * row, f"{row} {TYPED}") for row in range(8)]
     found = pieces(read(tmp_path, corpus.pdf([rows])))
     assert len("".join(piece.text for piece in found)) > 8 * len(TYPED)
@@ -90,9 +90,9 @@ def test_with_ocr_off_scanned_pages_are_counted_as_lost(tmp_path: Path) -> None:
 
 def test_without_an_engine_a_scan_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(_ocr, "RAPIDOCR_MODULES", ())
+    monkeypatch.setattr(_ocr_engines, "RAPIDOCR_MODULES", ())
     found = pieces(read(tmp_path, drawn({"picture": scan("Unseen")})))
-    assert [piece.dropped for piece in found] == ["page without a text layer", f"image without OCR: {_ocr.INSTALL}"]
+    assert [piece.dropped for piece in found] == ["page without a text layer", f"image without OCR: {_ocr_engines.INSTALL}"]
 
 
 def test_a_long_scan_keeps_the_pages_that_fit_into_its_time(tmp_path: Path) -> None:

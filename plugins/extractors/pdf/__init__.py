@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from forge.phase import Requirement
-from forge.plugins.extractors._ocr import engines_here
+from forge.plugins.extractors._ocr_engines import engines_here
 from forge.plugins.extractors.pdf import mupdf, pdfium
 from forge.plugins.extractors.pdf.bombs import refuse_bombs
 from forge.plugins.extractors.pdf.extras import attached_files

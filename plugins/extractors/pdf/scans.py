@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from forge.plugins.extractors._ocr import OcrFailure, choose_engine, read_scans
+from forge.plugins.extractors._ocr import read_scans
+from forge.plugins.extractors._ocr_engines import OcrFailure, choose_engine
 from forge.plugins.extractors.pdf.layout import Page
 from forge.protocols import Option
 from forge.records import Piece
