@@ -91,7 +91,7 @@ def _create(client: Anthropic, requests: Sequence[TeacherRequest], parameters: P
     notes.write(intent=intent, ids=[request.key for request in requests], at=now)
     body: Any = [{"custom_id": _custom_id(request.key), "params": parameters(request)} for request in requests]
     batch = _persist(lambda: client.messages.batches.create(requests=body), before_again=lambda: _find(client, notes.intents()[intent]))
-    identity: str = batch if isinstance(batch, str) else batch.id
+    identity = str(batch if isinstance(batch, str) else batch.id)
     notes.write(intent=intent, batch=identity)
     return identity
 
@@ -131,7 +131,7 @@ def _find(client: Anthropic, entry: dict[str, Any]) -> str:
         _await_end(client, batch.id)
         ids = {line.custom_id for line in _persist(lambda found=batch.id: list(client.messages.batches.results(found)))}  # type: ignore[misc]
         if ids == wanted:
-            return batch.id
+            return str(batch.id)
     return ""
 
 

@@ -140,7 +140,7 @@ def test_a_batch_of_a_killed_process_is_collected_and_not_made_again(tmp_path: P
     with ClaudeServer(Storm(batch_seconds=0.1)) as server:
         first = teacher(server, tmp_path, "batch").generate(requests(20))
         next(first)
-        first.close()
+        del first
         again = teacher(server, tmp_path, "batch")
         assert again.capabilities().resumes
         answers = list(again.generate(requests(25)))
