@@ -25,7 +25,7 @@ WORDS_PER_CJK_CHARACTER = 0.6
 
 SENTENCE_END = re.compile(r"(?<=[.!?…;])\s+|(?<=[。！？])")
 PARAGRAPH_END = re.compile(r"\n{2,}")
-LOCATOR = re.compile(r"^(?!heading)(\w+)=(\d+)(?:\.\.(\d+))?(.*)$", re.DOTALL)
+LOCATOR = re.compile(r"^(?!heading|t=)(\w+)=(\d+)(?:\.\.(\d+))?(.*)$", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +96,17 @@ def _block(piece: Piece) -> Block | None:
 def _sections(blocks: list[Block]) -> Iterator[list[Block]]:
     section: list[Block] = []
     for block in blocks:
-        if section and (block.kind == "heading" or block.path != section[-1].path):
+        if section and (block.kind == "heading" or block.path != section[-1].path or _apart(section[-1], block)):
             yield section
             section = []
         section.append(block)
     if section:
         yield section
+
+
+def _apart(before: Block, after: Block) -> bool:
+    """Facts about a file never share a passage with its text: audit drops them, and must drop nothing else."""
+    return (before.kind == "metadata") != (after.kind == "metadata")
 
 
 def _split(section: list[Block], words: int, words_max: int) -> list[list[Block]]:
@@ -166,7 +171,7 @@ def _join_tiny(chunks: list[list[Block]], tiny: float, words_max: int, *, only_f
     for chunk in chunks:
         previous = joined[-1] if joined else []
         small = _words(previous) < tiny or (not only_forward and _words(chunk) < tiny)
-        if previous and small and _words(previous) + _words(chunk) <= words_max and _related(_path(previous), _path(chunk)):
+        if previous and small and not _apart(previous[-1], chunk[0]) and _words(previous) + _words(chunk) <= words_max and _related(_path(previous), _path(chunk)):
             joined[-1] = previous + chunk
         else:
             joined.append(chunk)

@@ -86,3 +86,14 @@ def test_cutting_loses_and_adds_no_visible_character(pieces: list[Piece]) -> Non
 )
 def test_locators_become_ranges(locators: list[str], merged: str) -> None:
     assert merge_locators(locators) == merged
+
+
+def test_facts_about_a_file_share_no_passage_with_its_text() -> None:
+    pieces = [Piece(text="Language: Python", kind="metadata"), Piece(text="run()", kind="code"), Piece(text="License: MIT", kind="metadata")]
+    assert [(one.kind, one.text) for one in cut(pieces, words=180, words_max=320)] == [
+        ("metadata", "Language: Python"), ("code", "run()"), ("metadata", "License: MIT"),
+    ]  # fmt: skip
+
+
+def test_times_are_named_from_first_to_last() -> None:
+    assert merge_locators(["t=00:00:01", "t=00:00:31", "t=01:10:04"]) == "t=00:00:01 to t=01:10:04"

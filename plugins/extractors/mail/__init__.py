@@ -21,7 +21,10 @@ LIKELY = SURE | {b"to", b"subject", b"date", b"mime-version", b"content-type", b
 
 
 class MailExtractor:
-    """Headers, body and attachments; the attachments go back through prep's walk."""
+    """Headers, body and attachments; the attachments go back through prep's walk.
+
+    Plain text needs nothing; HTML bodies and .msg need the [docs] extra.
+    """
 
     name: ClassVar[str] = "mail"
     media_types: ClassVar[tuple[str, ...]] = (MESSAGE, MAILBOX, OUTLOOK, SAVED_PAGE)
@@ -29,7 +32,7 @@ class MailExtractor:
         ".eml": MESSAGE, ".emlx": MESSAGE, ".mbox": MAILBOX, ".mbx": MAILBOX, ".msg": OUTLOOK, ".mht": SAVED_PAGE, ".mhtml": SAVED_PAGE,
     }  # fmt: skip
     magic: ClassVar[Mapping[bytes, str]] = {}
-    requires: ClassVar[tuple[Requirement, ...]] = (Requirement(module="lxml", extra="docs"), Requirement(module="oxmsg", extra="docs"))
+    requires: ClassVar[tuple[Requirement, ...]] = ()
 
     def accepts(self, head: bytes, name: str) -> str:
         """Claims text that starts with a mail's headers or with a mailbox's "From " line, whatever its name."""

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from forge.errors import ExtractError
+from forge.phase import Requirement
 from forge.plugins.extractors._decode import decode
 from forge.plugins.extractors._rtf import rtf_blocks
 from forge.plugins.extractors.mail.body import body_pieces, html_pieces
 from forge.plugins.extractors.mail.message import FAULTS, HEADERS, SMALL_IMAGE, header
 from forge.protocols import Embedded
 from forge.records import Piece
+from forge.registry import require
 
 PID_HTML, PID_RTF, PID_HEADERS, PID_CONTENT_ID, PID_CODE_PAGE = 0x1013, 0x1009, 0x007D, 0x3712, 0x3FDE
 MSG_FAULTS = (*FAULTS, OSError, struct.error)
@@ -24,6 +26,7 @@ MAX_RTF = 64 << 20
 
 def read_outlook(path: Path) -> Iterator[Piece | Embedded]:
     """Headers, body and attachments of a .msg. Raises ExtractError when it is damaged."""
+    require((Requirement(module="oxmsg", extra="docs"), Requirement(module="compressed_rtf", extra="docs")), "reading Outlook messages")
     from oxmsg import Message
     from oxmsg.domain.model import UnrecognizedCodePageError, UnsupportedEncodingError
 
