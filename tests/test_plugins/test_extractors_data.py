@@ -144,6 +144,19 @@ def test_endless_nesting_is_refused(tmp_path: Path, media_type: str, levels: int
     assert caught.value.refused
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "null", "[]", '"words"', '[{"paragraphs":null},{"paragraphs":[{"qas":5}, 7]}]', '{"images":[],"annotations":[1],"categories":[null]}',
+        '{"images":[{"id":[1]}],"annotations":[{"caption":{"a":1},"image_id":{}}]}', '{"question":[],"answer":[]}',
+        '[{"messages":[{}]},{"conversations":[{"from":1,"value":{}}]}]', '[{"question":{},"answers":[{"text":[null]}]},{}]',
+    ],
+)  # fmt: skip
+def test_data_in_unexpected_shapes_is_read_as_far_as_it_goes(tmp_path: Path, text: str) -> None:
+    for media_type in (DOCUMENT, LINES):
+        assert all(isinstance(piece, Piece) for piece in read(tmp_path, text, media_type))
+
+
 def test_comments_in_a_configuration_are_notes(tmp_path: Path) -> None:
     text = '{\n  // how wide a line may be\n  "width": 110, /* in\n characters */\n  "url": "https://x.example/*", "list": [1, 2,],\n}\n'
     assert shown(read(tmp_path, text, DOCUMENT)) == [

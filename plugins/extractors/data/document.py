@@ -115,7 +115,8 @@ def _squad(articles: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         paragraphs = article.get("paragraphs")
         for paragraph in paragraphs if isinstance(paragraphs, list) else ():
             paragraph = paragraph if isinstance(paragraph, dict) else {"context": plain(paragraph)}
-            questions = [asked for asked in paragraph.get("qas") or () if isinstance(asked, dict)]
+            listed = paragraph.get("qas")
+            questions = [asked for asked in listed if isinstance(asked, dict)] if isinstance(listed, list) else []
             yield from ({"context": paragraph.get("context"), **asked} for asked in questions)
             if not questions:
                 yield {"text": plain(paragraph.get("context"))}
