@@ -100,12 +100,12 @@ class Registry:
 
 
 def _load_folder_file(file: Path) -> dict[str, Any]:
-    """load_file(), but a broken extractor costs its files only; any other broken plugin stops."""
+    """load_file(), but an extractor that cannot be imported costs its files only; any other fault stops."""
     try:
         return load_file(file)
     except ForgeError as error:
         source = file.read_text(encoding="utf-8", errors="replace")
-        if not exports_extractor(source):
+        if error.__cause__ is None or not exports_extractor(source):
             raise
         name = name_in(source, file.stem)
         return {"extractor": stand_in(name, f"{error.fact} ({error.why})", source)}
