@@ -27,8 +27,9 @@ MAX_BYTES = 2 << 30
 TRIMMED_SHARE = 0.8
 """How full a cache is left that had to be trimmed: trimming to the brim would come back with every row."""
 
-BATCH_ROWS, BATCH_BYTES, BATCH_SECONDS = 256, 4 << 20, 1.0
+BATCH_ROWS, BATCH_BYTES, BATCH_SECONDS = 64, 1 << 20, 1.0
 BUSY_SECONDS = 5.0
+PAGES_KIB = 400
 DAY = 86400
 
 T = TypeVar("T")
@@ -151,6 +152,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     try:
         db.execute(f"PRAGMA journal_mode={journal_mode(path)}")
         db.execute("PRAGMA synchronous=NORMAL")   # a power cut may lose the last rows, never damage the file
+        db.execute(f"PRAGMA cache_size=-{PAGES_KIB}")
         db.executescript(SCHEMA)
     except sqlite3.Error:
         db.close()

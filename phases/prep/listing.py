@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from forge.phases.prep.extract import ReadJob
+from forge.phases.prep.results import PAGES_KIB
 from forge.phases.prep.sidecars import assign
 from forge.records import CorpusEntry, digest
 
@@ -33,6 +34,7 @@ class Listing:
         self, entries: Iterable[CorpusEntry], extensions: Collection[str], sidecars: Mapping[str, tuple[str, ...]], *, copies: bool = False
     ) -> None:
         self._db = sqlite3.connect("")   # a private file that SQLite removes itself
+        self._db.execute(f"PRAGMA cache_size=-{PAGES_KIB}")
         self._db.executescript(SCHEMA)
         with self._db:
             self._db.executemany(

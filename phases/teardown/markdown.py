@@ -82,7 +82,7 @@ def verdicts_by_gate(view: View) -> dict[str, list[Verdict]]:
 
 def counts(view: View) -> dict[str, int]:
     """How much of everything there was, in the order in which it was made."""
-    found = {"documents": len(view.documents)} if view.documents is not None else {}
+    found = {"documents": view.documents} if view.documents is not None else {}
     found |= {name: count for name, count in view.counts.items() if name != "train"}
     if view.shape:
         found |= {f"rows: {split}": count for split, count in sorted(view.shape.counts.items())}

@@ -83,7 +83,7 @@ def key_figures(view: View) -> list[tuple[str, str]]:
     if parameters:
         figures.append(("parameters", f"{parameters:,}"))
     if view.documents is not None:
-        figures.append(("documents", f"{len(view.documents):,}"))
+        figures.append(("documents", f"{view.documents:,}"))
     if view.shape:
         figures.append(("training rows", f"{view.shape.counts.get('train', 0):,}"))
     shipped = view.ship.get("files") or []
@@ -147,7 +147,7 @@ def data_funnel(view: View) -> str:
     if view.documents is not None:
         lost = len(view.lost_documents)
         note = f"{lost:,} were not used" if lost else "all read"
-        bars.append(Bar(label="documents", value=len(view.documents), note=note))
+        bars.append(Bar(label="documents", value=view.documents, note=note))
     if "passages" in counts:
         bars.append(Bar(label="passages", value=counts["passages"], note="cut by structure"))
     if "clean" in counts:

@@ -139,7 +139,8 @@ class View(Record):
     approval: dict[str, Any]
     progress: tuple[dict[str, Any], ...]
     predictions: tuple[Prediction, ...]
-    documents: tuple[Document, ...] | None
+    documents: int | None
+    lost_documents: tuple[Document, ...]
     drops: tuple[Drop, ...]
     counts: dict[str, int]
 
@@ -161,11 +162,6 @@ class View(Record):
         """pass, fail or undecided, as published; undecided when nothing was measured."""
         return str(self.publication.get("quality") or self.eval.get("quality") or "undecided")
 
-    @property
-    def lost_documents(self) -> list[Document]:
-        """Files of which nothing was used, with their reasons."""
-        return [document for document in self.documents or () if document.status != "ok"]
-
     def curve(self, stage: str, kind: str) -> Points:
         """(step, loss) of a training stage; kind is "loss" or "val_loss"."""
         report = self.train.get(stage) or {}
@@ -176,6 +172,7 @@ def read_view(ctx: Context) -> View:
     """Read what exists. Never raises for a missing or damaged artifact."""
     files = _Files(ctx)
     record = files.read("run_record", lambda path: RunRecord.model_validate_json(path.read_bytes()))
+    documents = files.read("documents", _documents)
     counts = {name: files.read(name, _count_lines) for name in ("passages", "clean", "pairs", "train")}
     return View(
         record=record or RunRecord(run=ctx.run_id), unreadable=files.unreadable,
@@ -186,7 +183,7 @@ def read_view(ctx: Context) -> View:
         publication=files.read("publication", _object) or {}, forecast=files.read("forecast", _object) or {},
         approval=files.read("approval", _object) or {}, progress=files.read("progress", _rows) or (),
         predictions=files.read("predictions", lambda path: tuple(read_jsonl(path, Prediction))) or (),
-        documents=files.read("documents", lambda path: tuple(read_jsonl(path, Document))),
+        documents=documents[0] if documents else None, lost_documents=documents[1] if documents else (),
         drops=files.read("drops", lambda path: tuple(read_jsonl(path, Drop))) or (),
         counts={name: count for name, count in counts.items() if count is not None},
     )
@@ -231,6 +228,18 @@ def _rows(path: Path) -> tuple[dict[str, Any], ...]:
         if line.endswith("}"):
             rows.append(json.loads(line))
     return tuple(rows)
+
+
+def _documents(path: Path) -> tuple[int, tuple[Document, ...]]:
+    """How many files there were, and those of which nothing was used, with their reasons. The others are not looked into:
+    there may be a million."""
+    lost = []
+    with path.open(encoding="utf-8") as file:
+        count = 0
+        for count, line in enumerate(file, 1):  # noqa: B007 - told below
+            if '"status":"ok"' not in line:
+                lost.append(Document.model_validate_json(line))
+    return count, tuple(lost)
 
 
 def _count_lines(path: Path) -> int:
