@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from forge.errors import ExtractError
-from forge.plugins.extractors._rows import MAX_COUNTED, OVER_LIMIT, UNCOUNTED
+from forge.plugins.extractors._rows import MAX_CHARACTERS, MAX_COUNTED, OVER_LIMIT, UNCOUNTED
 from forge.records import Piece
 
 QUESTIONS = ("question", "query", "prompt", "instruction", "problem", "input", "q")
@@ -37,19 +37,18 @@ def record_pieces(
 
     Identifiers and rejected answers of records are dropped with their reason; rows beyond `limit` are counted as losses.
     """
+    characters = 0
     for count, (number, row) in enumerate(rows):
+        limit = limit if characters < MAX_CHARACTERS else min(limit, count)
         if count >= limit + MAX_COUNTED:
             yield UNCOUNTED
             return
         if count >= limit:
             yield OVER_LIMIT
             continue
-        where = place(number)
-        if text := record_text(row):
-            yield Piece(text=text, locator=where, heading=heading, kind="record")
-            yield from _left_out(row, where)
-        else:
-            yield from _other(row, where, heading)
+        for piece in _row(row, place(number), heading):
+            characters += len(piece.text)
+            yield piece
 
 
 def record_text(row: Mapping[str, Any]) -> str:
@@ -92,6 +91,14 @@ def plain(value: Any, depth: int = 0) -> str:
         texts = [text for text in (plain(inner, depth + 1) for inner in value) if text]
         return ("\n" if any(len(text) > 40 for text in texts) else ", ").join(texts)
     return str(value)
+
+
+def _row(row: Mapping[str, Any], where: str, heading: str) -> Iterator[Piece]:
+    if text := record_text(row):
+        yield Piece(text=text, locator=where, heading=heading, kind="record")
+        yield from _left_out(row, where)
+    else:
+        yield from _other(row, where, heading)
 
 
 def _other(row: Mapping[str, Any], where: str, heading: str) -> Iterator[Piece]:

@@ -24,6 +24,9 @@ Place = Callable[[int, int, int, int], str]
 MAX_ROWS = 200_000
 """Rows of one table that are kept unless the option max_rows says otherwise."""
 
+MAX_CHARACTERS = 32_000_000
+"""Characters of one table, which also end it: half of what prep takes of a file before it refuses the whole."""
+
 OVER_LIMIT = Piece(text="", dropped="row over the limit")
 UNCOUNTED = Piece(text="", dropped="table that goes on for more than a million rows over the limit")
 MAX_COUNTED = 1_000_000
@@ -82,7 +85,7 @@ class _Writer:
 
     def __init__(self, place: Place, heading: str, limit: int) -> None:
         self.place, self.heading, self.limit = place, heading, limit
-        self.kept = 0
+        self.kept = self.characters = 0
         self.full = False
 
     def plain(self, row: Row, kind: Literal["prose", "table"]) -> Piece:
@@ -104,6 +107,9 @@ class _Writer:
                     return
                 continue
             group.add(number, cells, joint.join([labels.get(column, "") + value for column, value in cells]))
+            self.characters += len(group.lines[-1])
+            if self.characters > MAX_CHARACTERS:
+                self.limit = self.kept
             if self.kept <= ROWS_ALONE or group.size > GROUP_CHARACTERS:
                 yield from self._grouped(group)
         yield from self._grouped(group)

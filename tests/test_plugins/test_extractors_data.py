@@ -91,6 +91,12 @@ def test_rows_over_the_limit_are_counted(tmp_path: Path) -> None:
     assert Counter(piece.dropped for piece in pieces) == {"": 30, "row over the limit": 20}
 
 
+def test_a_set_of_too_many_characters_is_cut_rather_than_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("forge.plugins.extractors._records.MAX_CHARACTERS", 100)
+    pieces = read_lines(tmp_path, *({"text": f"a text of some words, number {number}"} for number in range(50)))
+    assert Counter(piece.dropped for piece in pieces) == {"": 4, "row over the limit": 46}
+
+
 # --- documents -------------------------------------------------------------------------------------------------
 
 

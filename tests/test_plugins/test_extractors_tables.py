@@ -135,6 +135,13 @@ def test_a_table_without_end_is_cut_and_not_counted_to_its_end(tmp_path: Path, m
     }  # fmt: skip
 
 
+def test_a_table_of_too_many_characters_is_cut_rather_than_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("forge.plugins.extractors._rows.MAX_CHARACTERS", 500)
+    pieces = read(tmp_path, "id,name\n" + "".join(f"{number},name {number}\n" for number in range(100)))
+    assert 500 < sum(len(piece.text) for piece in pieces) < 540
+    assert sum(piece.dropped == "row over the limit" for piece in pieces) == 101 - len(kept(pieces))
+
+
 def test_rows_of_long_tables_share_pieces_and_keep_their_places(tmp_path: Path) -> None:
     text = "id,name\n" + "".join(f"{number},n{number}\n" for number in range(3 * ROWS_ALONE))
     pieces = read(tmp_path, text)
