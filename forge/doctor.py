@@ -24,7 +24,7 @@ from forge.run import home
 
 MIN_FREE_GB = 5.0
 DISTRIBUTION = "slm-forge"
-OPTIONAL_EXTRAS = {"mupdf", "datasketch", "sources", "aws", "clickhouse", "snowflake", "bigquery", "cassandra", "mssql", "oracle"}
+OPTIONAL_EXTRAS = {"mupdf", "media", "datasketch", "sources", "aws", "clickhouse", "snowflake", "bigquery", "cassandra", "mssql", "oracle"}
 """What a run over a folder does not need."""
 
 

@@ -36,6 +36,7 @@ MAX_SIDE = 32_000
 MAX_PAGES, SECONDS_PER_FILE = 25, 120.0
 OVER_LIMIT, OVER_TIME = "page over the OCR limit", "page that OCR had no time for"
 
+
 def read_picture(picture: Image, engine: OcrEngine, *, locator: str = "") -> Iterator[Piece]:
     """The paragraphs of a picture, then the words that the engine was unsure of, dropped; NO_TEXT where it saw none."""
     unsure: list[str] = []

@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from forge.errors import ExtractError
 from forge.phases.prep import phase
+from forge.phases.prep.route import SIGNATURES
 from forge.plugins.extractors import _ocr_engines
 from forge.plugins.extractors._ocr import join_lines, prepare, read_picture, read_scans
 from forge.plugins.extractors._ocr_engines import OcrFailure, RapidOcr, Tesseract, Word, choose_engine
@@ -105,6 +106,11 @@ def test_of_an_animation_the_first_frame_is_read_and_the_rest_is_reported(tmp_pa
     pieces = read(tmp_path, "image/gif", made)
     assert kept(pieces) == SENTENCE
     assert losses(pieces) == ["frames of an animation after the first"]
+
+
+def test_every_kind_of_picture_that_the_router_knows_is_read() -> None:
+    known = {media_type for _, _, media_type in SIGNATURES if media_type.startswith("image/")}
+    assert known <= set(extractor.media_types)
 
 
 def test_bitmaps_are_told_from_texts_that_start_alike() -> None:

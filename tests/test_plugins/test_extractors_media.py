@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from forge.errors import ExtractError
+from forge.phases.prep.route import SIGNATURES
 from forge.plugins.extractors.media import MediaExtractor, Segment, extractor
 from forge.plugins.extractors.media.speech import NO_MODEL, paragraphs
 from forge.protocols import Option, Reading
@@ -233,6 +234,11 @@ def test_a_recording_without_a_declared_length_is_measured(tmp_path: Path) -> No
     heard = listening((0.0, 1.0, "Live."))
     assert [piece.text for piece in read(tmp_path, bytes(made), heard, min_video_seconds=4)] == ["Live."]
     assert [piece.dropped for piece in read(tmp_path, bytes(made), heard, min_video_seconds=6)] == ["video shorter than 6 seconds"]
+
+
+def test_every_kind_of_sound_and_film_that_the_router_knows_is_read() -> None:
+    known = {media_type for _, _, media_type in SIGNATURES if media_type.startswith(("audio/", "video/"))}
+    assert known <= set(extractor.media_types)
 
 
 def test_formats_are_known_by_their_content() -> None:

@@ -29,7 +29,7 @@ AUDIO = {
     ".caf": "audio/x-caf", ".wma": "video/x-ms-asf",
 }
 VIDEO = {
-    ".mp4": "video/mp4", ".m4v": "video/mp4", ".mov": "video/mp4", ".3gp": "video/mp4", ".mkv": "video/x-matroska",
+    ".mp4": "video/mp4", ".m4v": "video/mp4", ".mov": "video/quicktime", ".3gp": "video/mp4", ".mkv": "video/x-matroska",
     ".webm": "video/x-matroska", ".avi": "video/x-msvideo", ".wmv": "video/x-ms-asf", ".flv": "video/x-flv", ".mpg": "video/mpeg",
     ".mpeg": "video/mpeg", ".mts": "video/mp2t", ".m2ts": "video/mp2t",
 }
