@@ -28,6 +28,7 @@ FREE_BYTES = 64 << 20
 
 MAX_RATIO = 200
 MAX_PARTS = 60
+MAX_NAME_BYTES = 2_000
 MAX_PART_BYTES = 200
 """Of a name, so that it fits into any file system (255 bytes) with a number added."""
 
@@ -172,7 +173,10 @@ def _numbered(name: str) -> Iterator[str]:
 def safe_name(name: str) -> str:
     """A relative path without "..", drive, control characters or over-long parts; as it was wherever it was safe."""
     parts = [_safe_part(part) for part in _plain(name).split("/") if part not in ("", ".", "..")]
-    return "/".join(parts[-MAX_PARTS:]) or "unnamed"
+    parts = parts[-MAX_PARTS:]
+    while len(parts) > 1 and len("/".join(parts).encode()) > MAX_NAME_BYTES:
+        parts.pop(0)
+    return "/".join(parts) or "unnamed"
 
 
 def _plain(name: str) -> str:

@@ -165,6 +165,12 @@ def test_a_safe_name_stays_below_its_folder(name: str) -> None:
     assert safe.encode().decode().isprintable()
 
 
+def test_a_name_longer_than_any_path_may_be_keeps_its_end(tmp_path: Path) -> None:
+    found = read(tmp_path, "x.box", "box:" + "f" * 180 + ("/" + "f" * 180) * 50 + f"/last.txt={TEXT}")
+    assert found[1].document.status == "ok"
+    assert found[1].document.source.path.endswith("/last.txt")
+
+
 def test_what_came_out_of_a_damaged_archive_stays_but_nothing_of_a_refused_one(tmp_path: Path) -> None:
     failed = told(read(tmp_path, "x.box", f"box:a.txt={TEXT};raise=cut off here"))
     assert failed == {"x.box": ("failed", "holds 1 file; cut off here"), "x.box!/a.txt": ("ok", "")}
