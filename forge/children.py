@@ -9,6 +9,8 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from forge.credentials import USER_AND_PASSWORD
+
 PR_SET_PDEATHSIG = 1
 
 WORKER_ENVIRONMENT = {
@@ -28,8 +30,13 @@ SECRET_WORDS = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL")
 
 def worker_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """Our environment without anything that looks like a secret, plus what a worker needs."""
-    kept = {name: value for name, value in os.environ.items() if not any(word in name.upper() for word in SECRET_WORDS)}
+    kept = {name: value for name, value in os.environ.items() if not _is_secret(name, value)}
     return {**kept, **WORKER_ENVIRONMENT, **(extra or {})}
+
+
+def _is_secret(name: str, value: str) -> bool:
+    """True for a name like a secret's, and for a URL with a password in it (DATABASE_URL)."""
+    return any(word in name.upper() for word in SECRET_WORDS) or USER_AND_PASSWORD.search(value) is not None
 
 
 def spawn(argv: Sequence[str], log: Path, env: Mapping[str, str]) -> subprocess.Popen[bytes]:

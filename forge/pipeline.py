@@ -35,7 +35,7 @@ from forge.protocols import Lease, Offer
 from forge.records import CorpusEntry, canonical_json, digest, stream_jsonl
 from forge.registry import Registry, require
 from forge.remote import MachineRun, rehearse
-from forge.run import Run, cache_folder, home
+from forge.run import Run, cache_folder, home, run_folders
 from forge.snapshots import Snapshots
 from forge.sources import is_source_list, read_sources
 from forge.store import Artifact
@@ -317,6 +317,7 @@ class Pipeline:
             return None
         return Snapshots(
             self.run.folder, self.run.corpus, read_sources(self.run.corpus, self.registry), check_stop=self._check_stop,
+            donors=run_folders(self.run.corpus),
             tell=lambda text: self.run.events.emit("notice", text=text),
         )
 

@@ -206,6 +206,12 @@ def find_run(corpus: Path, *, dry_run: bool) -> str:
     return ""
 
 
+def run_folders(corpus: Path) -> list[Path]:
+    """The folders of all runs over a corpus, newest first."""
+    wanted = str(corpus.resolve())
+    return [runs_folder() / run_id for run_id in run_ids() if _card(run_id).get("corpus") == wanted]
+
+
 def _card(run_id: str) -> dict[str, object]:
     """run.json, which is only a copy of what state.db says: a damaged one names no corpus."""
     try:

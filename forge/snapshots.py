@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -56,9 +56,11 @@ class Snapshots:
 
     def __init__(
         self, folder: Path, corpus: Path, sources: list[Source], *, tell: Callable[[str], None] = lambda text: None,
-        check_stop: Callable[[], None] = lambda: None,
+        check_stop: Callable[[], None] = lambda: None, donors: Sequence[Path] = (),
     ) -> None:
+        """donors: folders of other runs over the same list; their snapshots of unchanged entries are taken over."""
         self.folder, self.sources, self.tell, self.check_stop = folder / "sources", sources, tell, check_stop
+        self.donors = [donor / "sources" for donor in donors if donor != folder]
         self.root = self.folder.resolve() / corpus_label(corpus)
         self.base = corpus.resolve().parent
         self.secrets = Secrets()
@@ -71,7 +73,7 @@ class Snapshots:
             self.check_stop()
             if source.is_local:
                 self._link(source)
-            elif refetch or not self._is_current(source):
+            elif refetch or not (self._is_current(source) or self._take_over(source)):
                 self._fetch(source)
 
     def entries(self, cache: Path | None, leave_out: Path) -> Iterator[CorpusEntry]:
@@ -86,12 +88,31 @@ class Snapshots:
                 yield entry.model_copy(update={"path": f"{source.name}/{entry.path}"})
 
     def _is_current(self, source: Source) -> bool:
-        manifest = self._manifest(source)
+        manifest = self._manifest(source, self.folder)
         return manifest is not None and manifest.settings_sha256 == source.sha256
 
-    def _manifest(self, source: Source) -> Manifest | None:
-        """The manifest of a complete snapshot."""
-        path, files = self.folder / f"{source.name}.json", self.root / source.name
+    def _take_over(self, source: Source) -> bool:
+        """Link the files of another run's snapshot of the same entry: a real run reads what its rehearsal fetched."""
+        for donor in self.donors:
+            manifest = self._manifest(source, donor)
+            if manifest is None or manifest.settings_sha256 != source.sha256:
+                continue
+            draft = self.folder / f".new-{source.name}"
+            try:
+                shutil.copytree(donor / self.root.name / source.name, draft, symlinks=True, copy_function=_link_or_copy)
+                if self._manifest(source, donor) == manifest:   # not replaced meanwhile
+                    self._publish(draft, manifest)
+                    self.tell(f"source {source.name} ({source.kind}): {manifest.files:,} files of run {donor.parent.name} are used again; --refetch brings them anew")
+                    return True
+            except OSError:   # the other run is replacing it just now
+                continue
+            finally:
+                shutil.rmtree(draft, ignore_errors=True)
+        return False
+
+    def _manifest(self, source: Source, folder: Path) -> Manifest | None:
+        """The manifest of a complete snapshot in a run's folder of sources."""
+        path, files = folder / f"{source.name}.json", folder / self.root.name / source.name
         if not path.is_file() or not files.is_dir() or files.is_symlink():
             return None
         try:
@@ -100,7 +121,8 @@ class Snapshots:
             return None
 
     def _fetch(self, source: Source) -> None:
-        known = self._manifest(source)
+        known = self._manifest(source, self.folder)
+        self.tell(f"source {source.name} ({source.kind}): fetching")
         old = known if known and known.settings_sha256 == source.sha256 else None
         draft = self.folder / f".new-{source.name}"
         shutil.rmtree(draft, ignore_errors=True)
@@ -253,6 +275,13 @@ def _shorten(text: str) -> str:
 def _count(folder: Path) -> tuple[int, int]:
     sizes = [path.lstat().st_size for path, _ in walk_names(folder)]
     return len(sizes), sum(sizes)
+
+
+def _link_or_copy(source: str, target: str, *, follow_symlinks: bool = True) -> None:
+    try:
+        os.link(source, target, follow_symlinks=follow_symlinks)
+    except OSError:   # another file system, or one without links
+        shutil.copy2(source, target, follow_symlinks=follow_symlinks)
 
 
 def _remove(path: Path) -> None:

@@ -58,7 +58,7 @@ def run(
     flags = [*_money(budget, before_gate), *set_]
     session = Session(as_json=as_json, quiet=quiet, yes=yes)
     session.start(corpus, dry_run=dry_run, new=new, run_id=run_id, plugin_dirs=tuple(plugin_dir), recipe=recipe, flags=flags, until=until)
-    session.execute(until=until, refetch=refetch)
+    session.execute(until=until, refetch=refetch or new)
 
 
 def plan(

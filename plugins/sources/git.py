@@ -30,7 +30,7 @@ SCHEMES = {"https", "http", "ssh", "git"}
 OFF = {
     "core.hooksPath": os.devnull, "core.fsmonitor": "false", "core.autocrlf": "false", "core.eol": "lf", "core.attributesFile": os.devnull,
     "protocol.ext.allow": "never", "submodule.recurse": "false", "fetch.recurseSubmodules": "false", "gc.auto": "0",
-    "advice.detachedHead": "false", "init.defaultBranch": "main", "transfer.fsckObjects": "true", "http.followRedirects": "initial",
+    "advice.detachedHead": "false", "init.defaultBranch": "main", "http.followRedirects": "initial",
 }
 POLL_SECONDS = 0.1
 

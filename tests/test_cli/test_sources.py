@@ -99,3 +99,11 @@ def test_resume_goes_on_with_the_snapshot(forge: Command, mixed: Path) -> None:
     assert ran.code == 0, ran.err
     assert "fetched" not in ran.err
     assert documents("one")["tickets/rows.jsonl"] == "ok"
+
+
+def test_a_real_run_reads_what_its_rehearsal_fetched(forge: Command, mixed: Path) -> None:
+    assert "source tickets (sqlite): fetching" in forge("run", mixed, "--id", "drill", "--dry-run", "--until", "prep").err
+    ran = forge("run", mixed, "--id", "real", "--until", "prep")
+    assert "source tickets (sqlite): 1 files of run drill are used again" in ran.err
+    assert documents("real")["tickets/rows.jsonl"] == "ok"
+    assert "fetching" in forge("run", mixed, "--new", "--until", "prep").err

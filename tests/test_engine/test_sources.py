@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from forge.children import worker_environment
 from forge.corpus import locate
 from forge.credentials import HIDDEN, Secrets, check_no_secrets
 from forge.errors import ForgeError, Interrupted, MissingAccess, UsageError
@@ -187,6 +188,12 @@ def test_no_secret_reaches_manifest_notice_or_error(work: Path, registry: Regist
     assert HIDDEN in said
 
 
+def test_workers_get_no_variable_that_looks_like_a_credential(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"DATABASE_URL": "postgresql://me:Hunter2@h/d", "PGPASSWORD": "x", "MY_TOKEN": "x", "PLAIN_URL": "https://host/path"}.items():
+        monkeypatch.setenv(name, value)
+    assert {"DATABASE_URL", "PGPASSWORD", "MY_TOKEN", "PLAIN_URL"} & set(worker_environment()) == {"PLAIN_URL"}
+
+
 # --- snapshots -------------------------------------------------------------------------------------------------
 
 
@@ -254,6 +261,22 @@ def test_a_source_that_is_taken_out_or_becomes_local_takes_its_files_along(work:
     toys(work, "name: a, kind: toy, words: [x]")
     assert [entry.path for entry in listing(bring(work, registry))] == ["a/0.txt"]
     assert (work / "manuals" / "m.md").exists()   # the link went, not what it pointed to
+
+
+def test_another_run_over_the_same_list_takes_the_snapshot_over(work: Path, registry: Registry) -> None:
+    file = toys(work, "name: a, kind: toy, words: [x]", "name: b, kind: toy, words: [y]")
+    first = listing(bring(work, registry))
+    told: list[str] = []
+    (work / "other").mkdir()
+    toys(work, "name: a, kind: toy, words: [x]", "name: b, kind: toy, words: [changed]")
+    other = Snapshots(work / "other", file, read_sources(file, registry), donors=[work / "run", work / "other"], tell=told.append)
+    other.bring()
+    assert fetches() == ["x", "y", "changed"]
+    assert listing(other)[0] == first[0]
+    assert told[0] == "source a (toy): 1 files of run run are used again; --refetch brings them anew"
+    other.bring(refetch=True)
+    assert len(fetches()) == 5
+    assert listing(bring(work, registry))[0] == first[0]   # the donor is as it was
 
 
 def test_a_manifest_says_what_was_fetched(work: Path, registry: Registry) -> None:
