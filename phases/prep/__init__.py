@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from forge.cache import Cache
 from forge.isolate import gaps
@@ -62,6 +62,12 @@ class PrepSettings(Settings):
     allowed_failed_share: float = Field(
         0.2, ge=0, le=1, description="share of readable files that may fail before the phase fails; skipped and refused do not count"
     )
+
+    @field_validator("ocr", mode="before")
+    @classmethod
+    def _yaml_word(cls, value: object) -> object:
+        """YAML reads off as false: in forge.yaml and after --set that word must mean what it says."""
+        return {False: "off", True: "auto"}.get(value, value) if isinstance(value, bool) else value
 
     @model_validator(mode="after")
     def _ordered(self) -> PrepSettings:

@@ -45,3 +45,4 @@ def test_extract_takes_settings_of_prep(tmp_path: Path) -> None:
     assert "n40" not in text
     with pytest.raises(UsageError):
         extract(root / "a.csv", tmp_path / "out.jsonl", Registry(), lambda _: None, flags=["prep.max_rwos=3"])
+    assert extract(root / "a.csv", tmp_path / "out.jsonl", Registry(), lambda _: None, flags=["prep.ocr=off"]) == {"ok": 1}
