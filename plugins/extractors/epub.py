@@ -15,7 +15,8 @@ from urllib.parse import unquote
 from forge.errors import ExtractError
 from forge.phase import Requirement
 from forge.plugins.extractors._decode import decode
-from forge.plugins.extractors._html import parse_xhtml, visible_text, whole
+from forge.plugins.extractors._html import whole
+from forge.plugins.extractors._htmltree import parse_xhtml, visible_text
 from forge.plugins.extractors._outline import Outline
 from forge.plugins.extractors._xml import attribute, open_zip, parse_part, parse_xml, tag_of
 from forge.protocols import Reading

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from forge.phase import Requirement
-from forge.plugins.extractors._html import parse_html, visible_text
+from forge.plugins.extractors._htmltree import parse_html, visible_text
 from forge.plugins.extractors._outline import Outline
 from forge.plugins.extractors._xml import attribute, parse_xml, tag_of
 from forge.protocols import Reading

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from forge.errors import ExtractError
-from forge.plugins.extractors._html import page, parse_xhtml, whole
+from forge.plugins.extractors._html import page, whole
+from forge.plugins.extractors._htmltree import parse_xhtml
 from forge.protocols import Reading
 from forge.records import Piece
 from forge.registry import Registry

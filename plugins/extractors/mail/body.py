@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from forge.plugins.extractors._html import parse_html, whole
+from forge.plugins.extractors._html import whole
+from forge.plugins.extractors._htmltree import parse_html
 from forge.plugins.extractors._outline import blocks, unwrap
 from forge.records import Piece
 

@@ -15,7 +15,8 @@ from email.message import Message
 
 from forge.errors import ExtractError
 from forge.plugins.extractors._decode import decode
-from forge.plugins.extractors._html import page, parse_html, visible_text
+from forge.plugins.extractors._html import page
+from forge.plugins.extractors._htmltree import parse_html, visible_text
 from forge.plugins.extractors.mail.body import body_pieces, html_pieces
 from forge.protocols import Embedded
 from forge.records import Piece
