@@ -114,7 +114,8 @@ def _main(root: _Element, sizes: dict[Any, _Size]) -> _Element:
     total = sizes[root].words
     for tags, share in ((("main",), MIN_KEPT_SHARE), (("article",), 0.5)):
         found = [node for node in sizes if node.tag in tags or (tags == ("main",) and role(node) == "main")]
-        outer = [node for node in found if not any(above in found for above in node.iterancestors())]
+        inner = set(found)
+        outer = [node for node in found if not any(above in inner for above in node.iterancestors())]
         if len(outer) == 1 and sizes[outer[0]].words >= max(1, share * total):
             return outer[0]
     return root

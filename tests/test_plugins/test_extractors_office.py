@@ -83,6 +83,8 @@ def test_alternative_texts_of_people_are_notes_and_those_of_programs_are_nothing
     def drawing(text: str) -> str:
         return f'<w:p><w:r><w:drawing><wp:inline xmlns:wp="wp"><wp:docPr id="1" name="x" descr="{text}"/></wp:inline></w:drawing></w:r></w:p>'
 
+    boxed = f"<w:p><w:r><w:txbxContent>{drawing('Inside a box')}</w:txbxContent></w:r></w:p>"
+    assert kept(read(word.extractor, tmp_path, corpus.docx(boxed))) == [("notes", "Inside a box")]
     body = drawing("The ledger after a crash") + drawing("image1.png") + drawing("A screenshot of a computer&#10;Description automatically generated")
     assert kept(read(word.extractor, tmp_path, corpus.docx(body))) == [("notes", "The ledger after a crash")]
 

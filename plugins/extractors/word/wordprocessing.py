@@ -99,8 +99,12 @@ class _Docx:
     def _drawings(self, node: _Element, locator: str) -> Iterator[Piece]:
         """What stands in a paragraph as a drawing: charts, diagrams, the alternative texts of pictures."""
         relations: dict[str, tuple[str, str]] = {}
-        for one in node.iter():
+        pending: list[Any] = [node]
+        while pending:
+            one = pending.pop()
             tag = tag_of(one)
+            if tag not in {"txbxContent", "Fallback"}:  # a box's paragraphs are read by themselves
+                pending.extend(reversed(one))
             if tag == "docPr" and (shown := alternative_text(one)):
                 yield Piece(text=shown, locator=f"{locator} picture", heading=self.outline.path, kind="notes")
             elif tag in {"chart", "relIds"}:
