@@ -67,7 +67,7 @@ class ImageExtractor:
         ".avif": "image/avif",
     }
     magic: ClassVar[Mapping[bytes, str]] = {b"II+\0": "image/tiff", b"MM\0+": "image/tiff"}
-    requires: ClassVar[tuple[Requirement, ...]] = (Requirement(module="PIL", extra="media"),)
+    requires: ClassVar[tuple[Requirement, ...]] = (Requirement(module="PIL", extra="media"), Requirement(module="lxml", extra="media"))
 
     def state(self) -> str:
         """The OCR engines that this machine has."""

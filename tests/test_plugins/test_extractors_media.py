@@ -204,6 +204,13 @@ def test_a_model_folder_that_would_need_a_download_is_not_used(tmp_path: Path, l
     assert piece.dropped.endswith(reason)
 
 
+def test_a_damaged_model_is_named_as_the_reason(tmp_path: Path) -> None:
+    for name in ("model.bin", "config.json", "tokenizer.json"):
+        (tmp_path / name).write_bytes(b"{}")
+    with pytest.raises(ExtractError, match="the speech model cannot be loaded"):
+        read(tmp_path, sound(), speech_model=str(tmp_path))
+
+
 # --- damaged and hostile ---------------------------------------------------------------------------------------
 
 

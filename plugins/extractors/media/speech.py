@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
 
+from forge.errors import ExtractError
 from forge.protocols import Option
 from forge.records import Piece
 
@@ -60,13 +61,23 @@ class Whisper:
         self.folder = folder
 
     def transcribe(self, path: Path) -> Iterator[Segment]:
-        """The segments. Stretches without a voice are left out first: whisper invents sentences for silence."""
+        """The segments. Stretches without a voice are left out first: whisper invents sentences for silence.
+
+        Raises ExtractError when the sound or the model cannot be read.
+        """
+        import av
         from faster_whisper import WhisperModel
 
-        model = WhisperModel(str(self.folder), device="cpu", cpu_threads=1, num_workers=1, local_files_only=True)
-        segments, _ = model.transcribe(str(path), temperature=0.0, condition_on_previous_text=False, vad_filter=True)
-        for segment in segments:
-            yield Segment(segment.start, segment.end, segment.text)
+        try:
+            model = WhisperModel(str(self.folder), device="cpu", cpu_threads=1, num_workers=1, local_files_only=True)
+        except Exception as error:  # tokenizers raises bare Exceptions for a damaged tokenizer.json
+            raise ExtractError(f"the speech model cannot be loaded ({type(error).__name__}: {error})") from error
+        try:
+            segments, _ = model.transcribe(str(path), temperature=0.0, condition_on_previous_text=False, vad_filter=True)
+            for segment in segments:
+                yield Segment(segment.start, segment.end, segment.text)
+        except (av.FFmpegError, OSError, ValueError, LookupError, RuntimeError) as error:
+            raise ExtractError(f"damaged audio ({type(error).__name__}: {error})".replace(str(path), "file")) from error
 
 
 def paragraphs(segments: Iterable[Segment], options: Mapping[str, Option] | None = None) -> Iterator[Piece]:
