@@ -6,6 +6,7 @@ import io
 import sys
 import zipfile
 from collections.abc import Iterator, Mapping
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,28 @@ def test_however_a_plugin_file_breaks_the_run_goes_on(tmp_path: Path, source: st
     registry = Registry((plugins,))
     assert "file_name" in registry.names("extractor") or "x" in registry.names("extractor")
     assert sum(hasattr(registry.plugin("extractor", name, ready=False), "broken") for name in registry.names("extractor")) == 1
+
+
+def test_doctor_and_the_list_of_plugins_name_what_is_broken_and_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    from forge import doctor
+    from forge.extending import plugin_rows
+
+    original = EntryPoint.load
+
+    def load(self: EntryPoint) -> Any:
+        if self.name in ("slides", "offline"):
+            raise ImportError(f"{self.name} is half installed")
+        return original(self)
+
+    monkeypatch.setattr(EntryPoint, "load", load)
+    found = {finding.name: finding for finding in doctor.examine()}
+    for name in ("extractor slides", "teacher offline"):
+        assert found[name].state == "missing"
+        assert "half installed" in found[name].detail
+    rows = {(kind, name): state for kind, name, state in plugin_rows(())}
+    assert rows["extractor", "slides"] == "broken: ImportError: slides is half installed"
+    assert rows["teacher", "offline"] == "broken: ImportError: offline is half installed"
+    assert rows["extractor", "text"] == "ready"
 
 
 def test_a_broken_teacher_still_stops(tmp_path: Path) -> None:
