@@ -401,3 +401,25 @@ def test_a_template_with_an_unknown_column_names_the_known_ones(tmp_path: Path) 
     with pytest.raises(ForgeError, match='gives no column "titel"') as caught:
         World(tmp_path, {"name": "shop", "kind": "sqlite", "path": "shop.db", "query": "SELECT 1 AS title", "text": "{titel}"}).bring()
     assert caught.value.why == "its columns are title"
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_a_whole_run_leaves_no_password_anywhere(
+    tmp_path: Path, postgres: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], right: bool
+) -> None:
+    from forge.cli.app import run_command
+    from forge.run import home
+
+    password = PASSWORD if right else "Hunter2!Hunter2!"
+    monkeypatch.setenv("DATABASE_URL", f"postgresql://owner:{quote(password, safe='')}@127.0.0.1:{postgres}/postgres")
+    entry = {"name": "shop", "kind": "postgresql", "url_env": "DATABASE_URL", "query": "SELECT * FROM ticket"}
+    file = World(tmp_path, entry).file
+    assert run_command(["run", str(file), "--until", "prep", "--id", "one"]) == (0 if right else 1)
+    assert run_command(["run", str(file), "--preview", "--json"]) == (0 if right else 1)
+    said = capsys.readouterr()
+    written = b"".join(path.read_bytes() for path in home().rglob("*") if path.is_file())
+    assert len(written) > 1000
+    for secret in (password, quote(password, safe="")):
+        assert secret not in said.out + said.err
+        assert secret.encode() not in written
+    assert ("password authentication failed" in said.err) is not right
