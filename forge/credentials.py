@@ -16,12 +16,21 @@ SECRET_KEY = re.compile(r"pass(word|wd|phrase)?$|^pwd$|secret|token|api_?key|acc
 SECRET_VALUE = re.compile(r"^(hf_\w{20,}|gh[pousr]_\w{20,}|github_pat_\w{20,}|AKIA[0-9A-Z]{16}|sk-[\w-]{20,}|Bearer\s+\S+|Basic\s+[\w+/=]{8,})$")
 USER_AND_PASSWORD = re.compile(r"(?P<scheme>[a-z][\w+.-]*)://(?P<user>[^/\s:@]*):(?P<password>[^/\s@]+)@", re.I)
 WEB_USER = re.compile(r"^https?://[^/\s@]+@", re.I)
+VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
+QUERY_PARTS = {"filter", "projection", "sort", "pipeline"}
+"""Below these the keys are a database's field names: {token_count: 5} is no token."""
+
 SECRET_PARAMETER = re.compile(r"[?&;](password|passwd|pwd|token|access_token|api_?key|sig|signature|x-amz-signature|x-amz-credential)=[^&\s]", re.I)
 
 
 def check_no_secrets(tree: Any, where: str) -> None:
     """Raise UsageError for the first literal secret in parsed YAML. The message names its key, never its value."""
     for path, key, value in _leaves(tree):
+        if key.endswith("_env") and value not in (None, "") and not (isinstance(value, str) and VARIABLE.fullmatch(value)):
+            raise UsageError(
+                f"{where}: {path} is not the name of an environment variable", why="names are written in capitals, digits and _; the value may be the secret itself",
+                next=f"export MY_SECRET=… and write {key}: MY_SECRET",
+            )
         why = _why_secret(key, value)
         if why:
             variable = re.sub(r"\W+", "_", key or "secret").strip("_").upper()
@@ -95,11 +104,11 @@ def _variable_key(key: str) -> str:
 def _leaves(tree: Any, path: str = "", key: str = "") -> Iterator[tuple[str, str, Any]]:
     """(path, nearest key, value) of every scalar. A source is called by its name where it has one.
 
-    What stands under headers_env names variables only: the same keys are no secret there.
+    What stands under headers_env names variables, and a query's parts name fields: those keys are no secrets.
     """
     if isinstance(tree, dict):
         for name, value in tree.items():
-            inner = str(name) + ("_env" if key == "headers_env" else "")
+            inner = f"{name}_env" if key == "headers_env" else key if key in QUERY_PARTS else str(name)
             yield from _leaves(value, f"{path}.{name}" if path else str(name), inner)
     elif isinstance(tree, list):
         for number, value in enumerate(tree, 1):

@@ -143,11 +143,19 @@ def test_a_literal_secret_is_refused_without_being_repeated(work: Path, registry
 @pytest.mark.parametrize("entry", [
     "{kind: git, url: 'ssh://git@github.com/a/b'}", "{kind: git, url: 'git@github.com:a/b'}", "{kind: x, url: 'postgresql://reader@h:5432/d'}",
     "{kind: x, password_env: PGPASSWORD}", "{kind: x, headers_env: {Authorization: MY_AUTH}}", "{kind: x, urls: ['https://h/a@b?page=2']}", "{kind: x, columns: [token_count]}",
+    "{kind: x, queries: [{filter: {token_count: 5, a: {password: x}}, pipeline: [{$match: {secret: 1}}]}]}",
 ])
 def test_names_of_variables_and_users_are_no_secrets(entry: str) -> None:
     import yaml
 
     check_no_secrets(yaml.safe_load(entry), "sources.yaml")
+
+
+@pytest.mark.parametrize("entry", ["password_env: hunter2", "password_env: 'Hunter2!'", "url_env: 'postgresql://h/d'", "headers_env: {X-Key: abc123}"])
+def test_a_secret_in_place_of_a_variable_s_name_is_refused_without_being_repeated(work: Path, registry: Registry, entry: str) -> None:
+    with pytest.raises(UsageError, match="is not the name of an environment variable") as caught:
+        read_sources(yaml_file(work, f"version: 1\nsources:\n  - {{name: a, kind: http, {entry}}}\n"), registry)
+    assert not [word for word in ("hunter2", "Hunter2", "//h/d", "abc123") if word in str(caught.value)]
 
 
 def test_broken_yaml_does_not_show_the_line_with_a_password(work: Path, registry: Registry) -> None:

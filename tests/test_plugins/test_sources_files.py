@@ -52,6 +52,8 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
             self.end_headers()
             self.wfile.write(body)
 
+        do_POST = do_GET
+
         def log_message(self, format: str, *args: object) -> None:
             """Quiet."""
 
@@ -235,6 +237,35 @@ def test_a_tag_or_a_commit_can_be_named(tmp_path: Path, repository: Path, ref: s
     world = World(tmp_path, {"name": "code", "kind": "git", "url": str(repository), "ref": named})
     world.bring()
     assert world.texts() == {"code/README.md": "old\n"}
+
+
+@pytest.fixture
+def git_site(site: Site, repository: Path) -> str:
+    """The repository over smart HTTP, through git's own http-backend; gives its address."""
+
+    def backend(request: Any) -> Answer:
+        path, _, query = request.path.partition("?")
+        body = request.rfile.read(int(request.headers.get("Content-Length") or 0))
+        environment = {
+            "PATH": os.environ["PATH"], "GIT_PROJECT_ROOT": str(repository.parent), "GIT_HTTP_EXPORT_ALL": "1", "PATH_INFO": path, "QUERY_STRING": query,
+            "REQUEST_METHOD": request.command, "CONTENT_TYPE": request.headers.get("Content-Type", ""), "CONTENT_LENGTH": str(len(body)),
+            "GIT_PROTOCOL": request.headers.get("Git-Protocol", ""), "HTTP_CONTENT_ENCODING": request.headers.get("Content-Encoding", ""),
+            "GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "safe.directory", "GIT_CONFIG_VALUE_0": "*",
+        }
+        done = subprocess.run(["git", "http-backend"], input=body, capture_output=True, check=True, env=environment)
+        head, _, answer = done.stdout.partition(b"\r\n\r\n")
+        headers = dict(line.split(": ", 1) for line in head.decode("ascii").splitlines())
+        return int(headers.pop("Status", "200").split()[0]), headers, answer
+
+    for path in ("/bare.git/info/refs?service=git-upload-pack", "/bare.git/git-upload-pack"):
+        site.pages[path] = backend
+    return f"{site.url}/bare.git"
+
+
+def test_a_repository_is_read_over_http(tmp_path: Path, repository: Path, git_site: str) -> None:
+    world = World(tmp_path, {"name": "code", "kind": "git", "url": git_site, "ref": "main", "include": ["*.md"], "exclude": ["leak.md"]})
+    assert [entry.path for entry in world.bring()] == ["code/README.md", "code/docs/ä b.md"]
+    assert world.manifest("code")["facts"] == {"commit": git(repository, "rev-parse", "main")}
 
 
 def test_include_and_exclude_choose_files_of_a_repository(tmp_path: Path, repository: Path) -> None:
