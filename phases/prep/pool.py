@@ -103,9 +103,11 @@ class Pool:
         source, again = iter(items), deque[_Task]()
         self._root = Path(tempfile.mkdtemp(prefix="reading-", dir=self._scratch_root()))
         try:
-            while self._hand_out(source, again) or any(child.task for child in self._children):
+            done: list[tuple[Any, bytes | Lost]] = []
+            while self._hand_out(source, again) or done or any(child.task for child in self._children):
+                yield from done  # the children are at work again while the caller looks at what they gave
                 tick()
-                yield from self._collect(again)
+                done = list(self._collect(again))
         finally:
             for child in self._children:
                 _end(child)
