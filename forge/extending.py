@@ -9,7 +9,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from forge.conformance import module_folder, vectors
+from forge.conformance import load_exports, module_folder, vectors
 from forge.errors import ForgeError, UsageError, nearest
 from forge.protocols import PLUGIN_KINDS
 from forge.registry import Registry, missing
@@ -59,7 +59,10 @@ def sample_passages(path: Path, sample: Path | None = None) -> list[dict[str, st
 
     Prep routes and reads them as in a run, so this also shows that the plugin gets its files. Raises ForgeError if not.
     """
-    registry = Registry((module_folder(path),))
+    registry = Registry((module_folder(path),) if path.is_dir() else ())
+    if path.is_file():  # alone: what lies beside it need not be a plugin
+        for kind, plugin in load_exports(path).items():
+            registry.add(kind, plugin)
     documents = [document for document, _ in vectors(path)] + ([sample] if sample else [])
     return [{"path": document.name, **passage} for document in documents for passage in _passages(document, registry)]
 

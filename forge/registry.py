@@ -87,6 +87,10 @@ class Registry:
             hasher.update(file.name.encode() + b"\0" + file.read_bytes())
         return hasher.hexdigest() if files else ""
 
+    def add(self, kind: str, plugin: Any) -> None:
+        """Offer a plugin that was loaded by itself, as if it lay alone in a plugin folder."""
+        self._from_folders().setdefault(kind, {})[plugin.name] = plugin
+
     def _from_folders(self) -> dict[str, dict[str, Any]]:
         if self._local is None:
             self._local = {}

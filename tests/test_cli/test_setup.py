@@ -96,6 +96,17 @@ def test_a_new_plugin_package_passes_its_check_and_is_used(forge: Command, work:
     assert any(row["name"] == "my_notes" for row in rows)
 
 
+def test_a_plugin_file_is_checked_alone_whatever_lies_beside_it(forge: Command, work: Path) -> None:
+    from forge.plugins.extractors import notebook
+
+    (work / "own").mkdir()
+    (work / "own" / "notebook.py").write_text(Path(notebook.__file__).read_text(encoding="utf-8"), encoding="utf-8")
+    (work / "own" / "helper.py").write_text("nothing = 1\n", encoding="utf-8")
+    cell = '{"nbformat": 4, "cells": [{"cell_type": "markdown", "source": "A boat lies in the harbour."}]}'
+    (work / "a.ipynb").write_text(cell, encoding="utf-8")
+    assert "A boat lies" in forge("plugins", "check", "own/notebook.py", "--sample", "a.ipynb").out
+
+
 def test_a_check_prints_the_passages_of_the_vectors_and_of_a_sample(forge: Command, work: Path) -> None:
     forge("plugins", "new", "extractor", "notes")
     (work / "a.notes").write_text("First paragraph.\n\nSecond paragraph.", encoding="utf-8")
