@@ -318,6 +318,7 @@ class Pipeline:
         return Snapshots(
             self.run.folder, self.run.corpus, read_sources(self.run.corpus, self.registry), check_stop=self._check_stop,
             donors=run_folders(self.run.corpus),
+            progress=lambda name, done, total: self.run.events.emit("progress", phase="sources", done=done, total=total, note=name),
             tell=lambda text: self.run.events.emit("notice", text=text),
         )
 

@@ -104,6 +104,7 @@ class Fetching:
     secret(VARIABLE): the value of an environment variable; from then on it is hidden in every message.
     hide(value): hides a value that was made from a secret ("Basic …").
     check_stop(): raises Interrupted when the user asked to stop; call it between files or rows.
+    progress(done, total or None): how many files or rows are fetched.
     previous, facts: the files and facts of the last fetch of the same settings, so that what has not changed need not
     be fetched again (ETag); None and empty the first time.
     """
@@ -112,6 +113,7 @@ class Fetching:
     secret: Callable[[str], str]
     hide: Callable[[str], None] = lambda value: None
     check_stop: Callable[[], None] = lambda: None
+    progress: Callable[[int, int | None], None] = lambda done, total: None
     previous: Path | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
 

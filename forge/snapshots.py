@@ -57,8 +57,13 @@ class Snapshots:
     def __init__(
         self, folder: Path, corpus: Path, sources: list[Source], *, tell: Callable[[str], None] = lambda text: None,
         check_stop: Callable[[], None] = lambda: None, donors: Sequence[Path] = (),
+        progress: Callable[[str, int, int | None], None] = lambda name, done, total: None,
     ) -> None:
-        """donors: folders of other runs over the same list; their snapshots of unchanged entries are taken over."""
+        """donors: folders of other runs over the same list; their snapshots of unchanged entries are taken over.
+
+        progress(source, files or rows so far, of how many or None).
+        """
+        self.progress = progress
         self.folder, self.sources, self.tell, self.check_stop = folder / "sources", sources, tell, check_stop
         self.donors = [donor / "sources" for donor in donors if donor != folder]
         self.root = self.folder.resolve() / corpus_label(corpus)
@@ -127,7 +132,7 @@ class Snapshots:
         draft = self.folder / f".new-{source.name}"
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir()
-        ctx = self._context(self.root / source.name if old else None, old.facts if old else {})
+        ctx = self._context(self.root / source.name if old else None, old.facts if old else {}, source.name)
         try:
             with _naming(source, self.secrets):
                 source.require()
@@ -162,9 +167,10 @@ class Snapshots:
     def _place(self, source: Source) -> InPlace:
         return place_of(source, self._context(None, {}), self.secrets)
 
-    def _context(self, previous: Path | None, facts: dict[str, Any]) -> Fetching:
+    def _context(self, previous: Path | None, facts: dict[str, Any], name: str = "") -> Fetching:
         return Fetching(
-            base=self.base, secret=self.secrets.read, hide=self.secrets.add, check_stop=self.check_stop, previous=previous, facts=facts
+            base=self.base, secret=self.secrets.read, hide=self.secrets.add, check_stop=self.check_stop, previous=previous, facts=facts,
+            progress=lambda done, total: self.progress(name, done, total),
         )
 
     def _forget_others(self) -> None:

@@ -254,6 +254,7 @@ def _counted(rows: Iterable[Row], name: str, most: int, ctx: Fetching) -> Iterat
     for number, row in enumerate(rows, 1):
         if number % STOP_EVERY == 1:
             ctx.check_stop()
+            ctx.progress(number - 1, None)
         if number > most:
             raise ForgeError(
                 f'the query "{name}" gives more than {most:,} rows', why="max_rows is the cap, and leaving rows out silently is no option",

@@ -46,8 +46,9 @@ class HubSource:
         for _, size in files:
             budget.take(size)
         try:
-            for path, _ in files:
+            for done, (path, _) in enumerate(files):
                 ctx.check_stop()
+                ctx.progress(done, len(files))
                 target = folder / names.of(path)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.move(hub.download(path, commit, draft), target)

@@ -49,6 +49,7 @@ class S3Source:
             budget, names, facts, old = ByteBudget(settings.max_bytes), Names(), dict[str, Any](), ctx.facts.get("objects", {})
             for key, size, etag in _objects(client, settings):
                 ctx.check_stop()
+                ctx.progress(len(facts), None)
                 name = names.of(_below(key, settings.prefix))
                 kept = ctx.previous / old[key]["file"] if ctx.previous and old.get(key, {}).get("etag") == etag else None
                 if kept is not None and kept.is_file() and kept.stat().st_size == size:

@@ -77,8 +77,9 @@ class WebSource:
         """Each address as <host>/<path>; the extension comes from the content type where the path has none."""
         budget, names, facts = ByteBudget(settings.max_bytes), Names(), dict[str, Any]()
         headers = _headers(settings, ctx)
-        for url in settings.urls:
+        for done, url in enumerate(settings.urls):
             ctx.check_stop()
+            ctx.progress(done, len(settings.urls))
             known = ctx.facts.get("urls", {}).get(url, {})
             facts[url] = self._fetch_one(url, headers, known, settings, folder, names, budget, ctx)
         return {"urls": facts}

@@ -22,6 +22,7 @@ class World:
         self.folder, self.run = folder, folder / "run"
         self.run.mkdir(exist_ok=True)
         self.told: list[str] = []
+        self.steps: list[tuple[str, int, int | None]] = []
         self.write(*sources)
 
     def write(self, *sources: dict[str, Any]) -> None:
@@ -31,7 +32,7 @@ class World:
 
     def bring(self, *, refetch: bool = False) -> list[CorpusEntry]:
         """Fetch and list."""
-        snapshots = Snapshots(self.run, self.file, read_sources(self.file, Registry()), tell=self.told.append)
+        snapshots = Snapshots(self.run, self.file, read_sources(self.file, Registry()), tell=self.told.append, progress=lambda *fields: self.steps.append(fields))
         snapshots.bring(refetch=refetch)
         self.root = snapshots.root
         return list(snapshots.entries(None, leave_out=self.folder / "nowhere"))

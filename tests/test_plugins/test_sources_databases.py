@@ -386,6 +386,14 @@ def test_sorting_needs_no_more_memory_than_one_batch(tmp_path: Path, monkeypatch
     assert len(list(tmp_path.iterdir())) == 11
 
 
+def test_a_long_query_tells_how_far_it_is(tmp_path: Path) -> None:
+    sqlite3.connect(tmp_path / "shop.db").execute("CREATE TABLE t(x)").connection.close()
+    numbers = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 600) SELECT i FROM n"
+    world = World(tmp_path, {"name": "shop", "kind": "sqlite", "path": "shop.db", "query": numbers})
+    world.bring()
+    assert world.steps == [("shop", 0, None), ("shop", 256, None), ("shop", 512, None)]
+
+
 def test_csv_keeps_quotes_and_line_ends(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "shop.db") as made:
         made.execute("CREATE TABLE t(a, b)")
