@@ -91,6 +91,9 @@ class Reader:
             for changed, place in ((entry, path), *one.sidecars.values()):
                 _check_unchanged(changed, place)
             return tuple(self._walk(one, seat))
+        except LimitBroken as error:
+            route = self.router.route(path, entry.path)
+            return (ended(entry, "refused", _one_line(error), route.media_type, route.extractor),)
         except ExtractError as error:
             return (ended(entry, "refused" if error.refused else "failed", _one_line(error)),)
 

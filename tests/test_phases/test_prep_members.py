@@ -196,7 +196,7 @@ def test_a_file_that_holds_too_much_is_refused_whole(tmp_path: Path, monkeypatch
     monkeypatch.setattr(members, "MAX_MEMBERS", 10_000)
     monkeypatch.setattr(members, "MAX_BYTES", 100)
     (only,) = read(tmp_path, "x.box", f"box:1.txt={TEXT};2.txt={TEXT}")
-    assert (only.document.status, only.passages) == ("refused", ())
+    assert (only.document.status, only.document.extractor, only.passages) == ("refused", "box", ())
     assert "in all" in only.document.reason
 
 
