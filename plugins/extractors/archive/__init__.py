@@ -64,14 +64,12 @@ extractor = ArchiveExtractor()
 
 
 def _read(path: Path, ctx: Reading) -> Iterator[Piece | Embedded]:
-    match ctx.media_type:
-        case "application/zip":
-            return read_zip(path)
-        case "application/x-tar":
-            return read_tar_file(path)
-        case "application/x-7z-compressed":
-            return read_7z(path)
-        case "application/vnd.rar":
-            return read_rar(path, ctx.scratch)
-        case packed:
-            return read_packed(path, packed, ctx.name or path.name)
+    if ctx.media_type == ZIP:
+        return read_zip(path)
+    if ctx.media_type == TAR:
+        return read_tar_file(path)
+    if ctx.media_type == SEVEN_ZIP:
+        return read_7z(path)
+    if ctx.media_type == RAR:
+        return read_rar(path, ctx.scratch)
+    return read_packed(path, ctx.media_type, ctx.name or path.name)

@@ -26,7 +26,7 @@ GZIP_EXTRA, GZIP_NAME = 0x4, 0x8
 
 def read_packed(path: Path, media_type: str, name: str) -> Iterator[Piece | Embedded]:
     """The one member, or the members of the tar inside. Raises ExtractError when the bytes are damaged or cut off."""
-    told = {GZIP: "gzip file", BZIP2: "bzip2 file", XZ: "xz file", ZSTD: "Zstandard file"}.get(media_type, "")
+    told = {BZIP2: "bzip2 file", XZ: "xz file", ZSTD: "Zstandard file"}.get(media_type, "gzip file")
     with _damage_told(told), closing(_opened(path, media_type)) as stream:
         head = stream.read(HEADER_BYTES)
         if is_tar_header(head):
@@ -36,16 +36,13 @@ def read_packed(path: Path, media_type: str, name: str) -> Iterator[Piece | Embe
 
 
 def _opened(path: Path, media_type: str) -> IO[bytes]:
-    match media_type:
-        case "application/gzip":
-            return cast("IO[bytes]", gzip.open(path))
-        case "application/x-bzip2":
-            return cast("IO[bytes]", bz2.open(path))
-        case "application/x-xz":
-            return cast("IO[bytes]", lzma.open(path))
-        case "application/zstd":
-            return _zstd(path)
-    raise ExtractError(f"no decompressor for {media_type}")
+    if media_type == ZSTD:
+        return _zstd(path)
+    if media_type == XZ:
+        return cast("IO[bytes]", lzma.open(path))
+    if media_type == BZIP2:
+        return cast("IO[bytes]", bz2.open(path))
+    return cast("IO[bytes]", gzip.open(path))
 
 
 def _zstd(path: Path) -> IO[bytes]:

@@ -91,7 +91,7 @@ class _Stream:
         try:
             self.decoder = SevenZipDecompressor(folder.coders, self.packed_bytes, folder.unpacksizes, folder.crc, blocksize=INPUT_BYTES)
         except UnsupportedCompressionMethodError as error:
-            return f"packed with a method that cannot be read here ({error.message})"
+            return f"packed with a method that cannot be read here ({str(error.message).partition('.')[0]})"
         self.file.seek(self.start)
         return ""
 
