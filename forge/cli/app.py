@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 import sys
@@ -24,6 +25,10 @@ HELP = """Forge a small specialty language model from a folder of documents.
 
 AnyUsageError: Any = typer.BadParameter.__mro__[1]
 """click's UsageError. Typer 0.27 and newer carry their own copy of click; this is the one that they raise."""
+
+COLLECTING = (50_000, 20, 50)
+"""Imports make objects that stay. With Python's (700, 10, 10), looking through them for garbage again and again took a third
+of `forge extract` over 48 small files (1.35 CPU s; 0.93 without)."""
 
 HINT = re.compile(r"(?s)(.*?)(?:\s*(?:Did you mean (?:one of: )?|\(Possible options: )(.*?)[?)]+)?$")
 
@@ -50,6 +55,7 @@ setup.add(app)
 
 def main() -> None:
     """The console script: runs a command; exits with the code that forge.errors documents."""
+    gc.set_threshold(*COLLECTING)
     ui.prepare()
     sys.exit(run_command(sys.argv[1:]))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import struct
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -106,6 +107,8 @@ def _run(
     pool = Pool(
         read, workers=limits.workers or default_workers(), seconds=limits.seconds, memory_mib=limits.memory_mib, scratch=work
     )
+    # What is imported stays: children need not look through it for garbage, which also keeps its pages shared with us.
+    gc.freeze()
     with closing(pool.map(jobs, tick)) as outcomes:
         for job, outcome in outcomes:
             if isinstance(outcome, Lost):

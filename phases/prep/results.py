@@ -76,12 +76,15 @@ class Results:
     """The documents of one run of prep, in the file `path`; what was added survives a kill.
 
     extensions: those that some extractor knows: of equal files the first path that has one stays.
+    lasting: False for a file that is removed afterwards: nothing waits for the disk then.
     own_text: extensions of files that are read with others; equal bytes alone do not make them equal.
     """
 
-    def __init__(self, path: Path, extensions: Iterable[str] = (), own_text: Iterable[str] = ()) -> None:
+    def __init__(self, path: Path, extensions: Iterable[str] = (), own_text: Iterable[str] = (), *, lasting: bool = True) -> None:
         self.extensions, self.own_text = frozenset(extensions), frozenset(own_text)
         self._db = _open(path)
+        if not lasting:
+            self._db.execute("PRAGMA synchronous=OFF")
         with self._db:
             self._db.execute("DELETE FROM document WHERE file=?", (TOLD,))
             self._db.execute("UPDATE document SET copy_of='' WHERE copy_of<>''")

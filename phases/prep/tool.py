@@ -37,7 +37,7 @@ def extract(
     listing = Listing(walk_corpus(path), (), sidecars, copies=True)
     with tempfile.TemporaryDirectory(prefix="forge-extract-") as folder, closing(listing):
         work = Path(folder)
-        with Results(work / "results.db") as results:
+        with Results(work / "results.db", lasting=False) as results:
             read_files(listing, path, make_reader(extractors, settings), results, work, limits=make_limits(settings), on_file=on_file)
             tell_unread(listing, results)
             return dict(sorted(_write(results, out, passages).items()))
