@@ -249,7 +249,7 @@ def read(batch: Mapping[str, bytes], place: Path) -> dict[str, Document]:
     for name, content in batch.items():
         (folder / name).write_bytes(content)
     (folder / "good.md").write_text(harmless.text(9999), encoding="utf-8")
-    settings = PrepSettings(allowed_failed_share=1.0, seconds_per_file=20, memory_mib=1024, ocr="off")
+    settings = PrepSettings(allowed_failed_share=1.0, seconds_per_file=20, memory_mib=1024)
     run = run_phase(phase, place / "run", corpus=folder, settings=settings)
     passages = list(read_jsonl(run.out / "passages.jsonl", Passage))
     assert any(harmless.marker(9999) in passage.text for passage in passages)
