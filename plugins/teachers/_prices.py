@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from forge.config import load_data
 from forge.errors import UsageError, nearest
 
 
+@cache
 def price_of(model: str) -> dict[str, Any]:
-    """The model's entry. Raises UsageError when there is none."""
+    """The model's entry, read once: parsing the table took most of a request's CPU time. Raises UsageError when there is none."""
     table: dict[str, Any] = load_data("prices")["teachers"]
     if model not in table:
         paid = [name for name, entry in table.items() if entry.get("paid")]
