@@ -13,21 +13,15 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from forge.corpus import walk_corpus, walk_names
 from forge.credentials import Secrets
-from forge.errors import DISK_FULL, ForgeError, Interrupted, disk_full
-from forge.protocols import Fetching, InPlace, Preview, Sample
+from forge.protocols import Fetching, InPlace
 from forge.records import CorpusEntry, Record, canonical_json
-from forge.sources import Source, corpus_label
+from forge.sources import Source, corpus_label, naming_source, place_of
 from forge.store import write_durably
-
-SAMPLE_CHARS = 240
-HEAD_BYTES = 4096
-ROW_SUFFIXES = {".jsonl", ".ndjson"}
 
 
 class Manifest(Record):
@@ -40,15 +34,6 @@ class Manifest(Record):
     bytes: int
     fetched: float
     facts: dict[str, Any]
-
-
-class SourcePreview(Record):
-    """A source's line in `forge run --preview`; `error` when it could not be looked at."""
-
-    name: str
-    kind: str
-    preview: Preview = Preview()
-    error: str = ""
 
 
 class Snapshots:
@@ -134,7 +119,7 @@ class Snapshots:
         draft.mkdir()
         ctx = self._context(self.root / source.name if old else None, old.facts if old else {}, source.name)
         try:
-            with _naming(source, self.secrets):
+            with naming_source(source, self.secrets):
                 source.require()
                 facts = source.reader.fetch(source.settings, draft, ctx)
             files, size = _count(draft)
@@ -182,100 +167,6 @@ class Snapshots:
         for path in self.root.iterdir():
             if path.name not in names:
                 _remove(path)
-
-
-def preview_sources(sources: list[Source], base: Path, samples: int, leave_out: Path) -> Iterator[tuple[SourcePreview, ForgeError | None]]:
-    """What each source holds; a source that cannot be looked at gives its error and does not keep the others from it."""
-    for source in sources:
-        secrets = Secrets()
-        ctx = Fetching(base=base, secret=secrets.read, hide=secrets.add)
-        try:
-            if source.is_local:
-                found = preview_files(place_of(source, ctx, secrets), samples, leave_out)
-            else:
-                with _naming(source, secrets):
-                    source.require()
-                    found = source.reader.preview(source.settings, samples, ctx)
-            shown = tuple(Sample(place=secrets.hide(one.place), text=_shorten(secrets.hide(one.text))) for one in found.samples)
-            yield SourcePreview(name=source.name, kind=source.kind, preview=found.model_copy(update={"samples": shown})), None
-        except ForgeError as error:
-            yield SourcePreview(name=source.name, kind=source.kind, error=error.fact), error
-
-
-def preview_files(place: InPlace, samples: int, leave_out: Path) -> Preview:
-    """Files, bytes and the beginnings of the first files; for one file of JSON lines its rows. Reads no file whole but that."""
-    files, size, shown = 0, 0, list[Sample]()
-    for path, name in walk_names(place.root, leave_out=leave_out, wanted=place.wanted):
-        if path.is_symlink() or not path.is_file():
-            continue
-        files, size = files + 1, size + path.stat().st_size
-        if len(shown) < samples:
-            shown.append(Sample(place=name, text=_shorten(describe_head(_head(path), path.suffix))))
-    if place.root.suffix.lower() in ROW_SUFFIXES and place.root.is_file():
-        rows, first = _rows(place.root, samples)
-        return Preview(files=files, rows=rows, bytes=size, samples=first)
-    return Preview(files=files, bytes=size, samples=tuple(shown))
-
-
-def describe_head(head: bytes, suffix: str = "") -> str:
-    """The beginning of a file as text, or what kind of file it is when it is no text."""
-    text = head.decode("utf-8", "replace")
-    strange = sum(char == "\ufffd" or (ord(char) < 32 and char not in "\t\n\r\f") for char in text)
-    if strange > 2 + len(text) // 50:
-        return f"({suffix.lstrip('.') or 'binary'} file)"
-    return text
-
-
-def place_of(source: Source, ctx: Fetching, secrets: Secrets) -> InPlace:
-    """Where the files of a local source are. Raises its error, naming it."""
-    with _naming(source, secrets):
-        place: InPlace = source.reader.in_place(source.settings, ctx)
-    return place
-
-
-@contextmanager
-def _naming(source: Source, secrets: Secrets) -> Iterator[None]:
-    """Makes whatever goes wrong in a source's code an error that names the source and shows no secret.
-
-    `from None`: the texts of libraries' errors, and the tracebacks below them, may quote connection strings.
-    """
-    hide, label = secrets.hide, f'source "{source.name}"'
-    try:
-        yield
-    except Interrupted:
-        raise
-    except ForgeError as error:
-        fact = error.fact if label in error.fact else f"{label}: {error.fact}"
-        raise type(error)(hide(fact), why=hide(error.why), next=hide(error.next)) from None
-    except Exception as error:   # noqa: BLE001 - becomes an error that names the source
-        if isinstance(error, OSError) and error.errno in DISK_FULL:
-            raise disk_full() from None
-        why = " ".join(hide(f"{type(error).__name__}: {error}").split())[:500]
-        raise ForgeError(f"{label} ({source.kind}) could not be read", why=why, next="check its entry in the list of sources, then repeat the command") from None
-
-
-def _rows(path: Path, samples: int) -> tuple[int, tuple[Sample, ...]]:
-    count, shown = 0, list[Sample]()
-    with path.open("rb") as file:
-        for line in file:
-            if line.strip():
-                count += 1
-                if len(shown) < samples:
-                    shown.append(Sample(place=f"row={count}", text=_shorten(line[:HEAD_BYTES].decode("utf-8", "replace"))))
-    return count, tuple(shown)
-
-
-def _head(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(HEAD_BYTES)
-    except OSError as error:
-        return f"(cannot be read: {error.strerror})".encode()
-
-
-def _shorten(text: str) -> str:
-    flat = " ".join(text.split())
-    return flat if len(flat) <= SAMPLE_CHARS else flat[: SAMPLE_CHARS - 1] + "…"
 
 
 def _count(folder: Path) -> tuple[int, int]:

@@ -11,7 +11,8 @@ Strict: an unknown key is an error with the nearest spelling, a literal password
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, get_args
@@ -19,9 +20,10 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from forge.credentials import check_no_secrets
-from forge.errors import UsageError, nearest
+from forge.credentials import Secrets, check_no_secrets
+from forge.errors import DISK_FULL, ForgeError, Interrupted, UsageError, disk_full, nearest
 from forge.phase import Settings
+from forge.protocols import Fetching, InPlace
 from forge.records import canonical_json, digest
 from forge.registry import Registry, require
 
@@ -80,6 +82,34 @@ def selected(path: str, include: Iterable[str], exclude: Iterable[str]) -> bool:
     """True when a path matches one of `include` (all do when that is empty) and none of `exclude`; * also crosses /."""
     chosen = list(include)
     return (not chosen or any(fnmatchcase(path, glob) for glob in chosen)) and not any(fnmatchcase(path, glob) for glob in exclude)
+
+
+def place_of(source: Source, ctx: Fetching, secrets: Secrets) -> InPlace:
+    """Where the files of a local source are. Raises its error, naming it."""
+    with naming_source(source, secrets):
+        place: InPlace = source.reader.in_place(source.settings, ctx)
+    return place
+
+
+@contextmanager
+def naming_source(source: Source, secrets: Secrets) -> Iterator[None]:
+    """Makes whatever goes wrong in a source's code an error that names the source and shows no secret.
+
+    `from None`: the texts of libraries' errors, and the tracebacks below them, may quote connection strings.
+    """
+    hide, label = secrets.hide, f'source "{source.name}"'
+    try:
+        yield
+    except Interrupted:
+        raise
+    except ForgeError as error:
+        fact = error.fact if label in error.fact else f"{label}: {error.fact}"
+        raise type(error)(hide(fact), why=hide(error.why), next=hide(error.next)) from None
+    except Exception as error:   # noqa: BLE001 - becomes an error that names the source
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            raise disk_full() from None
+        why = " ".join(hide(f"{type(error).__name__}: {error}").split())[:500]
+        raise ForgeError(f"{label} ({source.kind}) could not be read", why=why, next="check its entry in the list of sources, then repeat the command") from None
 
 
 class _Loader(yaml.SafeLoader):

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from forge import ui
 from forge.errors import ForgeError
+from forge.previews import SourcePreview, preview_files, preview_sources
 from forge.protocols import InPlace
 from forge.registry import Registry
 from forge.run import home
-from forge.snapshots import SourcePreview, preview_files, preview_sources
 from forge.sources import is_source_list, read_sources
 
 SAMPLES = 3

@@ -11,8 +11,8 @@ from pydantic import Field
 
 from forge.errors import ForgeError
 from forge.phase import Settings
+from forge.previews import HEAD_BYTES, describe_head
 from forge.protocols import Fetching, Sample
-from forge.snapshots import HEAD_BYTES, describe_head
 from forge.sources import selected
 
 GIB = 1 << 30

@@ -7,15 +7,10 @@ A query with an ORDER BY keeps the server's order (it has to be a full one to be
 from __future__ import annotations
 
 import csv
-import datetime
-import decimal
-import hashlib
 import heapq
 import json
-import math
 import re
 import tempfile
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from itertools import islice
@@ -26,12 +21,12 @@ from pydantic import Field, field_validator, model_validator
 
 from forge.errors import ForgeError
 from forge.phase import Settings
+from forge.plugins.sources._values import as_text, plain_value
 from forge.protocols import Fetching, Preview, Sample
 
 SORT_ROWS = 50_000
 """Rows that are sorted in memory at once; about 50 MB of ordinary rows."""
 
-SHORT_BYTES = 16
 STOP_EVERY = 256
 READS = {"select", "with", "values", "table", "show", "from", "describe"}
 WRITES = re.compile(r"\b(insert|update|delete|merge|into|truncate|drop|alter)\b", re.I)
@@ -141,8 +136,8 @@ def write_rows(shape: Shape, rows: Iterable[Row], folder: Path, settings: RowsSe
 
 def preview_rows(rows: Rows, shape: Shape, samples: int) -> list[Sample]:
     """The first rows of a query."""
-    with rows as found, closing_rows(found) as every:
-        first = [as_record(row, shape) for row in islice(every, samples)]
+    with rows as found:
+        first = [as_record(row, shape) for row in islice(found, samples)]
     return [Sample(place=f"{shape.name}:row={number}", text=_told(record)) for number, record in enumerate(first, 1)]
 
 
@@ -164,53 +159,12 @@ def as_record(row: Row, shape: Shape) -> dict[str, Any]:
     """A row as the JSON object that is written. Raises ForgeError for a column that the query does not give."""
     plain = {name: plain_value(value) for name, value in row.items()}
     if shape.text:
-        told = PLACE.sub(lambda found: _as_text(_column(plain, found[1], shape)), shape.text)
+        told = PLACE.sub(lambda found: as_text(_column(plain, found[1], shape)), shape.text)
         return {shape.id: _column(plain, shape.id, shape), "text": told} if shape.id else {"text": told}
     if not shape.columns:
         return plain
     names = [shape.id, *shape.columns] if shape.id and shape.id not in shape.columns else list(shape.columns)
     return {name: _column(plain, name, shape) for name in names}
-
-
-def plain_value(value: Any) -> Any:
-    """Any database's value as JSON, the same every time: times in ISO 8601 (zoned ones in UTC), decimals with their digits.
-
-    Bytes are not text: up to 16 of them as hexadecimal digits, more by length and hash.
-    """
-    if value is None or isinstance(value, (bool, int, str)):
-        return value.replace("\x00", "") if isinstance(value, str) else value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else str(value)
-    if isinstance(value, decimal.Decimal):
-        return format(value, "f") if value.is_finite() else str(value)
-    if isinstance(value, datetime.datetime):
-        return value.astimezone(datetime.UTC).isoformat() if value.tzinfo else value.isoformat()
-    if isinstance(value, (datetime.date, datetime.time)):
-        return value.isoformat()
-    if isinstance(value, datetime.timedelta):
-        return _duration(value)
-    if isinstance(value, (bytes, bytearray, memoryview)):
-        raw = bytes(value)
-        return raw.hex() if len(raw) <= SHORT_BYTES else f"({len(raw):,} bytes, sha256 {hashlib.sha256(raw).hexdigest()[:16]})"
-    if isinstance(value, Mapping):
-        return {str(key): plain_value(inner) for key, inner in sorted(value.items(), key=lambda pair: str(pair[0]))}
-    if isinstance(value, (set, frozenset)):
-        return sorted((plain_value(inner) for inner in value), key=lambda inner: json.dumps(inner, sort_keys=True))
-    if isinstance(value, (list, tuple)):
-        return [plain_value(inner) for inner in value]
-    return _other(value)
-
-
-def unique_names(names: Iterable[str]) -> list[str]:
-    """Column names with _2, _3 where a query gives one twice (SELECT a.id, b.id)."""
-    found: list[str] = []
-    for name in names:
-        count, free = 1, name or "column"
-        while free in found:
-            count += 1
-            free = f"{name or 'column'}_{count}"
-        found.append(free)
-    return found
 
 
 def sorted_lines(lines: Iterable[tuple[str, str]], place: Path) -> Iterator[str]:
@@ -228,21 +182,6 @@ def sorted_lines(lines: Iterable[tuple[str, str]], place: Path) -> Iterator[str]
         files = [stack.enter_context(part.open(encoding="utf-8", newline="\n")) for part in parts]
         for _, line in heapq.merge(*[map(_pair, file) for file in files]):
             yield line
-
-
-class closing_rows:
-    """Closes an iterator that has a close() when the reader stops early."""
-
-    def __init__(self, rows: Iterator[Row]) -> None:
-        self.rows = rows
-
-    def __enter__(self) -> Iterator[Row]:
-        return self.rows
-
-    def __exit__(self, *_: object) -> None:
-        close = getattr(self.rows, "close", None)
-        if close is not None:
-            close()
 
 
 def _pair(line: str) -> tuple[str, str]:
@@ -274,34 +213,11 @@ def _sort_key(record: Row, column: str) -> str:
     value = record.get(column) if column else None
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**30:
         return f"1{value + 10**30:031d}"
-    return "" if value is None else f"2{_as_text(value)}"
-
-
-def _as_text(value: Any) -> str:
-    if value is None:
-        return ""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return "" if value is None else f"2{as_text(value)}"
 
 
 def _told(record: Row) -> str:
-    return "; ".join(f"{name}: {_as_text(value)}" for name, value in record.items() if value is not None)
-
-
-def _duration(value: datetime.timedelta) -> str:
-    sign, value = ("-", -value) if value < datetime.timedelta(0) else ("", value)
-    minutes, seconds = divmod(value.days * 86400 + value.seconds, 60)
-    fraction = f".{value.microseconds:06d}" if value.microseconds else ""
-    return f"{sign}{minutes // 60:02d}:{minutes % 60:02d}:{seconds:02d}{fraction}"
-
-
-def _other(value: Any) -> Any:
-    """UUIDs, addresses, ranges, object ids: their text. A text with a memory address would differ every time."""
-    if isinstance(value, uuid.UUID):
-        return str(value)
-    if hasattr(value, "to_decimal"):   # bson.Decimal128
-        return plain_value(value.to_decimal())
-    text = str(value)
-    return type(value).__name__ if re.search(r"\bat 0x[0-9a-f]+", text) else text
+    return "; ".join(f"{name}: {as_text(value)}" for name, value in record.items() if value is not None)
 
 
 def _write_csv(target: Path, records: Iterator[dict[str, Any]]) -> int:
@@ -312,6 +228,6 @@ def _write_csv(target: Path, records: Iterator[dict[str, Any]]) -> int:
         for record in records:
             if not count:
                 writer.writerow(record)
-            writer.writerow([_as_text(value) for value in record.values()])
+            writer.writerow([as_text(value) for value in record.values()])
             count += 1
     return count

@@ -16,7 +16,8 @@ from pydantic import Field
 
 from forge.errors import ForgeError
 from forge.phase import Requirement, Settings
-from forge.plugins.sources._rows import Query, Row, SqlSettings, unique_names, write_rows
+from forge.plugins.sources._rows import Query, Row, SqlSettings, write_rows
+from forge.plugins.sources._values import unique_names
 from forge.protocols import Fetching, Preview
 
 PAGE_ROWS = 1000

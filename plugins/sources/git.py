@@ -23,8 +23,8 @@ from pydantic import Field, field_validator
 from forge.errors import ForgeError, MissingAccess
 from forge.phase import Requirement, Settings
 from forge.plugins.sources._files import ByteBudget, FilesSettings, head_sample
+from forge.previews import HEAD_BYTES
 from forge.protocols import Fetching, Preview
-from forge.snapshots import HEAD_BYTES
 
 SCHEMES = {"https", "http", "ssh", "git"}
 OFF = {

@@ -16,8 +16,8 @@ from pydantic import Field
 from forge.errors import ForgeError, MissingAccess
 from forge.phase import Requirement, Settings
 from forge.plugins.sources._files import ByteBudget, FilesSettings, Names, head_sample, write_chunks
+from forge.previews import HEAD_BYTES
 from forge.protocols import Fetching, Preview, Sample
-from forge.snapshots import HEAD_BYTES
 
 CHUNK = 1 << 20
 PAGE_KEYS = 1000

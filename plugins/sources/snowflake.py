@@ -14,7 +14,8 @@ from pydantic import Field
 
 from forge.errors import ForgeError
 from forge.phase import Requirement, Settings
-from forge.plugins.sources._rows import Query, Row, SqlSettings, preview_queries, unique_names, write_rows
+from forge.plugins.sources._rows import Query, Row, SqlSettings, preview_queries, write_rows
+from forge.plugins.sources._values import unique_names
 from forge.protocols import Fetching, Preview
 
 FETCH_ROWS = 1000

@@ -20,7 +20,8 @@ from pydantic import Field, model_validator
 
 from forge.errors import ForgeError, MissingAccess, UsageError
 from forge.phase import Requirement, Settings
-from forge.plugins.sources._rows import Query, Row, SqlSettings, preview_queries, unique_names, write_rows
+from forge.plugins.sources._rows import Query, Row, SqlSettings, preview_queries, write_rows
+from forge.plugins.sources._values import unique_names
 from forge.protocols import Fetching, Preview
 
 if TYPE_CHECKING:

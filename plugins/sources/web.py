@@ -25,8 +25,8 @@ from pydantic import Field, field_validator
 from forge.errors import ForgeError
 from forge.phase import Requirement, Settings
 from forge.plugins.sources._files import GIB, ByteBudget, Names, head_sample, write_chunks
+from forge.previews import HEAD_BYTES
 from forge.protocols import Fetching, Preview, Sample
-from forge.snapshots import HEAD_BYTES
 
 CHUNK = 1 << 16
 MAX_REDIRECTS = 5

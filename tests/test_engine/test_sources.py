@@ -12,9 +12,10 @@ from forge.children import worker_environment
 from forge.corpus import locate
 from forge.credentials import HIDDEN, Secrets, check_no_secrets
 from forge.errors import ForgeError, Interrupted, MissingAccess, UsageError
+from forge.previews import preview_sources
 from forge.records import CorpusEntry
 from forge.registry import Registry
-from forge.snapshots import Snapshots, preview_sources
+from forge.snapshots import Snapshots
 from forge.sources import corpus_label, is_source_list, read_sources
 from forge.testing import tiny_corpus
 

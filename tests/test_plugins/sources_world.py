@@ -8,10 +8,11 @@ from typing import Any
 
 import yaml
 
+from forge.previews import preview_sources
 from forge.protocols import Preview
 from forge.records import CorpusEntry
 from forge.registry import Registry
-from forge.snapshots import Snapshots, preview_sources
+from forge.snapshots import Snapshots
 from forge.sources import read_sources
 
 

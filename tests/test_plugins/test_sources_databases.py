@@ -17,7 +17,8 @@ import pytest
 
 from forge.errors import ForgeError, MissingAccess, UsageError
 from forge.plugins.sources import _rows
-from forge.plugins.sources._rows import is_ordered, plain_value, sorted_lines
+from forge.plugins.sources._rows import is_ordered, sorted_lines
+from forge.plugins.sources._values import plain_value
 from tests.servers.databases import PASSWORD, documents, mariadb, postgresql
 from tests.test_plugins.sources_world import World
 
