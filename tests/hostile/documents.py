@@ -38,10 +38,21 @@ def _pdfs(url: str) -> Iterator[Case]:
     yield Case("pdf/flate_bomb.pdf", flate_bomb(), "refused", "unpacks to")
     yield Case("pdf/page_loop.pdf", whole.replace(b"/Kids [5 0 R]", b"/Kids [2 0 R]"), "failed", "damaged PDF")
     yield Case("pdf/million_pages.pdf", whole.replace(b"/Count 1", b"/Count 9999999"), "ok|failed|refused")
+    yield Case("pdf/pixels.pdf", picture_bomb(20_000), "skipped|refused|failed")
     wide = whole.replace(b"/MediaBox [0 0 600 800]", b"/MediaBox [0 0 9e9 9e9]")
     yield Case("pdf/huge_page.pdf", wide, "ok|failed|refused|skipped")
     calls = whole.replace(b"/Type /Catalog", f"/Type /Catalog /OpenAction << /S /URI /URI ({url}/pdf) >>".encode())
     yield Case("pdf/calls_home.pdf", calls, "ok", keeps="ferry crosses")
+
+
+def picture_bomb(side: int) -> bytes:
+    """A page that is one picture of `side` times `side` pixels."""
+    packer = zlib.compressobj(9)
+    data = b"".join(packer.compress(b"\xff" * side) for _ in range(side)) + packer.flush()
+    head = f"/Width {side} /Height {side} /ColorSpace /DeviceGray /BitsPerComponent 8 /Filter /FlateDecode /Length {len(data)} >>\nstream\n"
+    whole = corpus.pdf([corpus.lines(["x"])], image_only=[0])
+    start, end = whole.index(b"/Width"), whole.index(b"\nendstream")
+    return whole[:start] + head.encode() + data + whole[end:]
 
 
 def flate_bomb() -> bytes:

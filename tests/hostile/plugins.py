@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests import corpus
 from tests.hostile import Case
+
+GOOD = "This file stands between two that take the reader down, and has to be read all the same.\n"
 
 PLUGIN = '''
 import os, socket, time
@@ -95,6 +98,9 @@ def cases(url: str, escape: Path) -> Iterator[Case]:
     yield Case("plugin/endless.bad", b"endless", "refused", "characters")
     yield Case("plugin/endless_members.bad", b"endless_members", "refused", "files")
     yield Case("plugin/endless_bytes.bad", b"endless_bytes", "refused", "unpacks to")
+    inside = corpus.packed({"a.bad": "crash", "b.txt": GOOD, "c.bad": "exit", "d.md": GOOD + "twice"})
+    members = {"a.bad": "failed: the extractor crashed (SIGSEGV)", "c.bad": "failed: the extractor ended its process", "b.txt": "ok", "d.md": "ok"}
+    yield Case("plugin/inside.zip", inside, "ok", members=members, keeps="stands between two")
     yield Case("plugin/leave.bad", b"leave", "ok|failed")
     yield Case("plugin/fill.bad", b"fill", "failed|refused")
     yield Case("plugin/write.bad", f"write {escape.as_posix()}/plugin.txt".encode(), "ok|failed")
