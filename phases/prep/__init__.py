@@ -91,7 +91,10 @@ class Prep:
     )
     settings: ClassVar[type[PrepSettings]] = PrepSettings
     where: ClassVar[Literal["engine", "machine"]] = "engine"
-    libraries: ClassVar[tuple[str, ...]] = ("pypdfium2", "pymupdf", "lxml", "charset-normalizer")
+    libraries: ClassVar[tuple[str, ...]] = (
+        "pypdfium2", "pymupdf", "lxml", "charset-normalizer", "python-oxmsg", "compressed-rtf", "python-calamine", "pyarrow", "pydicom",
+        "h5py", "pyshp", "tifffile", "py7zr", "rarfile", "pillow", "pillow-heif", "av", "rapidocr", "faster-whisper",
+    )
     requires: ClassVar[tuple[Requirement, ...]] = ()
     always: ClassVar[bool] = False
 
@@ -172,7 +175,7 @@ def make_reader(extractors: Mapping[str, Any], settings: PrepSettings) -> Reader
 
 
 def _stamp(extractors: Mapping[str, Any], settings: PrepSettings) -> str:
-    return reading_stamp(extractors, settings.passage_words, settings.passage_words_max, reading_options(settings))
+    return reading_stamp(extractors, Prep.libraries, settings.passage_words, settings.passage_words_max, reading_options(settings))
 
 
 def make_limits(settings: PrepSettings) -> Limits:

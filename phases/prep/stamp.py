@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -16,20 +16,25 @@ from forge.protocols import Option
 from forge.records import canonical_json, digest
 from forge.registry import missing
 
+PROGRAMS = ("unar", "unrar", "bsdtar", "7z", "7zz")
+"""What archives are unpacked with where it is installed; other extractors tell of theirs in state() (see Extractor)."""
 
-def reading_stamp(extractors: Mapping[str, Any], words: int, words_max: int, options: Mapping[str, Option]) -> str:
-    """A hash of prep's code, the settings, and of each extractor its code, its libraries and the programs that it calls.
+
+def reading_stamp(extractors: Mapping[str, Any], libraries: Sequence[str], words: int, words_max: int, options: Mapping[str, Option]) -> str:
+    """A hash of prep's code, the settings, and of each extractor its code, its libraries and what else it depends on (Extractor.state).
 
     It errs towards reading again: any changed line under phases/prep or beside a plugin gives another hash.
     """
     parts = [_code(Path(__file__).parent), str(sys.version_info[:3]), canonical_json([words, words_max, dict(options)])]
+    parts += [f"{library} {_version(library)}" for library in libraries]
+    parts += [f"{program} {shutil.which(program)}" for program in PROGRAMS]
+    parts += [str([Path(value).exists() for value in options.values() if isinstance(value, str) and "/" in value])]
     for name, plugin in sorted(extractors.items()):
         module = sys.modules.get(type(plugin).__module__)
         file = Path(getattr(module, "__file__", None) or __file__)
         requires = tuple(getattr(plugin, "requires", ()))
         parts += [name, _code(_package(file)), str(missing(requires))]
         parts += [f"{need.module} {_version(need.module)}" for need in requires]
-        parts += [f"{program} {shutil.which(program)}" for program in getattr(plugin, "programs", ())]
         parts += [plugin.state()] if hasattr(plugin, "state") else []
     return digest(*parts)[:32] + ":"
 
