@@ -65,7 +65,7 @@ def _asked(settings: DuckSettings, query: Query, ctx: Fetching) -> Iterator[Iter
     if path is not None and not path.is_file():
         raise UsageError(f"there is no file at {path}", why="relative paths start from the folder of sources.yaml", next="mend path")
     access = "true" if settings.external_access else "false"
-    limits = {"enable_external_access": access, "autoinstall_known_extensions": "false", "TimeZone": "UTC"}
+    limits = {"enable_external_access": access, "autoinstall_known_extensions": "false"}
     try:
         connection = duckdb.connect(str(path) if path else ":memory:", read_only=path is not None, config=limits)
     except duckdb.Error as error:
