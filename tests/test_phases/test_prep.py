@@ -452,3 +452,45 @@ def test_a_crash_a_hang_a_bug_or_a_memory_bomb_costs_one_file_each(tmp_path: Pat
 def test_an_extractor_whose_characters_do_not_add_up_stops_the_run_and_is_named(tmp_path: Path) -> None:
     with pytest.raises(ForgeError, match=r"the characters of stream\.notes do not add up"):
         with_plugin(tmp_path, {"stream.notes": "stream " + WORDS, "good.notes": WORDS})
+
+
+PAIRED = '''
+from forge.records import Piece
+
+class Paired:
+    """Text that lies in two files."""
+
+    name, media_types, extensions = "paired", ("text/x-main",), {".main": "text/x-main"}
+    magic, requires, sidecars = {}, (), {".main": (".part", ".data/")}
+
+    def extract(self, path, ctx):
+        for file in (path, *(ctx.sidecars[ending] for ending in sorted(ctx.sidecars))):
+            yield Piece(text=file.read_text(encoding="utf-8"), locator="file=1")
+
+extractor = Paired()
+'''
+
+
+def test_files_that_belong_to_another_are_read_with_it_and_their_change_reads_it_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tiny_corpus(tmp_path / "plugins", {"paired.py": PAIRED})
+    root = tiny_corpus(tmp_path / "corpus", {
+        "a.main": "The same. " + WORDS, "a.part": "One. " + WORDS, "b.main": "The same. " + WORDS, "B.Data/x.txt": "Two. " + WORDS, "c.part": "Alone.",
+    })  # fmt: skip
+
+    def run(number: int) -> PhaseRun:
+        return run_phase(phase, tmp_path / str(number), corpus=root, cache=tmp_path / "cache", plugin_dirs=(folder,))
+
+    first = run(1)
+    found = documents(first)
+    assert {path: one.reason for path, one in found.items() if one.status == "skipped"} == {
+        "a.part": "read with a.main", "B.Data/x.txt": "read with b.main",
+    }  # fmt: skip
+    texts = {one.source.path: one.text for one in passages(first)}
+    assert "One." in texts["a.main"]
+    assert "Two." in texts["b.main"], "equal bytes do not make two files equal whose sidecars differ"
+    read = count_read(monkeypatch)
+    (root / "B.Data/x.txt").write_text("Three. " + WORDS, encoding="utf-8")
+    assert "Three." in {one.source.path: one.text for one in passages(run(2))}["b.main"]
+    assert read == ["b.main"]
