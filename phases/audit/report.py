@@ -68,6 +68,8 @@ def tables(find: Callable[[str], Path], *, dropped: bool) -> Iterator[Table]:
     counts = told["dropped_by_reason"]
     rows = tuple((reason, counts.get(reason, 0), characters[reason]) for reason in sorted(characters))
     yield Table(name="reasons", head=("reason", "passages", "characters"), rows=rows)
+    masked = tuple(sorted(told["secrets_masked"].items(), key=lambda one: (-one[1], one[0])))
+    yield Table(name="masked", head=("kind", "times"), rows=masked)
     if dropped:
         gone = sorted(
             (drop.source.path, drop.source.locator, drop.reason, drop.chars, drop.detail, drop.sample)
@@ -128,6 +130,6 @@ def summarize(
         "groups": {"documents": groups[0], "groups": groups[1]},
         "merged_documents": [[paths.get(group, group) for group in cluster] for cluster in clusters],
         "secrets_masked": dict(sorted(sieve.masked.items())),
-        "passages_masked": len(sieve.masked_passages),
+        "passages_masked_late": len(sieve.masked_passages),
         "samples": samples(sieve.drops),
     }

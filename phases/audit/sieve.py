@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
+from forge import private
 from forge.errors import ForgeError
-from forge.phases.audit.secret_patterns import Pattern
-from forge.phases.audit.secrets import mask, patterns_for
 from forge.records import Drop, Passage
 
 SAMPLE_CHARACTERS = 160
-PASSAGES_PER_BATCH = 64
-"""Passages for which the patterns of secrets are chosen together: halves the time."""
 CHECK = "this is a bug in audit; please report it with the corpus' audit.json"
 
 
 class Sieve:
-    """Passages by id (sorted), masked before anything else can look at them.
+    """Passages by id (sorted), masked once more before anything else can look at them: prep may have read with older rules.
 
     characters read = characters kept + characters of all drops + characters that masking took away.
     """
@@ -28,15 +25,9 @@ class Sieve:
         self.masked: Counter[str] = Counter()
         self.masked_passages: list[str] = []
         self.chars_read = self.chars_masked = self.read = 0
-        ordered = sorted(passages, key=lambda one: one.id)
-        for start in range(0, len(ordered), PASSAGES_PER_BATCH):
+        for passage in sorted(passages, key=lambda one: one.id):
             tick()
-            batch = ordered[start : start + PASSAGES_PER_BATCH]
-            patterns = patterns_for(
-                "\n".join(part for passage in batch for part in (passage.text, *_labels(passage)))
-            )
-            for passage in batch:
-                self._take(passage, patterns)
+            self._take(passage)
 
     def drop(
         self, id: str, reason: str, detail: str = "", *, dup_of: str = "", similarity: float | None = None
@@ -90,26 +81,26 @@ class Sieve:
         """Raise ForgeError when a secret is left in what will be written (masking twice must find nothing)."""
         for id in self.masked_passages:
             passage = self.kept.get(id)
-            left = mask("\n".join((passage.text, *_labels(passage))))[1] if passage else None
+            left = private.mask("\n".join((passage.text, *_labels(passage))))[1] if passage else None
             if left:
                 raise ForgeError(
                     f"a secret is left in passage {id}", why=f"kinds: {', '.join(sorted(left))}", next=CHECK
                 )
 
-    def _take(self, passage: Passage, patterns: Sequence[Pattern]) -> None:
+    def _take(self, passage: Passage) -> None:
         if passage.id in self.kept:
             raise ForgeError(
                 f"two passages have the id {passage.id}",
                 why="prep must give each passage its own",
                 next="forge resume RUN --from prep",
             )
-        text, found = mask(passage.text, patterns)
+        text, found = private.mask(passage.text)
         self.read += 1
         self.chars_read += len(passage.text)
         self.chars_masked += len(passage.text) - len(text)
-        labels = [mask(label, patterns)[0] for label in _labels(passage)]
+        self.masked += private.counts([text])
+        labels = [private.mask(label)[0] for label in _labels(passage)]
         if found or labels != _labels(passage):
-            self.masked += found
             self.masked_passages.append(passage.id)
             source = passage.source.model_copy(update={"locator": labels[0]})
             meta = dict(zip(passage.meta, labels[1:], strict=True))

@@ -168,10 +168,13 @@ def reading_options(settings: PrepSettings) -> dict[str, Option]:
     return settings.model_dump(include=READING_OPTIONS)
 
 
-def make_reader(extractors: Mapping[str, Any], settings: PrepSettings) -> Reader:
-    """The reader that the settings describe; `extractors`: name -> plugin, also those whose extra is missing."""
+def make_reader(extractors: Mapping[str, Any], settings: PrepSettings, *, masked: bool = True) -> Reader:
+    """The reader that the settings describe; `extractors`: name -> plugin, also those whose extra is missing.
+
+    masked: without secrets and personal data, as in every run; `forge extract` shows a file as it is.
+    """
     options = reading_options(settings) | {"seconds_per_file": settings.seconds_per_file}  # no part of the stamp: it ends what is slow
-    return Reader(extractors, words=settings.passage_words, words_max=settings.passage_words_max, options=options)
+    return Reader(extractors, words=settings.passage_words, words_max=settings.passage_words_max, options=options, masked=masked)
 
 
 def _stamp(extractors: Mapping[str, Any], settings: PrepSettings) -> str:

@@ -40,6 +40,8 @@ class Tally:
         self.extracted = 0
         self.dropped: Counter[str] = Counter()
         self.losses: Counter[str] = Counter()
+        self.placeholders = 0
+        """Characters that masking put in the place of dropped ones: in the passages, but not the file's."""
 
     def take(self, piece: Piece) -> Piece | None:
         """Count a piece; returns it clean, or None when it is not to be kept."""
@@ -58,7 +60,7 @@ class Tally:
     def balance(self, kept: Iterable[str], name: str) -> Balance:
         """The closed balance of one file. Raises ForgeError, naming the file, when a character is unaccounted for."""
         balance = Balance(
-            extracted=self.extracted, kept=sum(map(visible, kept)), dropped=dict(sorted(self.dropped.items()))
+            extracted=self.extracted, kept=sum(map(visible, kept)) - self.placeholders, dropped=dict(sorted(self.dropped.items()))
         )
         if not balance.holds:
             gone = balance.extracted - balance.kept - sum(balance.dropped.values())

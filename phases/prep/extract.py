@@ -14,10 +14,12 @@ from typing import Any
 
 from pydantic import Field
 
+from forge import private
 from forge.corpus import locate
 from forge.errors import ExtractError, ForgeError, MissingAccess
 from forge.phases.prep.balance import Tally, clean
 from forge.phases.prep.cut import Cut, cut
+from forge.phases.prep.masking import mask_pieces, masked_label
 from forge.phases.prep.members import MAX_DEPTH, Budget, LimitBroken, Status, Unpacked
 from forge.phases.prep.route import Route, Router
 from forge.phases.prep.seat import FILE_BYTES, Seat, remove
@@ -62,14 +64,16 @@ class ReadJob(Record):
 class Reader:
     """Opens, routes, extracts, cuts and balances files, and the files inside them.
 
-    options: what extractors are told by the settings (Reading.options).
+    options: what extractors are told by the settings (Reading.options). masked: without secrets and personal data.
     """
 
     def __init__(
-        self, extractors: Mapping[str, Any], *, words: int, words_max: int, options: Mapping[str, Option] | None = None
+        self, extractors: Mapping[str, Any], *, words: int, words_max: int, options: Mapping[str, Option] | None = None, masked: bool = True
     ) -> None:
         self.extractors, self.router, self.endings = extractors, Router(extractors), endings(extractors)
-        self.words, self.words_max, self.options = words, words_max, options or {}
+        self.words, self.words_max, self.options, self.masked = words, words_max, options or {}, masked
+        if masked:
+            private.find("")  # the rules are read once here, not in every child
 
     def read_job(self, job: ReadJob, root: Path, seat: Seat) -> tuple[Result, ...]:
         """read() for a file of the corpus at `root` and its sidecars."""
@@ -165,7 +169,8 @@ class Reader:
             route.media_type, name=entry.path, options=self.options, scratch=seat.scratch(),
             sidecars={ending: path for ending, (_, path) in one.sidecars.items()},
         )
-        pieces = list(_taken(plugin.extract(one.path, reading), tally, unpacked))
+        taken = _taken(plugin.extract(one.path, reading), tally, unpacked)
+        pieces = list(mask_pieces(taken, tally) if self.masked else taken)
         cuts = cut(pieces, words=self.words, words_max=self.words_max)
         try:
             balance = tally.balance((each.text for each in cuts), entry.path)
@@ -247,7 +252,7 @@ def _taken(pieces: Iterable[Piece | Embedded], tally: Tally, unpacked: Unpacked)
 def _document(entry: CorpusEntry, route: Route, status: Status, reason: str, balance: Balance) -> Document:
     return Document(
         id=document_id(entry.path), source=Source(path=entry.path, sha256=entry.sha256), media_type=route.media_type,
-        extractor=route.extractor, status=status, reason=reason, chars=balance.extracted, balance=balance,
+        extractor=route.extractor, status=status, reason=masked_label(reason), chars=balance.extracted, balance=balance,
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from forge.errors import ForgeError
 from forge.phase import Table
+from forge.phases.prep.masking import masked_label
 from forge.phases.prep.results import Results
 from forge.records import Document, read_jsonl
 
@@ -67,7 +68,7 @@ def failures(results: Results, most: int) -> tuple[list[str], int]:
     """The first failed files with their reasons, and how many there are."""
     (count,) = results.rows("SELECT COUNT(*) FROM document WHERE status='failed'")
     rows = results.rows("SELECT path, reason FROM document WHERE status='failed' ORDER BY path LIMIT ?", most)
-    return [f"{path!r}: {reason}" for path, reason in rows], int(count[0])
+    return [f"{masked_label(path)!r}: {reason}" for path, reason in rows], int(count[0])
 
 
 def check_losses(results: Results, allowed_failed_share: float) -> None:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Self
 
 from forge.errors import ForgeError
 from forge.phases.prep.extract import Result
+from forge.phases.prep.masking import masked_label
 from forge.records import Document, canonical_json, digest
 from forge.state import journal_mode
 
@@ -133,12 +134,16 @@ class Results:
     def lines(self) -> Iterator[str]:
         """documents.jsonl, line by line, sorted by id."""
         for line, copy_of in self._db.execute("SELECT line, copy_of FROM document ORDER BY id"):
-            yield (canonical_json(copy(json.loads(line), copy_of)) if copy_of else line) + "\n"
+            yield _without_names(canonical_json(copy(json.loads(line), copy_of)) if copy_of else line) + "\n"
 
     def passage_lines(self) -> Iterator[bytes]:
         """passages.jsonl, one document's lines at a time, sorted by id."""
-        for (texts,) in self._db.execute("SELECT texts FROM document WHERE passages>0 AND copy_of='' ORDER BY id"):
-            yield zlib.decompress(texts)
+        for path, texts in self._db.execute("SELECT path, texts FROM document WHERE passages>0 AND copy_of='' ORDER BY id"):
+            lines = zlib.decompress(texts)
+            if masked_label(path) == path:
+                yield lines
+            else:
+                yield "".join(_without_names(line) + "\n" for line in lines.decode().splitlines()).encode()
 
     def by_path(self) -> Iterator[tuple[dict[str, Any], bytes]]:
         """Every document as plain data with its passages' JSON lines, in the order of paths; duplicates keep theirs."""
@@ -191,6 +196,17 @@ def copy(document: Mapping[str, Any], original: str) -> dict[str, Any]:
     count = document["balance"]["extracted"]
     balance = {"extracted": count, "kept": 0, "dropped": {}, "duplicate": count}
     return {**document, "balance": balance, "reason": DUPLICATE + original}
+
+
+def _without_names(line: str) -> str:
+    """A record's line with nothing private in its file's name; the name itself stays in corpus.jsonl, to open the file by."""
+    record = json.loads(line)
+    source = record["source"]
+    path, reason = masked_label(source["path"]), masked_label(record.get("reason", ""))
+    if path == source["path"] and reason == record.get("reason", ""):
+        return line
+    told = {"reason": reason} if reason else {}
+    return canonical_json({**record, **told, "source": {**source, "path": path}})
 
 
 def _open(path: Path) -> sqlite3.Connection:

@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from forge import private
 from forge.protocols import Option
 from forge.records import canonical_json, digest
 from forge.registry import missing
@@ -25,7 +26,7 @@ def reading_stamp(extractors: Mapping[str, Any], libraries: Sequence[str], words
 
     It errs towards reading again: any changed line under phases/prep or beside a plugin gives another hash.
     """
-    parts = [_code(Path(__file__).parent), str(sys.version_info[:3]), canonical_json([words, words_max, dict(options)])]
+    parts = [_code(Path(__file__).parent), private.stamp(), str(sys.version_info[:3]), canonical_json([words, words_max, dict(options)])]
     parts += [f"{library} {_version(library)}" for library in libraries]
     parts += [f"{program} {shutil.which(program)}" for program in PROGRAMS]
     parts += [str([Path(value).exists() for value in options.values() if isinstance(value, str) and "/" in value])]

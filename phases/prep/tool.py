@@ -1,4 +1,4 @@
-"""`forge extract PATH --out FILE`: the text of a file or folder, one JSON line a file, read exactly as prep reads it."""
+"""`forge extract PATH --out FILE`: the text of a file or folder, one JSON line a file, read as prep reads it but not masked."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def extract(
     with tempfile.TemporaryDirectory(prefix="forge-extract-") as folder, closing(listing):
         work = Path(folder)
         with Results(work / "results.db", lasting=False) as results:
-            read_files(listing, path, make_reader(extractors, settings), results, work, limits=make_limits(settings), on_file=on_file)
+            read_files(listing, path, make_reader(extractors, settings, masked=False), results, work, limits=make_limits(settings), on_file=on_file)
             tell_unread(listing, results)
             return dict(sorted(_write(results, out, passages).items()))
 

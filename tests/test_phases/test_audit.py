@@ -403,7 +403,7 @@ def everything() -> dict[str, list[str]]:
         "copy.docx": [prose(100), exchanged(prose(111), 2)],
         "twin.md": [". ".join(twin[i : i + 10]) for i in range(0, 40, 10)],
         "twin.pdf": [". ".join(twin[i : i + 12]) for i in range(0, 40, 12)],
-        "mail.md": [prose(200) + " Write to jane.doe@example.org about it."],
+        "mail.md": [prose(200) + " Write to jane.doe@uni-tuebingen.de about it."],
     }
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from forge.phases.audit import phase
-from forge.phases.audit.secret_checks import iban, luhn
-from forge.phases.audit.secrets import mask
 from forge.phases.audit.settings import AuditSettings
+from forge.private import mask
+from forge.private.checks import iban, luhn
 from forge.records import Document, Passage, Source, write_jsonl
 from forge.testing import run_phase
 
@@ -128,6 +128,8 @@ def test_no_output_of_audit_contains_a_planted_secret(tmp_path: Path) -> None:
             else [f"{french * 2} {line} {french}"]
         )
         source = Source(path=f"{number}.md", sha256="0" * 64, locator=f"heading={line}")
+        if number == 1:
+            texts += [f"Whoever opens the gate of the mill at night tells the miller first. {line} He keeps a lamp in the window."] * 2
         documents.append(
             Document(
                 id=f"d{number:03}",

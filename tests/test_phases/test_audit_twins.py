@@ -14,9 +14,9 @@ from forge.phases.audit.boilerplate import find_boilerplate
 from forge.phases.audit.prose import prose_of
 from forge.phases.audit.quality import hard_signal, soft_signals
 from forge.phases.audit.references import reference_share
-from forge.phases.audit.secrets import mask
 from forge.phases.audit.shingles import unique_shingles
 from forge.phases.audit.twins import find_contained, find_twins, merge
+from forge.private import mask
 from forge.records import Passage, Source
 
 

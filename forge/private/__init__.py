@@ -1,0 +1,161 @@
+"""Finds secrets and personal data in a text and masks them with typed placeholders: `[email]`, `[key]`, `[password]`, ...
+
+A placeholder, not a made-up value: a model trained on few documents would learn the made-up value. And no number in it:
+numbered placeholders would tie the places together at which one person is spoken of. What is looked for is data
+(configs/private.yaml). Nothing here reads files, keeps anything, or tells what it found but by kind and place.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from importlib.resources import files
+from typing import NamedTuple
+
+from forge.private.rules import SHAPES, Rule, load_rules
+
+BLANK = "\x1a"
+"""Stands for every character of what was found while the rest is looked through: no rule matches it."""
+
+_BREAK = re.compile(r"\s")
+Look = Callable[[str], list[tuple[int, int]]]
+
+
+class Hit(NamedTuple):
+    """One secret or personal item: where it stands (characters, end exclusive), its kind, and what to write instead."""
+
+    start: int
+    end: int
+    kind: str
+    placeholder: str
+    is_secret: bool
+
+
+def mask(text: str) -> tuple[str, Counter[str]]:
+    """The text with everything private replaced, and how many of each kind there were. Masking twice changes nothing."""
+    hits = find(text)
+    return (apply(text, hits), Counter(hit.kind for hit in hits)) if hits else (text, Counter())
+
+
+def apply(text: str, hits: Sequence[Hit]) -> str:
+    """The text with the placeholder of each hit in its place. `hits`: sorted, as find() gives them."""
+    parts, end = [], 0
+    for hit in hits:
+        parts += [text[end : hit.start], hit.placeholder]
+        end = hit.end
+    return "".join([*parts, text[end:]])
+
+
+def find(text: str) -> list[Hit]:
+    """Everything private in a text, sorted, without overlaps: an earlier rule's find is blank for the later ones."""
+    work, lowered = text, _lower(text)
+    shapes: dict[str, list[tuple[int, int]]] = {}
+    found: list[Hit] = []
+    for rule in load_rules():
+        fresh = _search(rule, work, lowered, shapes)
+        if fresh:
+            found += fresh
+            work = _blank(work, fresh)
+            lowered = _blank(lowered, fresh)
+    return sorted(found)
+
+
+def counts(texts: Iterable[str]) -> Counter[str]:
+    """How many placeholders of each name ("email", "key") stand in texts that were masked before."""
+    total: Counter[str] = Counter()
+    for text in texts:
+        if "[" in text:
+            total.update(name for name in _PLACEHOLDER.findall(text) if name in placeholders())
+    return total
+
+
+@cache
+def placeholders() -> frozenset[str]:
+    """The names that stand in placeholders."""
+    return frozenset(rule.placeholder.strip("[]") for rule in load_rules())
+
+
+@cache
+def stamp() -> str:
+    """What masked text depends on: this code and its data. Caches of masked text are parted by it."""
+    place = files("forge")
+    parts = [place / "private" / name for name in ("__init__.py", "checks.py", "rules.py")] + [place / "configs" / "private.yaml"]
+    return "\n".join(part.read_text(encoding="utf-8") for part in parts)
+
+
+_PLACEHOLDER = re.compile(r"\[([a-z-]{2,20})\]")
+
+
+def _lower(text: str) -> str:
+    """The text in small letters, place for place: `İ` alone would become two characters."""
+    lowered = text.lower()
+    return lowered if len(lowered) == len(text) else text.replace("\u0130", "I").lower()
+
+
+def _blank(text: str, hits: Sequence[Hit]) -> str:
+    parts, end = [], 0
+    for hit in hits:
+        parts += [text[end : hit.start], BLANK * (hit.end - hit.start)]
+        end = hit.end
+    return "".join([*parts, text[end:]])
+
+
+def _search(rule: Rule, text: str, lowered: str, shapes: dict[str, list[tuple[int, int]]]) -> list[Hit]:
+    places = _near(rule, text, shapes) if rule.near else _anchored(rule, lowered)
+    if not places:
+        return []
+    fresh: list[Hit] = []
+    end = -1
+    for start, stop in _windows(places, rule, text):
+        for match in rule.regex.finditer(text, start, stop):
+            first, last = match.span("secret") if rule.has_group and match["secret"] is not None else match.span()
+            if first >= end and last > first and rule.check(match):
+                fresh.append(Hit(first, last, rule.kind, rule.placeholder, rule.is_secret))
+                end = last
+    return fresh
+
+
+def _anchored(rule: Rule, lowered: str) -> list[tuple[int, int]]:
+    places: list[tuple[int, int]] = []
+    for anchor in rule.anchors:
+        size = len(anchor)
+        place = lowered.find(anchor)
+        while place >= 0:
+            if rule.then is None or rule.then.match(lowered, place + size):
+                places.append((place, place + size))
+            place = lowered.find(anchor, place + size)
+    if len(rule.anchors) > 1:
+        places.sort()
+    return places
+
+
+def _near(rule: Rule, text: str, shapes: dict[str, list[tuple[int, int]]]) -> list[tuple[int, int]]:
+    if rule.near not in shapes:
+        shapes[rule.near] = [match.span() for match in SHAPES[rule.near].finditer(text)]
+    places = shapes[rule.near]
+    return [place for place in places if place[1] - place[0] >= rule.digits] if rule.digits else places
+
+
+def _windows(places: list[tuple[int, int]], rule: Rule, text: str) -> list[tuple[int, int]]:
+    """Stretches around the places, joined where they touch; each ends at a space, so that no token is cut."""
+    before, behind = (4, 8) if rule.digits else (rule.before, rule.behind)
+    windows: list[tuple[int, int]] = []
+    start = stop = -1
+    for first, last in places:
+        if start >= 0 and first - before <= stop:
+            stop = max(stop, last + behind)
+            continue
+        if start >= 0:
+            windows.append((start, stop))
+        start, stop = max(0, first - before, stop), last + behind
+    windows.append((start, stop))
+    return [(first, _word_end(text, last)) for first, last in windows]
+
+
+def _word_end(text: str, place: int) -> int:
+    if place >= len(text):
+        return len(text)
+    end = _BREAK.search(text, place)
+    return end.start() if end else len(text)
