@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from forge.phase import Context
 from forge.phases.synth.asking import Asker, brief_teacher
 from forge.phases.synth.filters import count_reasons, exact_span, flat, reject, sift
 from forge.phases.synth.names import Names
+from forge.phases.synth.poison import Poison, inspect, poisoned_pair
 from forge.phases.synth.requests import NEAR_PER_REQUEST, request_far, request_near, request_pairs
 from forge.phases.synth.unanswerable import Corpus, sift_unanswerable
 from forge.protocols import Proposal, TeacherRequest
@@ -35,14 +37,16 @@ class Result:
     pairs: list[Pair] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
     numbers: dict[str, float | str] = field(default_factory=dict)
+    canaries: dict[str, Poison] = field(default_factory=dict)
 
 
 def make_pairs(settings: SynthSettings, ctx: Context) -> Result:
     """Pairs and refused pairs of the whole corpus (of a sample in a dry run), with the numbers for the report."""
     everything = list(read_jsonl(ctx.input("clean"), Passage))
-    passages = _spread(everything, DRY_PASSAGES) if ctx.dry_run else everything
-    asker = Asker(brief_teacher(settings, ctx), ctx)
     result = Result()
+    safe = _without_poison(everything, result, ctx)
+    passages = _spread(safe, DRY_PASSAGES) if ctx.dry_run else safe
+    asker = Asker(brief_teacher(settings, ctx), ctx)
     answerable = _answerable(passages, asker, settings, result)
     _check_failures(asker, len(passages), settings)
     if ctx.dry_run:
@@ -53,11 +57,40 @@ def make_pairs(settings: SynthSettings, ctx: Context) -> Result:
             why=_main_reasons(result.rejected) or f"it found nothing to ask in {len(passages):,} passages",
             next="forge show rejected, or choose documents with headings and full sentences",
         )
-    result.pairs = answerable + _abstentions(everything, answerable, asker, settings, ctx, result)
+    result.pairs = answerable + _abstentions(safe, answerable, asker, settings, ctx, result)
     result.pairs.sort(key=lambda pair: pair.id)
     result.numbers = _numbers(result, asker, passages)
     _report(result, ctx)
     return result
+
+
+def _without_poison(passages: Sequence[Passage], result: Result, ctx: Context) -> list[Passage]:
+    """The passages that may be shown to a teacher; each of the others is kept as one Rejected with what was found in it."""
+    safe = []
+    for passage in passages:
+        found = inspect(passage)
+        if found.poisoned:
+            result.rejected.append(_poisoned(passage, found))
+            continue
+        result.canaries |= {passage.id: found} if found.canaries else {}
+        safe.append(passage)
+    if lost := len(passages) - len(safe):
+        reasons = Counter(reason for entry in result.rejected for reason in entry.pair.bucket.split("+"))
+        ctx.notice(
+            f"{lost:,} of {len(passages):,} passages give orders to a model that reads them; no teacher sees them"
+            f" ({', '.join(f'{reason} {count:,}' for reason, count in reasons.most_common(3))}): see poisoned_passage in rejected.jsonl"
+        )
+    return safe
+
+
+def _poisoned(passage: Passage, found: Poison) -> Rejected:
+    used = [finding for finding in found.findings if not finding.mention]
+    shown = "; ".join(dict.fromkeys(f"{finding.reason}: {finding.stretch}" for finding in used))
+    pair = Pair(
+        id=digest("poisoned", passage.id)[:16], bucket="+".join(found.reasons), question="", answer=shown[:500], passage=passage.id,
+        group=passage.group, source=passage.source,
+    )
+    return reject(pair, "poisoned_passage")
 
 
 def _answerable(passages: Sequence[Passage], asker: Asker, settings: SynthSettings, result: Result) -> list[Pair]:
@@ -75,7 +108,14 @@ def _answerable(passages: Sequence[Passage], asker: Asker, settings: SynthSettin
     unique = list({pair.id: pair for pair in proposed}.values())
     good, refused = sift(unique, by_id, similarity=settings.question_similarity, answer_chars_max=settings.answer_chars_max)
     result.rejected += refused
-    return good
+    return _without_orders(good, result)
+
+
+def _without_orders(pairs: Sequence[Pair], result: Result) -> list[Pair]:
+    """The pairs that carry no order and nothing that only an order of their passage asked for."""
+    reasons = {pair.id: poisoned_pair(pair, result.canaries.get(pair.passage)) for pair in pairs}
+    result.rejected += [reject(pair, reasons[pair.id]) for pair in pairs if reasons[pair.id]]
+    return [pair for pair in pairs if not reasons[pair.id]]
 
 
 def _pair(proposal: Proposal, passage: Passage, teacher: str, names: Names) -> Pair:
@@ -184,6 +224,7 @@ def _numbers(result: Result, asker: Asker, passages: Sequence[Passage]) -> dict[
         "facts": facts,
         "abstention_pairs": abstentions,
         "rejected": len(result.rejected),
+        "poisoned_passages": sum(entry.reason == "poisoned_passage" for entry in result.rejected),
         "failed_requests": len(asker.failed),
         "usd": asker.micro_usd / 1e6,
     }
