@@ -54,7 +54,7 @@ class PrepSettings(Settings):
     min_video_seconds: float = Field(120.0, ge=0, description="shorter videos are skipped, in seconds; those without sound always are")
     max_rows: int = Field(200_000, ge=1, description="rows read of one table; the rest is reported")
     seconds_per_file: float = Field(120.0, gt=0, description="a file that takes longer is given up, in seconds")
-    memory_mib: int = Field(4096, ge=128, description="memory that reading one file may take, in MiB")
+    memory_mib: int = Field(1024, ge=128, description="memory that reading one file may take, in MiB; a speech model needs 4096 or more")
     cache_mib: int = Field(
         2048, ge=0, description="room for what earlier runs read, shared by all runs, in MiB; the longest unused goes first"
     )
