@@ -109,6 +109,8 @@ def is_email(match: re.Match[str]) -> bool:
     *labels, last = domain.split(".")
     if local in {"git", "hg", "svn"} or (match.string[match.end() : match.end() + 1] == ":" and match.string[match.end() + 1 : match.end() + 2].isalpha()):
         return False  # the address of a repository
+    if last in _FILE_ENDINGS and len(labels) > 1 and re.fullmatch(r"com|org|net|edu|gov|io|eu|de|uk|fr|es|it|nl|ch|at|br|us|in", labels[-1]):
+        *labels, last = labels  # a file that is named after a person
     return last not in _FILE_ENDINGS and not all(label.isdigit() for label in labels) and not _EXAMPLE_DOMAIN.search(domain)
 
 
