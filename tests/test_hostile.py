@@ -106,7 +106,7 @@ def _can_be_held(case: hostile.Case, place: Path) -> bool:
 
 
 def _run(result: Outcome, place: Path, folders: dict[str, Path]) -> None:
-    settings = {"allowed_failed_share": 1, "seconds_per_file": 15, "memory_mib": MEMORY_MIB, "workers": 2}
+    settings = {"allowed_failed_share": 1, "seconds_per_file": 25, "memory_mib": MEMORY_MIB, "workers": 2}
     command = [sys.executable, "-m", "forge", "run", str(result.corpus), "--until", "prep", "--new", "--budget", "0", "--plugin-dir", str(place / "plugins")]
     for name, value in settings.items():
         command += ["--set", f"prep.{name}={value}"]
@@ -197,7 +197,7 @@ def test_every_hostile_file_ends_as_it_must(outcome: Outcome) -> None:
     for case in outcome.cases:
         document = outcome.documents[case.path]
         ended = f"{case.path!r}: {document.status}: {document.reason}"
-        if document.status not in case.ends.split("|") or case.why not in document.reason:
+        if document.status not in case.ends.split("|") or not any(why in document.reason for why in case.why.split("|")):
             wrong.append(f"{ended} (wanted {case.ends}: {case.why})")
         if case.keeps not in re.sub(r"\s+", " ", outcome.text(case.path)):
             wrong.append(f"{ended} (lost {case.keeps!r})")

@@ -17,7 +17,7 @@ class Case:
     """One file and its end.
 
     path: as documents.jsonl tells it. make: its bytes, or what writes it. ends: a status, or several with "|" where each is an answer.
-    why: what its reason must contain. members: the same for files inside it, by their name there: "status: reason".
+    why: what its reason must contain, "|" between alternatives. members: the same for files inside it, by their name there: "status: reason".
     keeps: text that must be in its passages (or a member's).
     """
 

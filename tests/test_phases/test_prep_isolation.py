@@ -253,11 +253,11 @@ def test_children_are_replaced_before_they_grow_without_end(monkeypatch: pytest.
 
 @linux
 def test_a_child_that_leaks_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(seat, "GROWTH_BYTES", 30 << 20)
+    monkeypatch.setattr(seat, "GROWTH_BYTES", 60 << 20)
     kept: list[bytearray] = []
 
     def work(item: int, place: Seat) -> bytes:
-        kept.append(bytearray(os.urandom(1) * (20 << 20)))
+        kept.append(bytearray(os.urandom(1) * (40 << 20)))  # above what malloc takes from freed memory
         return str(os.getpid()).encode()
 
     found = dict(Pool(work, workers=1, seconds=5, memory_mib=512).map(range(6), lambda: None))
