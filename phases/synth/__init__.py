@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from forge.phase import Context, Estimate, Output, Requirement, Settings
-from forge.records import Passage, read_jsonl, write_jsonl
+from forge.records import Passage, read_jsonl, write_json, write_jsonl
 
 SECONDS_PER_PASSAGE, SECONDS_TO_START = 0.004, 0.5
 """The offline teacher with all filters, measured on the Rust book and the OWASP cheat sheets."""
@@ -50,6 +50,7 @@ class Synth:
     writes: ClassVar[tuple[Output, ...]] = (
         Output(name="pairs", path="pairs.jsonl"),
         Output(name="rejected", path="rejected.jsonl"),
+        Output(name="synth_checks", path="checks.json"),
     )
     settings: ClassVar[type[SynthSettings]] = SynthSettings
     where: ClassVar[Literal["engine", "machine"]] = "engine"
@@ -80,6 +81,7 @@ class Synth:
         result = make_pairs(settings, ctx)
         write_jsonl(ctx.output("pairs"), result.pairs)
         write_jsonl(ctx.output("rejected"), result.rejected)
+        write_json(ctx.output("synth_checks"), result.checks)
         return result.numbers
 
     def undo(self, settings: SynthSettings, ctx: Context) -> None:

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from forge.phases.synth.balance import unbalanced
 from forge.questions import LEANING, normalize, same_subject, subject
 from forge.records import Pair, Passage, Rejected
 
@@ -42,6 +43,7 @@ def sift(pairs: Sequence[Pair], passages: Mapping[str, Passage], *, similarity: 
             good.append(pair)
     good = _drop(good, _repeated_questions(good, similarity), rejected)
     good = _drop(good, _overused_answers(good), rejected)
+    good = _drop(good, unbalanced(good), rejected)
     return good, rejected
 
 
@@ -75,6 +77,7 @@ def _checks(answer_chars_max: int) -> dict[str, Check]:
         "answer_is_question": lambda pair, text: pair.answer.rstrip().endswith("?") or normalize(pair.answer) == normalize(pair.question),
         "evidence_not_in_passage": lambda pair, text: not pair.evidence or pair.evidence not in text,
         "number_or_name_not_in_passage": lambda pair, text: bool(invented(pair.answer, f"{text} {pair.question}")),
+        "number_or_name_not_in_evidence": lambda pair, text: bool(invented(pair.answer, f"{pair.evidence} {pair.question}")),
     }
 
 

@@ -6,11 +6,13 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from forge.errors import ForgeError
 from forge.phase import Context
 from forge.phases.synth.asking import Asker, brief_teacher
+from forge.phases.synth.balance import summary
+from forge.phases.synth.citations import scrub
 from forge.phases.synth.filters import count_reasons, exact_span, flat, reject, sift
 from forge.phases.synth.names import Names
 from forge.phases.synth.poison import Poison, inspect, poisoned_pair
@@ -38,6 +40,8 @@ class Result:
     rejected: list[Rejected] = field(default_factory=list)
     numbers: dict[str, float | str] = field(default_factory=dict)
     canaries: dict[str, Poison] = field(default_factory=dict)
+    scrubbed: int = 0
+    checks: dict[str, Any] = field(default_factory=dict)
 
 
 def make_pairs(settings: SynthSettings, ctx: Context) -> Result:
@@ -59,6 +63,7 @@ def make_pairs(settings: SynthSettings, ctx: Context) -> Result:
         )
     result.pairs = answerable + _abstentions(safe, answerable, asker, settings, ctx, result)
     result.pairs.sort(key=lambda pair: pair.id)
+    result.checks |= {"refused": count_reasons(result.rejected), "buckets": summary(result.pairs), "citations_scrubbed": result.scrubbed}
     result.numbers = _numbers(result, asker, passages)
     _report(result, ctx)
     return result
@@ -100,6 +105,7 @@ def _answerable(passages: Sequence[Passage], asker: Asker, settings: SynthSettin
     for request, response in asker.ask(requests, "asking about passages"):
         if not response.proposals:
             continue
+        result.scrubbed += sum(scrub(one.question) != one.question or scrub(one.answer) != one.answer for one in response.proposals)
         made = [_pair(proposal, request.passage, settings.teacher, names) for proposal in response.proposals]
         proposed += made[: settings.pairs_per_passage]
         result.rejected += [reject(pair, "more_than_asked_for") for pair in made[settings.pairs_per_passage :]]
@@ -120,9 +126,9 @@ def _without_orders(pairs: Sequence[Pair], result: Result) -> list[Pair]:
 
 def _pair(proposal: Proposal, passage: Passage, teacher: str, names: Names) -> Pair:
     fact = digest(passage.id, proposal.fact or proposal.answer)[:12]
-    answer = proposal.answer.strip()
+    question, answer = scrub(proposal.question), scrub(proposal.answer).strip()
     return Pair(
-        id=digest(passage.id, fact, str(proposal.form), proposal.question)[:16], bucket=proposal.bucket, question=flat(proposal.question), answer=answer,
+        id=digest(passage.id, fact, str(proposal.form), proposal.question)[:16], bucket=proposal.bucket, question=flat(question), answer=answer,
         evidence=exact_span(proposal.evidence, passage.text), passage=passage.id, group=passage.group, fact=fact, form=proposal.form, source=passage.source,
         teacher=teacher, names=names.of(answer),
     )
@@ -224,6 +230,7 @@ def _numbers(result: Result, asker: Asker, passages: Sequence[Passage]) -> dict[
         "facts": facts,
         "abstention_pairs": abstentions,
         "rejected": len(result.rejected),
+        "citations_scrubbed": result.scrubbed,
         "poisoned_passages": sum(entry.reason == "poisoned_passage" for entry in result.rejected),
         "failed_requests": len(asker.failed),
         "usd": asker.micro_usd / 1e6,

@@ -71,6 +71,7 @@ def test_a_good_pair_passes() -> None:
         ({"answer": "The Harlow gauge weighs 3 km in all."}, "number_or_name_not_in_passage"),
         ({"answer": "The Harlow gauge is a MutexGard with 14 teeth."}, "number_or_name_not_in_passage"),
         ({"answer": "The NASA gauge has 14 teeth."}, "number_or_name_not_in_passage"),
+        ({"answer": "The Harlow gauge at the SQL door has 14 teeth."}, "number_or_name_not_in_evidence"),
     ],
 )
 def test_each_filter_refuses_its_bad_pair(changes: dict[str, object], reason: str) -> None:
