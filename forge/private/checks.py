@@ -37,7 +37,7 @@ _PLACEHOLDER = re.compile(
       | string | str | text | bytes | int | [a-z]+(?:[_-][a-z]+)+ | pass | (?:pass(?:wd|word|phrase)?|secret|token|key|value|foo|bar|user)\d{0,3}
       | (?:pass(?:word)?|secret)?123(?:4(?:5(?:6(?:78?9?0?)?)?)?)? | required | optional | invalid
       | incorrect | process\.env.* | os\.environ.* | env\b.* | getenv.* | config\..* | self\..* | this\..* | request\..*
-      | [a-z]?sha-?\d+\w* | md5\w* | bcrypt | argon2\w* | [hrpe]s\d+ | oauth2?\w* | utf-?\d+ | base64 | x25519 | ed25519 | ipv[46] | unix\w* )$"""
+      | [a-z]?sha-?\d+\w* | md5\w* | bcrypt | argon2\w* | [hrpe]s\d+ | oauth2?\w* | utf-?\d+ | (?-i:[a-z\\_.-]+(?:/[a-z0-9\\_.-]+)+) | base64 | x25519 | ed25519 | ipv[46] | unix\w* )$"""
 )
 _CODE = re.compile(
     r"\w\(|\]\(|::|://|->|=>|==|&&|\|\||\w\[|^[&*@!|/\\(\[{]|\)$|\\x|\\[nt]|^\w+(?:\.\w+){2,}$|^https?://|^[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+$|^-{1,2}\w|^\W+$"
@@ -128,7 +128,7 @@ _CALLING_CODE = re.compile(
 
 def is_international_phone(match: re.Match[str]) -> bool:
     """A number with an assigned country code and a possible length (ITU-T E.164)."""
-    digits = _digits(match[0].replace("(0)", "")).removeprefix("00")
+    digits = _digits(match[0].replace("(0)", ""))
     if digits[0] == "1":
         return len(digits) == 11 and _is_north_american(digits[1:])
     if re.fullmatch(r"\+\d+\.\d+", match[0]):
@@ -290,6 +290,8 @@ def is_assigned_secret(match: re.Match[str]) -> bool:
         return False
     classes = sum(bool(re.search(one, value)) for one in ("[a-z]", "[A-Z]", r"\d", r"[^\w\s]"))
     mixed = bool(re.search(r"\d", value) and re.search(r"[^\W\d]", value))
+    if match["key"].lower() in {"pass", "pw"}:
+        return classes >= 3  # "PASS: align2" is a test that passed
     if "," in match.string[match.end("key") : match.start("secret")]:
         return mixed  # an argument after the name, or just two words of a list
     if quoted:
@@ -306,7 +308,9 @@ def is_spoken_password(match: re.Match[str]) -> bool:
 
 def is_url_password(match: re.Match[str]) -> bool:
     """What somebody chose, where a manual would write "password"."""
-    return not re.fullmatch(r"(?i)p(?:ass)?w(?:or)?d|pass|secret|user\w*|token|your.*|x+|\*+|\.+|postgres|root|guest|admin|example|xyz|abc|123|\d{2,5}/.*", match["secret"])
+    if re.match(r"(?i)@(?:\w+\.)?(?:example|host|server)\b", match.string[match.end("secret") : match.end("secret") + 40]) and match["secret"].isalpha():
+        return False
+    return not re.fullmatch(r"(?i)p(?:ass)?w(?:or)?[dt]|pass|secret|user\w*|token|your.*|x+|\*+|\.+|postgres|root|guest|admin|example|xyz|abc|123|\d{2,5}/.*", match["secret"])
 
 
 def is_mixed(match: re.Match[str]) -> bool:
@@ -324,6 +328,9 @@ def is_random(match: re.Match[str]) -> bool:
 def is_key_block(match: re.Match[str]) -> bool:
     """Small and capital letters and digits in every line, as in any base64 of some length."""
     lines = match[0].split()
+    around = match.string[max(0, match.start() - 300) : match.start()] + match.string[match.end() : match.end() + 100]
+    if re.search(r"(?:BEGIN|END) [A-Z0-9 ]*(?:PUBLIC KEY|CERTIFICATE|SIGNATURE|MESSAGE|REQUEST)", around):
+        return False
     return all(all(re.search(one, line) for one in ("[a-z]", "[A-Z]", r"\d")) for line in lines[:2])
 
 
