@@ -14,7 +14,7 @@ from ipaddress import ip_address
 
 Check = Callable[[re.Match[str]], bool]
 
-_ADDRESS_WORD = re.compile(r"(?i)\bip(?:v[46])?s?\b|_ip\b|addr|host|server|client|dns|ping|router|gateway|proxy|://")
+_ADDRESS_WORD = re.compile(r"(?i)\bip(?:v[46])?s?\b|_ip\b|addr|host|server|client|dns|ping|router|gateway|proxy|login|logged|from|visitor|://")
 _VERSION_WORD = re.compile(
     r"(?i)(?:\bversions?|\brelease|\bv|§|\bsections?|\bchapters?|\boids?|\bspec|\bappendix|\btable|\bfigure|[<>=]=)[\s:.(\"'=-]*$"
     r"|(?:\bv8\b|\bupdated?\b|\bupgraded?\b|\bpatch|\bbump|\brelease|\bversion)[^\n]{0,40}$"
@@ -89,7 +89,7 @@ def is_card(match: re.Match[str]) -> bool:
 
 
 def is_public_ip(match: re.Match[str]) -> bool:
-    """A global address that is no well-known resolver. Small numbers are rather a version, unless the words before tell otherwise."""
+    """A global address of one machine that is no well-known resolver. Small numbers are rather a version, unless the words before tell otherwise."""
     try:
         address = ip_address(match[0])
     except ValueError:
@@ -97,10 +97,12 @@ def is_public_ip(match: re.Match[str]) -> bool:
     before = match.string[max(0, match.start() - 60) : match.start()]
     if match[0].lower() in _WELL_KNOWN_IPS or not address.is_global or address.is_multicast or len(set(match[0])) < 5:
         return False
+    if re.match(r"/ ?\d", match.string[match.end() : match.end() + 3]) or re.search(r"(?:\.0|::|:0:0)$", match[0]):
+        return False  # a network, not a machine
     if (_VERSION_WORD.search(before) and not _ADDRESS_WORD.search(before[-24:])) or match.string.startswith(".in-addr", match.end()):
         return False
-    is_small = address.version == 4 and max(address.packed) < 64
-    return not is_small or bool(_ADDRESS_WORD.search(before))
+    is_small = address.version == 4 and (max(address.packed) < 64 or address.packed[0] < 10)
+    return not is_small or bool(_ADDRESS_WORD.search(before[-28:]))
 
 
 def is_email(match: re.Match[str]) -> bool:
