@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.programs import program
+
 
 @pytest.fixture(autouse=True)
 def clean_environment(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,3 +29,15 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working directory."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def tesseract() -> str:
+    """The OCR program."""
+    return program("tesseract", install="apt-get install tesseract-ocr")
+
+
+@pytest.fixture
+def unpacker() -> str:
+    """A program that unpacks compressed RAR."""
+    return program("unar", install="apt-get install unar")

@@ -19,7 +19,7 @@ def program(name: str, *patterns: str, install: str) -> str:
     """The program's path, from PATH or the newest match of the glob patterns below "/"; else the test ends here."""
     if found := shutil.which(name):
         return found
-    places = sorted(str(place) for pattern in patterns for place in Path("/").glob(pattern.lstrip("/")))
+    places = sorted(str(place) for pattern in patterns for place in Path("/").glob(pattern.lstrip("/")) if os.access(place, os.X_OK))
     if places:
         return places[-1]
     reason = f"{name} is not installed: {install}"

@@ -18,8 +18,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.programs import program
+
 START_SECONDS = 30.0
-POSTGRES_FOLDERS = "/usr/lib/postgresql"
+POSTGRES_PROGRAMS = "/usr/lib/postgresql/*/bin/"
 PASSWORD = "s3cr3t-Pa55/w:rd@"   # with the characters that have to be escaped in a URL
 UNPRIVILEGED = "nobody"
 
@@ -31,25 +33,16 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def program(name: str, *folders: str) -> str:
-    """A server's program. Fails the test, naming the package, when it is not installed."""
-    candidates = [shutil.which(name), *[f"{folder}/{name}" for folder in folders]]
-    found = next((path for path in candidates if path and os.access(path, os.X_OK)), None)
-    assert found, f"{name} is not installed: run .ci/run, or apt-get install postgresql mariadb-server"
-    return found
-
-
 @contextmanager
 def postgresql() -> Iterator[int]:
     """A PostgreSQL with the superuser `owner` (password PASSWORD); gives its port."""
-    folders = sorted((f"{version}/bin" for version in map(str, Path(POSTGRES_FOLDERS).glob("*"))), reverse=True)
     with _place() as place:
         port, data = free_port(), place / "data"
         secret = place / "password"
         secret.write_text(PASSWORD, encoding="utf-8")
-        _as_server([program("initdb", *folders), "-D", str(data), "-U", "owner", f"--pwfile={secret}", "-A", "scram-sha-256", "-E", "UTF8", "--locale=C", "--no-sync"], place)
+        _as_server([program("initdb", POSTGRES_PROGRAMS + "initdb", install="apt-get install postgresql"), "-D", str(data), "-U", "owner", f"--pwfile={secret}", "-A", "scram-sha-256", "-E", "UTF8", "--locale=C", "--no-sync"], place)
         options = ["-p", str(port), "-k", str(place), "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off", "-c", "shared_buffers=16MB"]
-        with _running([program("postgres", *folders), "-D", str(data), *options], place, signal.SIGINT, lambda: _answers(port)):
+        with _running([program("postgres", POSTGRES_PROGRAMS + "postgres", install="apt-get install postgresql"), "-D", str(data), *options], place, signal.SIGINT, lambda: _answers(port)):
             import psycopg
 
             _until(lambda: _connects(lambda: psycopg.connect(host="127.0.0.1", port=port, user="owner", password=PASSWORD, dbname="postgres").close()), place)
@@ -63,9 +56,9 @@ def mariadb() -> Iterator[int]:
         port, data = free_port(), place / "data"
         setup = place / "setup.sql"
         setup.write_text(f"CREATE USER 'owner'@'127.0.0.1' IDENTIFIED BY '{PASSWORD}';\nGRANT ALL ON *.* TO 'owner'@'127.0.0.1';\n", encoding="utf-8")
-        _as_server([program("mariadb-install-db", "/usr/bin"), "--no-defaults", f"--datadir={data}", "--auth-root-authentication-method=normal", "--skip-test-db"], place)
+        _as_server([program("mariadb-install-db", install="apt-get install mariadb-server"), "--no-defaults", f"--datadir={data}", "--auth-root-authentication-method=normal", "--skip-test-db"], place)
         options = ["--no-defaults", f"--datadir={data}", f"--port={port}", "--bind-address=127.0.0.1", f"--socket={place}/s", f"--init-file={setup}", "--skip-name-resolve", "--innodb-flush-log-at-trx-commit=0", "--innodb-buffer-pool-size=16M", f"--pid-file={place}/pid", f"--tmpdir={place}"]
-        with _running([program("mariadbd", "/usr/sbin"), *options], place, signal.SIGTERM, lambda: _answers(port)):
+        with _running([program("mariadbd", "/usr/sbin/mariadbd", install="apt-get install mariadb-server"), *options], place, signal.SIGTERM, lambda: _answers(port)):
             import pymysql
 
             _until(lambda: _connects(lambda: pymysql.connect(host="127.0.0.1", port=port, user="owner", password=PASSWORD).close()), place)

@@ -83,6 +83,7 @@ def test_pdf_two_pages_are_too_few_to_tell_a_header(tmp_path: Path) -> None:
     assert kept(read(tmp_path, "pdf", "application/pdf", corpus.pdf(pages))).count("Same words on top") == 2
 
 
+@pytest.mark.usefixtures("tesseract")
 def test_pdf_pages_without_a_text_layer_are_counted(tmp_path: Path) -> None:
     made = corpus.pdf([corpus.lines([PARAGRAPH]), [], []], image_only=[1])
     pieces = read(tmp_path, "pdf", "application/pdf", made)

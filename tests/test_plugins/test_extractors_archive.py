@@ -128,6 +128,7 @@ def test_a_tar_of_1979_without_a_magic_is_known_by_its_checksum() -> None:
     assert extractor.accepts(bytes(512), "zeros") == extractor.accepts(b"some text " * 100, "x.txt") == extractor.accepts(b"", "") == ""
 
 
+@pytest.mark.usefixtures("unpacker")
 def test_a_member_that_nobody_reads_does_not_shift_the_next(tmp_path: Path) -> None:
     made = {
         ZIP: packed(dict(MEMBERS)), TAR: archives.tar(MEMBERS), GZIP: archives.tar(MEMBERS, mode="w:gz"), SEVEN_ZIP: seven_zip(tmp_path),
@@ -167,6 +168,7 @@ def open_files() -> list[str]:
     return sorted(os.fspath(one) for one in Path("/proc/self/fd").iterdir())
 
 
+@pytest.mark.usefixtures("unpacker")
 def test_nothing_stays_open_when_the_reader_stops(tmp_path: Path) -> None:
     made = {ZIP: packed(dict(MEMBERS)), GZIP: archives.tar(MEMBERS, mode="w:gz"), SEVEN_ZIP: seven_zip(tmp_path), RAR: archives.rar(MEMBERS, packed=True, solid=True)}
     for media_type, content in made.items():
@@ -388,11 +390,13 @@ def test_garbage_behind_every_magic_is_an_extract_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("solid", [False, True])
+@pytest.mark.usefixtures("unpacker")
 def test_a_compressed_rar_is_unpacked_by_a_program(tmp_path: Path, solid: bool) -> None:
     opened = Opened(tmp_path, archives.rar(MEMBERS, packed=True, solid=solid), RAR)
     assert (opened.members, opened.notes, opened.error) == (MEMBERS, {}, None), "apt install unar"
 
 
+@pytest.mark.usefixtures("unpacker")
 def test_a_solid_rar_with_a_damaged_member_keeps_what_comes_before(tmp_path: Path) -> None:
     whole = archives.rar({"a.txt": BOAT, "b.txt": CREW, "c.txt": BOAT}, packed=True, solid=True)
     broken = bytearray(whole)
@@ -421,6 +425,7 @@ def test_a_rar_that_is_cut_off_or_one_of_several_volumes_is_reported(tmp_path: P
     assert cut.error or cut.damaged
 
 
+@pytest.mark.usefixtures("unpacker")
 def test_files_beside_a_rar_are_not_taken_for_its_volumes(tmp_path: Path) -> None:
     for name in ("rar3-x.rar", "rar5-x.rar"):
         (tmp_path / name).write_bytes(archives.rar(MEMBERS, packed=True, solid=True))

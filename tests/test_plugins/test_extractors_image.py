@@ -23,6 +23,8 @@ from forge.protocols import Option, Reading
 from forge.records import Piece
 from forge.testing import run_phase, tiny_corpus
 
+pytestmark = pytest.mark.usefixtures("tesseract")
+
 SENTENCE = "Leases end before the money is gone"
 
 

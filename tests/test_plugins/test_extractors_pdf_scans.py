@@ -15,6 +15,8 @@ from forge.protocols import Embedded, Option, Reading
 from forge.records import Piece
 from tests import corpus
 
+pytestmark = pytest.mark.usefixtures("tesseract")
+
 TYPED = "A typed sentence stands between two pages that somebody scanned on a Monday"
 
 
