@@ -78,7 +78,7 @@ def is_iban(match: re.Match[str]) -> bool:
 def is_card(match: re.Match[str]) -> bool:
     """A payment card: the length and first digits of an issuer, and a right last digit."""
     digits = _digits(match[0])
-    if len(set(digits)) < 2 or len(set(re.split(r"\D", match[0])[1:])) == 1:
+    if len(set(digits)) < 2 or (digits[0] == "2" and len(set(re.split(r"\D", match[0])[1:])) == 1):
         return False
     issuers = {
         14: r"30[0-5]|3[689]", 15: r"3[47]", 16: r"4|5[1-5]|2[2-7]|35[2-8]|6011|64[4-9]|65|62|50|5[6-8]|6304|67",

@@ -15,10 +15,10 @@ SECONDS_PER_MB, SECONDS_TO_START = 1.2, 1.0
 
 
 class Audit:
-    """Masks secrets, filters, removes copies, and merges documents that share text into one group."""
+    """Masks what prep's rules did not know yet, filters, removes copies, and merges documents that share text into one group."""
 
     name: ClassVar[str] = "audit"
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
     summary: ClassVar[str] = (
         "Mask secrets, drop poor, foreign and repeated passages, group documents that share text."
     )
@@ -111,7 +111,7 @@ def metrics(numbers: Mapping[str, Any]) -> dict[str, float | str]:
     found |= {f"dropped_{reason}": count for reason, count in numbers["dropped_by_reason"].items()}
     reasons = " · ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in numbers["dropped_by_reason"].items())
     masked = sum(numbers["secrets_masked"].values())
-    found["summary"] = f"{numbers['kept']:,} of {numbers['read']:,} kept · dropped: {reasons or 'none'} · {masked:,} secrets masked"
+    found["summary"] = f"{numbers['kept']:,} of {numbers['read']:,} kept · dropped: {reasons or 'none'} · {masked:,} private items masked"
     found["documents_merged"] = sum(map(len, numbers["merged_documents"]))
     found["secrets_masked"] = masked
     found["languages_kept"] = ", ".join(numbers["languages_kept"])

@@ -80,7 +80,7 @@ class Prep:
     """Routes, extracts, cuts and counts; one Document for every name in the corpus."""
 
     name: ClassVar[str] = "prep"
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
     summary: ClassVar[str] = "Read the corpus: text of every document, cut into passages by its structure."
     reads: ClassVar[tuple[str, ...]] = ("corpus",)
     writes: ClassVar[tuple[Output, ...]] = (
