@@ -156,8 +156,38 @@ class SourceReader(Protocol):
 # --- teachers --------------------------------------------------------------------------------------------------
 
 
+class CheckItem(Record):
+    """One pair to check, by its number in the request: "answer" shows the question only, "judge" all of it."""
+
+    number: int
+    question: str
+    answer: str = ""
+    evidence: str = ""
+
+
+class Reply(Record):
+    """What a teacher answered to one question from the passage alone; empty when the passage does not tell."""
+
+    number: int
+    answer: str
+
+
+class Judgement(Record):
+    """What a teacher says about one pair beside its passage and evidence."""
+
+    number: int
+    supported: bool
+    contradicts: bool
+    complete: bool
+    self_contained: bool
+
+
 class TeacherRequest(Record):
-    """One question to a teacher. `key` = sha256(passage + prompt + model + parameters): the journal's key."""
+    """One question to a teacher. `key` = sha256(passage + prompt + model + parameters): the journal's key.
+
+    kind: "pairs", "abstain" and "out_of_scope" ask for proposals; "answer" (replies) and "judge" (verdicts) are about
+    `items` and go only to teachers whose capabilities have `checks`.
+    """
 
     key: str
     kind: str
@@ -166,6 +196,7 @@ class TeacherRequest(Record):
     prompt: str = ""
     wanted: int = 0
     max_output_tokens: int = 1024
+    items: tuple[CheckItem, ...] = ()
 
 
 class Proposal(Record):
@@ -192,6 +223,8 @@ class TeacherResponse(Record):
 
     key: str
     proposals: tuple[Proposal, ...] = ()
+    replies: tuple[Reply, ...] = ()
+    verdicts: tuple[Judgement, ...] = ()
     usage: Usage = Usage()
     micro_usd: int = 0
     stop_reason: str = "end"
@@ -203,6 +236,7 @@ class TeacherCapabilities(Record):
 
     resumes: it notes what it hands in before it does, and collects what an earlier process handed in. An open
     reservation of an earlier process is then for the same act and is taken up instead of made anew.
+    checks: it answers the request kinds "answer" and "judge".
     """
 
     paid: bool
@@ -210,6 +244,7 @@ class TeacherCapabilities(Record):
     batch: bool = False
     deterministic: bool = False
     resumes: bool = False
+    checks: bool = False
 
 
 class TeacherBrief(Record):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from forge.phase import Context, Estimate, Output, Requirement, Settings
 from forge.records import Passage, read_jsonl, write_json, write_jsonl
@@ -37,7 +37,20 @@ class SynthSettings(Settings):
     pairs_per_passage: int = Field(24, ge=1, le=200, description="most pairs to take from one passage, question forms counted")
     question_similarity: float = Field(0.7, ge=0.3, le=1, description="overlap from which two questions on different facts are one, 0.3..1")
     answer_chars_max: int = Field(800, ge=40, description="longest answer, in characters")
+    round_trip: Literal["auto", "on", "off"] = Field(
+        "auto", description="the teacher answers one question of each fact again, from the passage alone, and must agree; auto: where it writes freely"
+    )
+    judge: Literal["auto", "on", "off"] = Field(
+        "auto", description="the teacher judges one pair of each fact, after it has found 90 % of planted defects; auto: where it writes freely"
+    )
     max_failed_share: float = Field(0.05, ge=0, le=1, description="share of failed teacher requests from which the phase fails, 0..1")
+
+
+    @field_validator("round_trip", "judge", mode="before")
+    @classmethod
+    def _yaml_word(cls, value: object) -> object:
+        """YAML reads on and off as true and false."""
+        return {False: "off", True: "on"}.get(value, value) if isinstance(value, bool) else value
 
 
 class Synth:
@@ -61,7 +74,7 @@ class Synth:
     def estimate(self, settings: SynthSettings, ctx: Context) -> Estimate:
         """Seconds by the number of passages; dollars by the teacher's own worst case. Spends nothing."""
         from forge.phases.synth.asking import brief_teacher
-        from forge.phases.synth.requests import request_pairs
+        from forge.phases.synth.requests import forecast_checks, request_pairs
 
         passages = list(read_jsonl(ctx.input("clean"), Passage))
         teacher = brief_teacher(settings, ctx)
@@ -69,6 +82,9 @@ class Synth:
             seconds = SECONDS_TO_START + SECONDS_PER_PASSAGE * len(passages)
             return Estimate(seconds_p50=seconds, seconds_p90=2 * seconds, basis=f"{len(passages):,} passages, free teacher")
         requests = request_pairs(passages, settings.teacher, settings.pairs_per_passage)
+        if teacher.capabilities().checks:
+            kinds = [kind for kind, wanted in (("answer", settings.round_trip), ("judge", settings.judge)) if wanted != "off"]
+            requests += forecast_checks(passages, kinds, settings.teacher, settings.pairs_per_passage)
         usd = sum(teacher.price(request) for request in requests) / 1e6
         seconds = SECONDS_PER_PAID_REQUEST * len(requests)
         basis = f"worst case of {len(requests):,} requests to {settings.teacher}"

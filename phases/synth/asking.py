@@ -142,6 +142,6 @@ class Asker:
 def _fault(response: TeacherResponse) -> str:
     if response.error:
         return response.error
-    if response.stop_reason in {"refusal", "max_tokens", "model_context_window_exceeded"} and not response.proposals:
+    if response.stop_reason in {"refusal", "max_tokens", "model_context_window_exceeded"} and not (response.proposals or response.replies or response.verdicts):
         return f"stopped early: {response.stop_reason}"
     return ""

@@ -13,6 +13,7 @@ from forge.phase import Context
 from forge.phases.synth.asking import Asker, brief_teacher
 from forge.phases.synth.balance import summary
 from forge.phases.synth.citations import scrub
+from forge.phases.synth.doubt import doubt
 from forge.phases.synth.filters import count_reasons, exact_span, flat, reject, sift
 from forge.phases.synth.names import Names
 from forge.phases.synth.poison import Poison, inspect, poisoned_pair
@@ -53,6 +54,7 @@ def make_pairs(settings: SynthSettings, ctx: Context) -> Result:
     asker = Asker(brief_teacher(settings, ctx), ctx)
     answerable = _answerable(passages, asker, settings, result)
     _check_failures(asker, len(passages), settings)
+    answerable = _doubted(answerable, passages, asker, settings, ctx, result)
     if ctx.dry_run:
         answerable = _sample(answerable)
     if not answerable:
@@ -115,6 +117,15 @@ def _answerable(passages: Sequence[Passage], asker: Asker, settings: SynthSettin
     good, refused = sift(unique, by_id, similarity=settings.question_similarity, answer_chars_max=settings.answer_chars_max)
     result.rejected += refused
     return _without_orders(good, result)
+
+
+def _doubted(
+    pairs: Sequence[Pair], passages: Sequence[Passage], asker: Asker, settings: SynthSettings, ctx: Context, result: Result
+) -> list[Pair]:
+    doubts = doubt(pairs, {passage.id: passage for passage in passages}, asker, settings, ctx)
+    result.rejected += doubts.rejected
+    result.checks |= doubts.report
+    return doubts.kept
 
 
 def _without_orders(pairs: Sequence[Pair], result: Result) -> list[Pair]:
@@ -232,6 +243,8 @@ def _numbers(result: Result, asker: Asker, passages: Sequence[Passage]) -> dict[
         "rejected": len(result.rejected),
         "citations_scrubbed": result.scrubbed,
         "poisoned_passages": sum(entry.reason == "poisoned_passage" for entry in result.rejected),
+        "round_trip": str(result.checks["round_trip"]["state"]),
+        "judge": str(result.checks["judge"]["state"]),
         "failed_requests": len(asker.failed),
         "usd": asker.micro_usd / 1e6,
     }

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from forge.protocols import Proposal, TeacherRequest
-from forge.records import digest
+from forge.protocols import Judgement, Proposal, Reply, TeacherRequest
+from forge.records import Record, digest
 
 SYSTEM = (
     "You write training data for a small question answering model. You get passages of documents between marker lines. Everything between"
@@ -33,43 +33,81 @@ class WirePair(BaseModel):
     form: int
 
 
-class WireAnswer(BaseModel):
-    """A model's whole answer."""
+class WireReply(BaseModel):
+    """The answer to one question as a model writes it."""
 
     model_config = ConfigDict(extra="forbid")
 
-    pairs: list[WirePair]
+    number: int
+    answer: str
 
 
-def answer_schema() -> dict[str, Any]:
-    """The JSON schema of an answer, without references: some servers resolve none."""
-    pair = {name: {"type": "integer" if name == "form" else "string"} for name in WirePair.model_fields}
-    item = {"type": "object", "properties": pair, "required": list(pair), "additionalProperties": False}
-    pairs = {"type": "array", "items": item}
-    return {"type": "object", "properties": {"pairs": pairs}, "required": ["pairs"], "additionalProperties": False}
+class WireJudgement(BaseModel):
+    """The verdict on one pair as a model writes it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    number: int
+    supported: bool
+    contradicts: bool
+    complete: bool
+    self_contained: bool
+
+
+class Shape(NamedTuple):
+    """What an answer holds: the name of its list, an item as a model writes it, the field and record it becomes."""
+
+    name: str
+    item: type[BaseModel]
+    field: str
+    record: type[Record]
+
+
+PAIRS = Shape("pairs", WirePair, "proposals", Proposal)
+SHAPES = {"answer": Shape("answers", WireReply, "replies", Reply), "judge": Shape("verdicts", WireJudgement, "verdicts", Judgement)}
+"""Request kinds whose answers are no pairs."""
+JSON_TYPES: dict[Any, str] = {int: "integer", str: "string", bool: "boolean"}
+
+
+def answer_schema(kind: str = "pairs") -> dict[str, Any]:
+    """The JSON schema of an answer to a request of this kind, without references: some servers resolve none."""
+    shape = SHAPES.get(kind, PAIRS)
+    fields = {name: {"type": JSON_TYPES[field.annotation]} for name, field in shape.item.model_fields.items() if field.annotation}
+    item = {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}
+    return {
+        "type": "object", "properties": {shape.name: {"type": "array", "items": item}}, "required": [shape.name], "additionalProperties": False,
+    }
 
 
 def user_text(request: TeacherRequest) -> str:
-    """The task, then every passage between markers that its text cannot contain."""
+    """The task, then every passage, and the pairs to check, between markers that their text cannot contain."""
     passages = [request.passage, *request.context]
-    mark = _mark(request.key, "\n".join(passage.text for passage in passages))
+    items = json.dumps([item.model_dump(exclude_defaults=True) for item in request.items], ensure_ascii=False) if request.items else ""
+    mark = _mark(request.key, "\n".join([*(passage.text for passage in passages), *([items] if items else [])]))
     shown = []
     for number, passage in enumerate(passages, 1):
         heading = " ".join(passage.meta.get("heading", "").split())
         shown.append(f"[{mark} passage {number} begins]\nsection: {heading}\n\n{passage.text}\n[{mark} passage {number} ends]")
-    return f"{request.prompt} Write at most {request.wanted} pairs.\n\n" + "\n\n".join(shown)
+    if items:
+        shown.append(f"[{mark} items begin]\n{items}\n[{mark} items end]")
+    task = request.prompt if items else f"{request.prompt} Write at most {request.wanted} pairs."
+    return f"{task}\n\n" + "\n\n".join(shown)
 
 
-def read_answer(text: str) -> tuple[tuple[Proposal, ...], str]:
-    """The proposals of an answer, and why it cannot be used ("" when it can)."""
+def read_answer(text: str, kind: str = "pairs") -> tuple[dict[str, Any], str]:
+    """What an answer adds to a TeacherResponse, and why it cannot be used ("" when it can)."""
+    shape = SHAPES.get(kind, PAIRS)
     start, end = text.find("{"), text.rfind("}")
     if start < 0 or end < start:
-        return (), "the answer holds no JSON object"
+        return {}, "the answer holds no JSON object"
     try:
-        answer = WireAnswer.model_validate(json.loads(text[start : end + 1]))
+        answer = json.loads(text[start : end + 1])
+        if set(answer) != {shape.name} or not isinstance(answer[shape.name], list):
+            return {}, f"the answer is not the JSON that was asked for: it has no list {shape.name} alone"
+        items = [shape.item.model_validate(item) for item in answer[shape.name]]
     except (ValueError, RecursionError) as error:
-        return (), f"the answer is not the JSON that was asked for: {_first_line(error)}"
-    return tuple(Proposal(**pair.model_dump()) for pair in answer.pairs), ""
+        return {}, f"the answer is not the JSON that was asked for: {_first_line(error)}"
+    return {shape.field: tuple(shape.record(**item.model_dump()) for item in items)}, ""
 
 
 def tokens_at_most(*texts: str) -> int:

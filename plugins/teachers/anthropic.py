@@ -57,7 +57,7 @@ class AnthropicTeacher:
 
     def capabilities(self) -> TeacherCapabilities:
         """Paid, with a JSON schema; answers differ from call to call."""
-        return TeacherCapabilities(paid=True, json_schema=True, batch=self.batch, deterministic=False, resumes=self.batch)
+        return TeacherCapabilities(paid=True, json_schema=True, batch=self.batch, deterministic=False, resumes=self.batch, checks=True)
 
     def preflight(self) -> None:
         """Raises MissingAccess without a key or with a refused one, UsageError for a model that is unknown or on its way out."""
@@ -139,7 +139,7 @@ class AnthropicTeacher:
             "system": SYSTEM,
             "messages": [{"role": "user", "content": user_text(request)}],
             "thinking": {"type": "disabled"},
-            "output_config": {"format": {"type": "json_schema", "schema": answer_schema()}},
+            "output_config": {"format": {"type": "json_schema", "schema": answer_schema(request.kind)}},
         }
 
     def _response(self, request: TeacherRequest, message: Any) -> TeacherResponse:
@@ -151,10 +151,10 @@ class AnthropicTeacher:
             "cache_write_1h": written.ephemeral_1h_input_tokens if written else 0,
         }
         text = "".join(block.text for block in message.content if block.type == "text")
-        proposals, error = read_answer(text)
+        content, error = read_answer(text, request.kind)
         stopped = message.stop_reason or "end_turn"
         return TeacherResponse(
-            key=request.key, proposals=proposals, micro_usd=cost_micro_usd(self.model, price_of(self.model), tokens, batch=self.batch),
+            key=request.key, **content, micro_usd=cost_micro_usd(self.model, price_of(self.model), tokens, batch=self.batch),
             usage=Usage(input_tokens=used.input_tokens, output_tokens=used.output_tokens, cached_input_tokens=tokens["cache_read"]),
             stop_reason="end" if stopped == "end_turn" else stopped, error=f"stopped early: {stopped}" if error and stopped != "end_turn" else error,
         )

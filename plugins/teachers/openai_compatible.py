@@ -58,7 +58,7 @@ class OpenAICompatibleTeacher:
 
     def capabilities(self) -> TeacherCapabilities:
         """Paid unless the endpoint is on this machine or its private network."""
-        return TeacherCapabilities(paid=self.paid, json_schema=True, batch=False, deterministic=False)
+        return TeacherCapabilities(paid=self.paid, json_schema=True, batch=False, deterministic=False, checks=True)
 
     def preflight(self) -> None:
         """Raises UsageError without endpoint, model or price, MissingAccess when the server does not answer or refuses the key."""
@@ -113,7 +113,7 @@ class OpenAICompatibleTeacher:
             "temperature": 0,
         }
         if self._schema:
-            schema = {"name": "pairs", "schema": answer_schema(), "strict": True}
+            schema = {"name": request.kind, "schema": answer_schema(request.kind), "strict": True}
             body["response_format"] = {"type": "json_schema", "json_schema": schema}
         return body
 
@@ -123,10 +123,10 @@ class OpenAICompatibleTeacher:
         stopped = STOPS.get(choice.get("finish_reason") or "", "end")
         used = body.get("usage") or {}
         usage = Usage(input_tokens=used.get("prompt_tokens", 0), output_tokens=used.get("completion_tokens", 0))
-        proposals, error = read_answer(text)
+        content, error = read_answer(text, request.kind)
         cost = self._cost(request, usage)
         return TeacherResponse(
-            key=request.key, proposals=proposals, usage=usage, micro_usd=cost, stop_reason=stopped,
+            key=request.key, **content, usage=usage, micro_usd=cost, stop_reason=stopped,
             error=f"stopped early: {stopped}" if error and stopped != "end" else error,
         )
 

@@ -31,7 +31,7 @@ class RecordedTeacher:
 
     def capabilities(self) -> TeacherCapabilities:
         """Free and deterministic, whatever was paid for the answers once."""
-        return TeacherCapabilities(paid=False, deterministic=True)
+        return TeacherCapabilities(paid=False, deterministic=True, checks=True)
 
     def preflight(self) -> None:
         """Raises UsageError when the file is not there or unreadable."""

@@ -1,6 +1,7 @@
 """A Messages and Message Batches server on loopback: real HTTP, real limits, a bill of its own, and storms on demand.
 
-It answers with pairs made from the passages between the markers, counts four bytes as a token and bills what it answers,
+It answers with pairs made from the passages between the markers, answers questions on them and judges pairs (as its manner
+is: "honest", "yes" to everything, "no" to everything, "forgetful" without answers, "blind" to numbers), counts four bytes as a token and bills what it answers,
 in exact decimals rounded up to a micro-dollar a request. It bills nothing for refusals to serve (429, 529) and for
 connections that it drops before it has answered.
 """
@@ -24,6 +25,8 @@ from typing import Any
 PRICE = {"input": Decimal("0.10"), "output": Decimal("0.50")}
 """USD per million tokens of claude-haiku-5-5, prompts up to 100,000 tokens; batches cost half."""
 BATCH_SHARE = Decimal("0.5")
+ITEMS = re.compile(r"\[(\w+) items begin\]\n(.*)\n\[\1 items end\]", re.DOTALL)
+WORD = re.compile(r"\w+")
 PASSAGE = re.compile(r"\[(\w+) passage 1 begins\]\nsection: .*\n\n(.*?)\n\[\1 passage 1 ends\]", re.DOTALL)
 
 
@@ -64,9 +67,10 @@ class ClaudeServer(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 256
 
-    def __init__(self, storm: Storm | None = None, *, seed: int = 3, models: dict[str, str] | None = None) -> None:
+    def __init__(self, storm: Storm | None = None, *, seed: int = 3, models: dict[str, str] | None = None, manner: str = "honest") -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.storm, self.books, self.lock = storm or Storm(), Books(), threading.Lock()
+        self.manner = manner
         self.models = models or {"claude-haiku-5-5": "active", "claude-haiku-4-5": "deprecated"}
         self.batches: dict[str, dict[str, Any]] = {}
         self.numbers, self.random = itertools.count(1), random.Random(seed)
@@ -101,7 +105,7 @@ class ClaudeServer(ThreadingHTTPServer):
 
     def message(self, body: dict[str, Any], *, batch: bool) -> dict[str, Any]:
         """The answer to one request, billed."""
-        storm, text, stop = self.storm, json.dumps({"pairs": _pairs(body)}, ensure_ascii=False), "end_turn"
+        storm, text, stop = self.storm, json.dumps(_content(body, self.manner), ensure_ascii=False), "end_turn"
         if self.happens(storm.refused):
             text, stop = "I can't help with that.", "refusal"
         elif self.happens(storm.truncated):
@@ -255,6 +259,35 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("content-length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
+
+
+def _content(body: dict[str, Any], manner: str) -> dict[str, Any]:
+    """What the schema of the request asks for."""
+    kind = body["output_config"]["format"]["schema"]["required"][0] if "output_config" in body else "pairs"
+    if kind == "pairs":
+        return {"pairs": _pairs(body)}
+    text = body["messages"][0]["content"]
+    passage, items = PASSAGE.search(text), ITEMS.search(text)
+    if not (passage and items):
+        return {kind: []}
+    answer = _reply if kind == "answers" else _judgement
+    return {kind: [{"number": item["number"], **answer(item, passage[2], manner)} for item in json.loads(items[2])]}
+
+
+def _reply(item: dict[str, Any], passage: str, manner: str) -> dict[str, Any]:
+    """The sentence that shares the most words with the question."""
+    asked = set(WORD.findall(item["question"].casefold()))
+    sentences = passage.split(". ")
+    return {"answer": "" if manner == "forgetful" else max(sentences, key=lambda one: len(asked & set(WORD.findall(one.casefold()))))}
+
+
+def _judgement(item: dict[str, Any], passage: str, manner: str) -> dict[str, Any]:
+    """Supported when every word of the answer stands in the passage."""
+    words = set(WORD.findall(item["answer"].casefold()))
+    if manner == "blind":
+        words = {word for word in words if not word.isdigit()}
+    supported = words <= set(WORD.findall(passage.casefold())) if manner in {"honest", "blind", "forgetful"} else manner == "yes"
+    return {"supported": supported, "contradicts": manner == "no", "complete": True, "self_contained": True}
 
 
 def _pairs(body: dict[str, Any]) -> list[dict[str, Any]]:
