@@ -142,16 +142,14 @@ def _windows(places: list[tuple[int, int]], rule: Rule, text: str) -> list[tuple
     """Stretches around the places, joined where they touch; each ends at a space, so that no token is cut."""
     before, behind = (4, 8) if rule.digits else (rule.before, rule.behind)
     windows: list[tuple[int, int]] = []
-    start = stop = -1
     for first, last in places:
-        if start >= 0 and first - before <= stop:
-            stop = max(stop, last + behind)
+        stop = last + behind
+        if windows and first - before <= windows[-1][1]:
+            if stop > windows[-1][1]:
+                windows[-1] = (windows[-1][0], _word_end(text, stop))
             continue
-        if start >= 0:
-            windows.append((start, stop))
-        start, stop = max(0, first - before, stop), last + behind
-    windows.append((start, stop))
-    return [(first, _word_end(text, last)) for first, last in windows]
+        windows.append((max(0, first - before), _word_end(text, stop)))
+    return windows
 
 
 def _word_end(text: str, place: int) -> int:

@@ -107,7 +107,7 @@ def is_public_ip(match: re.Match[str]) -> bool:
 
 def is_email(match: re.Match[str]) -> bool:
     """An address of somebody: not of an example domain, no image at a scale, package at a version or repository."""
-    local, _, domain = match[0].lower().rpartition("@")
+    local, _, domain = match[0].lower().replace("%40", "@").rpartition("@")
     *labels, last = domain.split(".")
     if local in {"git", "hg", "svn"} or (match.string[match.end() : match.end() + 1] == ":" and match.string[match.end() + 1 : match.end() + 2].isalpha()):
         return False  # the address of a repository

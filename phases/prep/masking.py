@@ -35,11 +35,13 @@ def _mask_batch(pieces: list[Piece], tally: Tally) -> Iterator[Piece]:
     hits = private.find(JOINT.join(piece.text for piece in pieces))
     for hit in hits:
         tally.losses[f"masked {hit.kind.replace('_', ' ')}"] += 1
+    labels = {label for piece in pieces for label in (piece.heading, piece.locator)}
+    labels_are_clean = not private.find(JOINT.join(sorted(labels)))
     start = place = 0
     for piece in pieces:
         stop = start + len(piece.text)
         text, place = _mask_one(piece.text, start, hits, place, tally)
-        heading, locator = masked_label(piece.heading), masked_label(piece.locator)
+        heading, locator = (piece.heading, piece.locator) if labels_are_clean else (masked_label(piece.heading), masked_label(piece.locator))
         if text != piece.text or heading != piece.heading or locator != piece.locator:
             piece = piece.model_copy(update={"text": text, "heading": heading, "locator": locator})
         yield piece
