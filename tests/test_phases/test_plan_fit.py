@@ -80,7 +80,8 @@ def test_a_large_corpus_is_capped_and_the_reason_says_by_which_setting(tmp_path:
     world.contract = {"pretrain_tokens": 5_000_000, "tokens": {"train": 2_000_000}}
     plan = plan_of(fit(tmp_path, world))
     assert plan.scratch is not None
-    assert plan.scratch.steps * plan.scratch.rows_per_step * plan.scratch.context <= 800_000
+    tokens = plan.scratch.steps * plan.scratch.rows_per_step * plan.scratch.context
+    assert tokens < 5_000_000 / 2, "far from one pass, however fast the machine is"
     assert "plan_fit.train_minutes=3.5" in plan.reasons["steps"]
     assert "plan_fit.train_minutes=3.5" in plan.reasons["epochs"]
 

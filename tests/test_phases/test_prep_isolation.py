@@ -178,7 +178,7 @@ def sleepers() -> list[str]:
     ],
 )
 def test_what_a_plugin_does_to_its_own_process_costs_its_file(tmp_path: Path, body: str, reason: str) -> None:
-    seconds = 1 if "longer" in reason else 20
+    seconds = 1 if "longer" in reason else 120
     run = prep(tmp_path, body, seconds=seconds)
     found = endings(run)
     assert found["a.bad"][0] == found["z.bad"][0] == "ok"
