@@ -190,12 +190,13 @@ def _sketch(hashes: Hashes, offsets: Offsets) -> NDArray[np.uint32]:
     values = (hashes >> np.uint64(32)).astype(np.uint32)
     sketch = np.zeros((PERMUTATIONS, len(offsets) - 1), np.uint32)
     if len(values):
-        starts = np.minimum(offsets[:-1], len(values) - 1)  # reduceat wants an index even for an empty last text
-        permuted = np.empty_like(values)
+        # reduceat wants an index for an empty last text too: one value more, that no minimum can be.
+        padded = np.full(len(values) + 1, 0xFFFFFFFF, np.uint32)
+        permuted = padded[:-1]
         for row, factor, summand in zip(sketch, factors, summands, strict=True):
             np.multiply(values, factor, out=permuted)
             permuted += summand
-            np.minimum.reduceat(permuted, starts, out=row)
+            np.minimum.reduceat(padded, offsets[:-1], out=row)
     return sketch
 
 
