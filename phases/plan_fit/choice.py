@@ -11,7 +11,7 @@ from typing import NamedTuple
 from forge.errors import UsageError, nearest
 from forge.phases.plan_fit.data import Data
 from forge.phases.plan_fit.settings import PlanFitSettings
-from forge.phases.plan_fit.speed import tokens_per_second
+from forge.phases.plan_fit.speed import adapter_tokens_per_second, tokens_per_second
 from forge.phases.plan_fit.tables import Size, load_tables, reading_for, tuning_for
 from forge.phases.plan_fit.verdicts import plural
 from forge.protocols import Offer
@@ -45,14 +45,19 @@ def choose(data: Data, offer: Offer, settings: PlanFitSettings, *, dry_run: bool
     if base == SCRATCH:
         scratch = _scratch(data, offer, settings, reasons, precision, dry_run)
         parameters, license, architecture = count_parameters(scratch), SCRATCH_LICENSE, "LlamaForCausalLM"
-        context, minutes = scratch.context, settings.train_minutes / 2
+        context, seconds = scratch.context, 60 * settings.train_minutes - _reading_seconds(scratch, parameters, offer, precision)
     else:
         scratch, (parameters, license, architecture, longest) = None, _known(base, reasons)
-        context, minutes = min(_context(data, CONTEXT_STEP), longest), settings.train_minutes
-    rate = tokens_per_second(parameters, offer, precision)[0] * load_tables().speed.adapter_share
-    lora = _lora(data, parameters, context, settings, reasons, int(60 * minutes * rate), dry_run)
+        context, seconds = min(_context(data, CONTEXT_STEP), longest), 60 * settings.train_minutes
+    rate = adapter_tokens_per_second(parameters, offer, precision)
+    lora = _lora(data, parameters, context, settings, reasons, int(seconds * rate), dry_run)
     files = _quantizations(settings, scratch, reasons)
     return Choice(base, license, architecture, parameters, scratch, lora, precision, files, reasons)
+
+
+def _reading_seconds(scratch: ScratchBase, parameters: int, offer: Offer, precision: str) -> float:
+    """What training the base takes; the adapter gets the rest of train_minutes."""
+    return scratch.steps * scratch.rows_per_step * scratch.context / tokens_per_second(parameters, offer, precision)[0]
 
 
 def count_parameters(model: ScratchBase) -> int:

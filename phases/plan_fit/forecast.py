@@ -10,7 +10,12 @@ import math
 from collections.abc import Mapping, Sequence
 
 from forge.phases.plan_fit.choice import Choice
-from forge.phases.plan_fit.speed import FORWARD_FLOPS, TRAIN_FLOPS, tokens_per_second
+from forge.phases.plan_fit.speed import (
+    FORWARD_FLOPS,
+    TRAIN_FLOPS,
+    adapter_tokens_per_second,
+    tokens_per_second,
+)
 from forge.phases.plan_fit.tables import load_tables
 from forge.protocols import Offer
 from forge.records import Record
@@ -40,7 +45,7 @@ def forecast(
     pretrain_tokens = _pretrain_tokens(choice)
     answers = _answer_seconds(choice.parameters, offer, test_rows)
     working = {
-        "train": pretrain_tokens / rate + tuning_tokens / (rate * tables.speed.adapter_share),
+        "train": pretrain_tokens / rate + tuning_tokens / adapter_tokens_per_second(choice.parameters, offer, choice.precision),
         "eval": answers + 2 * test_tokens * FORWARD_FLOPS / TRAIN_FLOPS / rate,
         "quantize": answers,
     }

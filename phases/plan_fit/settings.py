@@ -19,7 +19,7 @@ class PlanFitSettings(Settings):
     )
     epochs: float = Field(0.0, ge=0, le=50, description="passes over the training rows at most; 0: by model size")
     train_minutes: float = Field(
-        3.5, gt=0, description="minutes that training may take on the planned machine, half of them for a scratch base"
+        4.0, gt=0, description="minutes that training may take on the planned machine, at most half of them for a scratch base"
     )
     quantizations: tuple[Literal["F16", "Q8_0", "Q4_K_M"], ...] = Field(
         ("F16", "Q8_0", "Q4_K_M"), description="GGUF files to make"

@@ -60,11 +60,12 @@ class Base(Record):
 
 
 class Speed(Record):
-    """Sustained floating point operations per second, and where the figure comes from."""
+    """Sustained floating point operations per second, the share of it that adapter training reaches, and the source."""
 
     flops: float
     source: str
     name: str = ""
+    adapter_share: float = 0.75
 
 
 class Speeds(Record):
@@ -74,7 +75,6 @@ class Speeds(Record):
     cpu_bf16: Speed
     gpu: tuple[Speed, ...]
     gpu_tokens_per_second_max: float
-    adapter_share: float
 
 
 class Answers(Record):

@@ -82,8 +82,8 @@ def test_a_large_corpus_is_capped_and_the_reason_says_by_which_setting(tmp_path:
     assert plan.scratch is not None
     tokens = plan.scratch.steps * plan.scratch.rows_per_step * plan.scratch.context
     assert tokens < 5_000_000 / 2, "far from one pass, however fast the machine is"
-    assert "plan_fit.train_minutes=3.5" in plan.reasons["steps"]
-    assert "plan_fit.train_minutes=3.5" in plan.reasons["epochs"]
+    assert "plan_fit.train_minutes=4" in plan.reasons["steps"]
+    assert "plan_fit.train_minutes=4" in plan.reasons["epochs"]
 
 
 def test_the_page_shows_what_a_person_needs_at_the_gate(tmp_path: Path) -> None:
