@@ -53,6 +53,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--only", default="", help="families, separated by commas; all unless told")
     parser.add_argument("--also", action="append", default=[], metavar="NAME=COMMAND", help="another extractor; repeat for more")
+    parser.add_argument("--beside", type=Path, action="append", default=[], metavar="FOLDER", help="read this corpus too, for its time; no facts")
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--verbose", action="store_true", help="list the facts that were missed")
     options = parser.parse_args()
@@ -61,7 +62,7 @@ def main() -> None:
     scores = {name: Score() for name in commands}
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
-        size = copy_families(options.folder, work / "in", {family(fact) for fact in facts})
+        size = copy_families(options.folder, work / "in", {family(fact) for fact in facts}, options.beside)
         for _ in range(options.repeat):
             for name, command in commands.items():
                 out = work / f"{name}.jsonl"
@@ -82,18 +83,20 @@ def family(fact: dict[str, Any]) -> str:
     return str(fact["path"]).partition("/")[0]
 
 
-def copy_families(source: Path, target: Path, families: set[str]) -> int:
-    """Copy the folders of the families; returns their bytes. A tool could write beside what it reads."""
+def copy_families(source: Path, target: Path, families: set[str], beside: list[Path]) -> int:
+    """Copy the folders of the families and the corpora beside them; returns all bytes. A tool could write beside what it reads."""
     for name in sorted(families):
         shutil.copytree(source / name, target / name, symlinks=True)
+    for corpus in beside:
+        shutil.copytree(corpus, target / f"beside-{corpus.name}", symlinks=True)
     return sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
 
 
 def read_texts(out: Path, root: Path) -> dict[str, str]:
     """All text for each file, with what was found inside it."""
     texts: defaultdict[str, list[str]] = defaultdict(list)
-    for line in out.read_text(encoding="utf-8", errors="replace").splitlines() if out.exists() else ():
-        row = json.loads(line)
+    for line in out.read_bytes().splitlines() if out.exists() else ():   # text.splitlines() also cuts at U+2028
+        row = json.loads(line.decode(errors="replace"))
         path = row["path"].partition("!/")[0]
         texts[path if not Path(path).is_absolute() else Path(path).relative_to(root).as_posix()].append(row.get("text") or "")
     return {path: plain("\n".join(parts)) for path, parts in texts.items()}
