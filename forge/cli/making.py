@@ -18,7 +18,7 @@ Budget = typer.Option(None, "--budget", min=0, help="The cap in US dollars. Noth
 BeforeGate = typer.Option(None, "--before-gate", min=0, help="Dollars the teacher may spend before approval [10 % of the budget].", show_default=False)
 Set = typer.Option([], "--set", metavar="SECTION.KEY=VALUE", help="Change one setting; repeat for more.", show_default=False)
 Recipe = typer.Option("", "--recipe", help="A shipped recipe by name, or your own YAML file.", show_default=False, autocompletion=recipe_names)
-DryRun = typer.Option(False, "--dry-run", help="Rehearse all phases on a sample: about a minute, $0.00, no network.")
+DryRun = typer.Option(False, "--dry-run", help="Rehearse all phases on a sample: about a minute, $0.00; no network, but for the sources that a sources.yaml names.")
 PluginDir = typer.Option([], "--plugin-dir", help="Folder with your own extractors, teachers, ...; repeat for more.", show_default=False)
 Until = typer.Option("", "--until", metavar="PHASE", help="Stop after this phase.", show_default=False, autocompletion=phase_names)
 From = typer.Option("", "--from", metavar="PHASE", help="Run this phase again, and what then changes after it.", show_default=False, autocompletion=phase_names)
