@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from forge.state import journal_mode
+from forge.state import set_journal_mode
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS cached(
@@ -28,6 +28,7 @@ TRIMMED_SHARE = 0.8
 """How full a cache is left that had to be trimmed: trimming to the brim would come back with every row."""
 
 BATCH_ROWS, BATCH_BYTES, BATCH_SECONDS = 64, 1 << 20, 1.0
+WAITING_ROWS = 8 * BATCH_ROWS
 BUSY_SECONDS = 5.0
 PAGES_KIB = 400
 DAY = 86400
@@ -75,7 +76,7 @@ class Cache:
         fresh, touched = self._fresh, self._touched
         self._fresh, self._fresh_bytes, self._written_at, self._touched = [], 0, time.monotonic(), []
 
-        def save(db: sqlite3.Connection) -> None:
+        def save(db: sqlite3.Connection) -> bool:
             db.execute("BEGIN IMMEDIATE")
             try:
                 db.executemany("INSERT OR REPLACE INTO cached VALUES(?,?,?,?,?)", fresh)
@@ -84,9 +85,10 @@ class Cache:
                 db.execute("ROLLBACK")
                 raise
             db.execute("COMMIT")
+            return True
 
-        if fresh or touched:
-            self._try(save)
+        if (fresh or touched) and not self._try(save) and len(fresh) < WAITING_ROWS:
+            self._fresh, self._fresh_bytes, self._touched = fresh, sum(len(row[-1]) for row in fresh), touched   # in use: with the next ones
 
     def close(self) -> None:
         """Write the rest, keep the size within its bound, close."""
@@ -150,7 +152,7 @@ class Cache:
 def _connect(path: Path) -> sqlite3.Connection:
     db = sqlite3.connect(path, isolation_level=None, timeout=BUSY_SECONDS)
     try:
-        db.execute(f"PRAGMA journal_mode={journal_mode(path)}")
+        set_journal_mode(db, path)
         db.execute("PRAGMA synchronous=NORMAL")   # a power cut may lose the last rows, never damage the file
         db.execute(f"PRAGMA cache_size=-{PAGES_KIB}")
         db.executescript(SCHEMA)

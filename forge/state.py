@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +33,7 @@ CREATE TABLE IF NOT EXISTS approval(
     plan_sha256 TEXT PRIMARY KEY, who TEXT NOT NULL, at REAL NOT NULL, kind TEXT NOT NULL);
 """
 
+BUSY_SECONDS = 10.0
 NETWORK_FILESYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs"}
 
 
@@ -41,8 +43,8 @@ class State:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._db = sqlite3.connect(path, isolation_level=None, timeout=10.0, check_same_thread=False)
-            self._db.execute(f"PRAGMA journal_mode={journal_mode(path)}")
+            self._db = sqlite3.connect(path, isolation_level=None, timeout=BUSY_SECONDS, check_same_thread=False)
+            set_journal_mode(self._db, path)
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.execute("PRAGMA foreign_keys=ON")
             self._db.executescript(SCHEMA)
@@ -92,6 +94,19 @@ class State:
 def journal_mode(path: Path) -> str:
     """SQLite's journal for a database at `path`: WAL, except on network file systems (it needs shared memory)."""
     return "DELETE" if _filesystem(path) in NETWORK_FILESYSTEMS else "WAL"
+
+
+def set_journal_mode(db: sqlite3.Connection, path: Path) -> None:
+    """Give a new database its journal. Waits for others who do the same: for this change SQLite has no timeout of its own."""
+    until = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            db.execute(f"PRAGMA journal_mode={journal_mode(path)}")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > until:
+                raise
+            time.sleep(0.01)
 
 
 def _cannot_open(path: Path, reason: str) -> ForgeError:

@@ -18,7 +18,7 @@ from forge.errors import ForgeError
 from forge.phases.prep.extract import Result
 from forge.phases.prep.masking import masked_label
 from forge.records import Document, canonical_json, digest
-from forge.state import journal_mode
+from forge.state import set_journal_mode
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS file(key TEXT PRIMARY KEY, extractor TEXT NOT NULL, cached INTEGER NOT NULL, seconds REAL NOT NULL);
@@ -223,7 +223,7 @@ def _open(path: Path) -> sqlite3.Connection:
 
 def _connect(path: Path) -> sqlite3.Connection:
     db = sqlite3.connect(path)
-    db.execute(f"PRAGMA journal_mode={journal_mode(path)}")
+    set_journal_mode(db, path)
     db.execute("PRAGMA synchronous=NORMAL")   # a kill loses nothing; a power cut may lose the last files
     db.execute(f"PRAGMA cache_size=-{PAGES_KIB}")
     db.executescript(SCHEMA)

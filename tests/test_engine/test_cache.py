@@ -62,18 +62,37 @@ def test_a_place_that_cannot_be_written_is_an_empty_cache(tmp_path: Path) -> Non
         assert cache.fault
 
 
-def test_two_processes_fill_one_cache(tmp_path: Path) -> None:
+def test_processes_that_start_together_fill_one_cache(tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path; from forge.cache import Cache\n"
+        "sys.stdin.read(1)\n"
         "with Cache(Path(sys.argv[1])) as cache:\n"
-        "    for number in range(2000): cache.put(f'{sys.argv[2]}-{number}', sys.argv[2].encode() * 50)\n"
+        "    for number in range(500): cache.put(f'{sys.argv[2]}-{number}', sys.argv[2].encode() * 50)\n"
     )
-    path = tmp_path / "x.db"
-    both = [subprocess.Popen([sys.executable, "-c", script, str(path), name]) for name in ("left", "right")]
-    assert [one.wait(60) for one in both] == [0, 0]
+    path, names = tmp_path / "x.db", ("north", "east", "south", "west")
+    all_four = [subprocess.Popen([sys.executable, "-c", script, str(path), name], stdin=subprocess.PIPE) for name in names]
+    for one in all_four:
+        assert one.stdin is not None
+        one.stdin.write(b"x")
+        one.stdin.close()
+    assert [one.wait(60) for one in all_four] == [0, 0, 0, 0]
     with Cache(path) as cache:
-        found = [cache.get(f"{name}-{number}") == name.encode() * 50 for name in ("left", "right") for number in range(2000)]
-    assert all(found)
+        lost = [f"{name}-{number}" for name in names for number in range(500) if cache.get(f"{name}-{number}") != name.encode() * 50]
+    assert lost == []
+
+
+def test_rows_wait_while_another_process_holds_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("forge.cache.BUSY_SECONDS", 0.01)
+    with Cache(tmp_path / "x.db") as cache:
+        other = sqlite3.connect(tmp_path / "x.db", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        cache.put("a", b"one")
+        cache.write()
+        assert "locked" in cache.fault
+        other.execute("ROLLBACK")
+        other.close()
+        cache.write()
+        assert cache.get("a") == b"one"
 
 
 def test_a_killed_process_leaves_whole_rows(tmp_path: Path) -> None:
