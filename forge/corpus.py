@@ -25,6 +25,8 @@ HASHES_BYTES = 256 << 20
 """Room for the hashes of about a million files."""
 
 IGNORED_FOLDERS = {".git", ".hg", ".svn", "__pycache__", ".forge", "node_modules", ".venv"}
+MADE_HERE = ".slm-forge"
+"""A folder below the corpus that holds a file of this name was written by slm-forge (a hub of models) and is left out."""
 
 
 def scan_corpus(root: Path, cache: Path | None = None, *, leave_out: Path | None = None) -> list[CorpusEntry]:
@@ -90,7 +92,10 @@ def _children(folder: str, prefix: str, outside: str) -> Iterator[tuple[str, str
     A folder that cannot be listed is handed over as a name of its own.
     """
     found = []
-    for child in _listed(folder):
+    children = _listed(folder)
+    if prefix and any(child.name == MADE_HERE for child in children):
+        return iter(())
+    for child in children:
         name = prefix + printable(child.name)
         if child.is_dir(follow_symlinks=False):
             if child.name in IGNORED_FOLDERS or (outside and str(Path(child.path).resolve()) == outside):

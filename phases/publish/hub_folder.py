@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from forge.corpus import MADE_HERE
 from forge.errors import ArtifactDamaged, UsageError
 from forge.records import Record
 from forge.store import hash_file, sync_folder
@@ -85,6 +86,7 @@ class FolderHub:
     def locked(self) -> Iterator[None]:
         """Wait until nobody else publishes into this hub, and keep others out."""
         self.root.mkdir(parents=True, exist_ok=True)
+        (self.root / MADE_HERE).touch()   # `forge run .` must not read our own models as documents
         with (self.root / ".lock").open("a", encoding="utf-8") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield

@@ -40,6 +40,15 @@ def test_one_file_can_be_a_corpus(tmp_path: Path) -> None:
     assert (entry.path, locate(file, entry)) == ("a.md", file)
 
 
+def test_a_hub_of_models_inside_a_corpus_is_no_part_of_it(tmp_path: Path) -> None:
+    (tmp_path / "a.md").write_text("text")
+    (tmp_path / "hub" / "model").mkdir(parents=True)
+    (tmp_path / "hub" / ".slm-forge").touch()
+    (tmp_path / "hub" / "model" / "README.md").write_text("a card")
+    assert [entry.path for entry in scan_corpus(tmp_path)] == ["a.md"]
+    assert [entry.path for entry in scan_corpus(tmp_path / "hub")] == [".slm-forge", "model/README.md"]   # asked for by name
+
+
 def test_a_missing_corpus_is_a_usage_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there is no corpus"):
         scan_corpus(tmp_path / "nowhere")

@@ -264,7 +264,7 @@ def test_undo_removes_an_unfinished_copy_and_leaves_the_model(tmp_path: Path) ->
     hub = FolderHub(tmp_path / "hub")
     hub.staging(NAME)
     hub.discard(NAME)
-    assert sorted(path.name for path in (tmp_path / "hub").iterdir()) == [".lock", NAME]
+    assert sorted(path.name for path in (tmp_path / "hub").iterdir()) == [".lock", ".slm-forge", NAME]
 
 
 def test_the_card_quotes_the_abstention_sentence(tmp_path: Path) -> None:
