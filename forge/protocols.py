@@ -425,6 +425,7 @@ class Prediction(Record):
     tuned: str = ""
     generated: bool = False
     finished: bool = True
+    subtopic: str = ""
 
 
 class Task(Protocol):

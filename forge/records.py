@@ -85,7 +85,10 @@ class Piece(Record):
 
 
 class Passage(Record):
-    """A stretch of one document, cut by structure. `group` may never be on both sides of a split."""
+    """A stretch of one document, cut by structure. `group` may never be on both sides of a split.
+
+    meta: "heading" and "kind" from prep; "subtopic" from audit (absent or "" when the corpus is too small to have any).
+    """
 
     id: str
     source: Source
@@ -116,6 +119,7 @@ class Pair(Record):
 
     answerable pairs: `evidence` is an exact span of the passage. `fact` groups the question forms that ask
     for the same thing, so that one form can be held out (test_recall). Abstention pairs have no passage.
+    subtopic: that of its passage, as audit named it; "" without one.
     """
 
     id: str
@@ -130,6 +134,7 @@ class Pair(Record):
     source: Source | None = None
     teacher: str = ""
     names: tuple[str, ...] = ()
+    subtopic: str = ""
 
 
 class Rejected(Record):
@@ -221,6 +226,7 @@ class Example(Record):
     origin: tuple[str, ...] = ()
     bucket: str = ""
     names: tuple[str, ...] = ()
+    subtopic: str = ""
     body: Annotated[Chat | Labelled | Extraction | Detection, Field(discriminator="task")]
 
 
@@ -242,6 +248,7 @@ class DataContract(Record):
     vocab_size: int
     leakage: dict[str, float]
     buckets: dict[str, int]
+    subtopics: dict[str, int] = Field(default_factory=dict)
 
 
 # --- plan, verdicts --------------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ class Eval:
     """Base and tuned model on the three tests: likelihood, greedy answers, verdicts."""
 
     name: ClassVar[str] = "eval"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     summary: ClassVar[str] = "measures the tuned model against its base, with intervals"
     reads: ClassVar[tuple[str, ...]] = (
         "plan", "approval", "machine", "base_model", "adapter", "test_recall", "test_unseen", "test_abstain",

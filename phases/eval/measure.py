@@ -93,5 +93,5 @@ def _prediction(row: Row, task: Task, found: dict[tuple[str, str, str], Any]) ->
         answerable=getattr(example.body, "answerable", True), names=example.names, answer_tokens=len(row.encoded.answer),
         nll_base=round(found["loss", "base", example.id], 6), nll_tuned=round(found["loss", "tuned", example.id], 6),
         base=task.parse(base[0]) if base else "", tuned=task.parse(tuned[0]) if tuned else "", generated=tuned is not None,
-        finished=bool(tuned[1]) if tuned else True,
+        finished=bool(tuned[1]) if tuned else True, subtopic=example.subtopic,
     )

@@ -56,7 +56,7 @@ def find_defects(pair: Pair, passage: Passage | None, abstention: str) -> list[s
 
 def vocabulary(pair: Pair, passage: Passage) -> Vocabulary:
     """The words and numbers of the passage, its headings and file name, and of the question."""
-    heading = " ".join([passage.source.path, passage.source.locator, *passage.meta.values(), pair.question])
+    heading = " ".join([passage.source.path, passage.source.locator, *(value for key, value in passage.meta.items() if key != "subtopic"), pair.question])
     text = f"{passage.text} {heading}"
     written = set(NAME.findall(text)) | set(WORD.findall(text))
     return Vocabulary(

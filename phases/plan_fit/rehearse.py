@@ -107,5 +107,5 @@ def _prediction(row: Example) -> Record:
     return Prediction(
         id=row.id, split=row.split, group=row.group, prompt=chat.prompt, gold=answer, answerable=chat.answerable,
         names=row.names, answer_tokens=max(1, len(answer.split())), nll_base=1.0, nll_tuned=1.0, base=answer, tuned=answer,
-        generated=True,
+        generated=True, subtopic=row.subtopic,
     )

@@ -31,7 +31,7 @@ class Shape:
     """Rows for training and three tests, a tokenizer, and the contract that describes them."""
 
     name: ClassVar[str] = "shape"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     summary: ClassVar[str] = "Split the pairs by document, train the tokenizer, count real tokens, assert that nothing leaks."
     reads: ClassVar[tuple[str, ...]] = ("clean", "pairs")
     writes: ClassVar[tuple[Output, ...]] = (

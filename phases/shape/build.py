@@ -118,7 +118,8 @@ def _row(pair: Pair, split: Split, cluster_of: Mapping[str, str], system_prompt:
     body = Chat(prompt=prompt, completion=(Message(role="assistant", content=pair.answer),), answerable=bool(pair.passage))
     origin = (pair.passage,) if pair.passage else ()
     return Example(
-        id=pair.id, split=split, group=pair.group or cluster_of[pair.id], origin=origin, bucket=pair.bucket, names=pair.names, body=body
+        id=pair.id, split=split, group=pair.group or cluster_of[pair.id], origin=origin, bucket=pair.bucket, names=pair.names, body=body,
+        subtopic=pair.subtopic,
     )
 
 
@@ -232,6 +233,7 @@ def _contract(
         max_length=settings.max_length, too_long=too_long, pretrain_tokens=sum(passage.tokens for passage in pretrain),
         vocab_size=tokenizer.get_vocab_size(), leakage=leakage,
         buckets=dict(sorted(Counter(row.bucket for found in rows.values() for row in found).items())),
+        subtopics=dict(sorted(Counter(row.subtopic for found in rows.values() for row in found if row.subtopic).items())),
     )
 
 

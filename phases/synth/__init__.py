@@ -57,7 +57,7 @@ class Synth:
     """Grounded question and answer pairs, several forms of each fact, and questions to abstain from."""
 
     name: ClassVar[str] = "synth"
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
     summary: ClassVar[str] = "Ask a teacher for question and answer pairs; keep those that the passage supports."
     reads: ClassVar[tuple[str, ...]] = ("clean",)
     writes: ClassVar[tuple[Output, ...]] = (

@@ -66,6 +66,7 @@ def make_pairs(settings: SynthSettings, ctx: Context) -> Result:
     result.pairs = answerable + _abstentions(safe, answerable, asker, settings, ctx, result)
     result.pairs.sort(key=lambda pair: pair.id)
     result.checks |= {"refused": count_reasons(result.rejected), "buckets": summary(result.pairs), "citations_scrubbed": result.scrubbed}
+    result.checks["subtopics"] = dict(sorted(Counter(pair.subtopic for pair in result.pairs if pair.subtopic).items()))
     result.numbers = _numbers(result, asker, passages)
     _report(result, ctx)
     return result
@@ -141,7 +142,7 @@ def _pair(proposal: Proposal, passage: Passage, teacher: str, names: Names) -> P
     return Pair(
         id=digest(passage.id, fact, str(proposal.form), proposal.question)[:16], bucket=proposal.bucket, question=flat(question), answer=answer,
         evidence=exact_span(proposal.evidence, passage.text), passage=passage.id, group=passage.group, fact=fact, form=proposal.form, source=passage.source,
-        teacher=teacher, names=names.of(answer),
+        teacher=teacher, names=names.of(answer), subtopic=passage.meta.get("subtopic", ""),
     )
 
 
