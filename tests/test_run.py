@@ -107,7 +107,7 @@ def test_the_published_folder_is_complete_and_its_hashes_hold(place: Place) -> N
     os.environ["FORGE_HOME"] = place.env["FORGE_HOME"]
     folder = model_folder(Run.open("first"))
     assert folder is not None
-    for name in ("README.md", "Modelfile", "SHA256SUMS", "model/config.json", "adapter", "eval.json", "ship-eval.json"):
+    for name in ("README.md", "Modelfile", "SHA256SUMS", "config.json", "adapter", "eval.json", "ship-eval.json"):
         assert (folder / name).exists(), name
     assert list((folder / "gguf").glob("*Q4_K_M.gguf"))
     subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=folder, check=True)

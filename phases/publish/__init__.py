@@ -38,7 +38,7 @@ class Publish:
     """Card, validator, gates, folder hub."""
 
     name: ClassVar[str] = "publish"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     summary: ClassVar[str] = "write the model card from measured facts, check it, and put the model into the hub"
     reads: ClassVar[tuple[str, ...]] = (
         "plan", "approval", "documents", "audit", "shape", "train_report", "eval", "ship_eval", "model", "gguf",
@@ -125,7 +125,7 @@ def _members(ctx: Context, facts: Facts, card: str, licence: Any) -> dict[str, P
 
     model, adapter = ctx.input("model"), ctx.input("adapter")
     members: dict[str, Path | str] = {
-        f"model/{path.name}": path
+        path.name: path
         for path in model.iterdir() if path.name in MODEL_FILES or path.suffix == ".safetensors"
     }
     members |= {f"adapter/{name}": adapter / name for name in ADAPTER_FILES if (adapter / name).is_file()}

@@ -83,7 +83,7 @@ def base_is_true(staged: Staged) -> list[str]:
 
 def parameters_are_true(staged: Staged) -> list[str]:
     """The weights in the files are counted again; every number of parameters in name, card and reports must agree."""
-    real, facts = count_parameters(staged.folder / "model"), staged.facts
+    real, facts = count_parameters(staged.folder), staged.facts
     problems = [
         f"{where} says {told:,} parameters; the weights hold {real:,}"
         for where, told in (("train.json", facts.reported_parameters), ("the facts", facts.parameters))
@@ -133,7 +133,7 @@ def headers_are_readable(staged: Staged) -> list[str]:
         absent = [key for key in ("general.architecture", "tokenizer.ggml.eos_token_id") if key not in header.values]
         problems += [f"{path.name} lacks {key}" for key in absent]
     try:
-        count_parameters(staged.folder / "model")
+        count_parameters(staged.folder)
     except ForgeError as error:
         problems.append(f"{error.fact} ({error.why})")
     return problems
@@ -239,7 +239,7 @@ def snippets_work(staged: Staged) -> list[str]:
             except SyntaxError as error:
                 problems.append(f"a Python snippet does not compile: {error.msg}")
         if language != "text":
-            named = re.findall(r"(?<![\w/])(?:\./)?((?:gguf|model|adapter)/[\w.@+-]+|\./model|Modelfile)\b", code)
+            named = re.findall(r"(?<![\w/])(?:\./)?((?:gguf|adapter)/[\w.@+-]+|Modelfile)\b", code)
             absent = [name for name in named if not (staged.folder / name).exists()]
             problems += [f"a snippet names {name}, which is not published" for name in absent]
     return problems

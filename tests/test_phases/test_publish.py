@@ -38,8 +38,8 @@ def test_a_model_is_published_with_its_card_its_files_and_their_sums(tmp_path: P
     model = tmp_path / "hub" / NAME
     assert {file.path for file in list_files(model)} == {
         "README.md", "NOTICE", "Modelfile", "SHA256SUMS", "eval.json", "ship-eval.json", "adapter/adapter_config.json",
-        "adapter/adapter_model.safetensors", "model/config.json", "model/tokenizer.json", "model/chat_template.jinja",
-        "model/model.safetensors", f"gguf/{NAME}-F16.gguf", f"gguf/{NAME}-Q8_0.gguf", f"gguf/{NAME}-Q4_K_M.gguf",
+        "adapter/adapter_model.safetensors", "config.json", "tokenizer.json", "chat_template.jinja",
+        "model.safetensors", f"gguf/{NAME}-F16.gguf", f"gguf/{NAME}-Q8_0.gguf", f"gguf/{NAME}-Q4_K_M.gguf",
     }
     assert (run.out / "README.md").read_bytes() == (model / "README.md").read_bytes()
     record = json.loads((run.out / "publication.json").read_text(encoding="utf-8"))

@@ -82,7 +82,7 @@ BAD: list[tuple[str, Damage]] = [
     ("files_are_true", card("| 18,032 |", "| 18,033 |")),
     ("files_are_true", lambda s: write_gguf(s.folder / "gguf" / "extra.gguf", {"a": (32,)})),
     ("headers_are_readable", lambda s: (s.folder / GGUF).write_bytes(b"GGML")),
-    ("headers_are_readable", lambda s: (s.folder / "model/model.safetensors").write_bytes(b"\0" * 64)),
+    ("headers_are_readable", lambda s: (s.folder / "model.safetensors").write_bytes(b"\0" * 64)),
     ("no_placeholders", card("| seed | 7 |", "| seed | None |")),
     ("no_placeholders", card("| seed | 7 |", "| seed | ? |")),
     ("no_placeholders", card("It has read", "TODO {{ x }} It has read")),
@@ -101,7 +101,7 @@ BAD: list[tuple[str, Damage]] = [
     ("snippets_work", card("messages = [", "messages = [[")),
     ("snippets_work", card(f"-m gguf/{NAME}-Q4_K_M.gguf", f"-m gguf/{NAME}-Q5_K_M.gguf")),
     ("nothing_leaks", edit("NOTICE", "Terms", "AKIAABCDEFGHIJKLMNOP Terms")),
-    ("nothing_leaks", edit("model/config.json", "5.23.0", "/home/ann/secret-project")),
+    ("nothing_leaks", edit("config.json", "5.23.0", "/home/ann/secret-project")),
     ("nothing_leaks", lambda s: (s.folder / "eval.json").write_text(json.dumps({"evidence": str(Path.cwd() / "x")}), encoding="utf-8")),
 ]
 
