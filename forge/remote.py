@@ -13,6 +13,7 @@ from typing import Any
 from forge import children
 from forge.context import InputFile
 from forge.errors import ForgeError
+from forge.monitor import Silence
 from forge.phase import Rehearsal
 from forge.protocols import Channel
 from forge.records import read_record, write_json
@@ -63,21 +64,30 @@ class MachineRun:
         return InputFile(path=self.channel.path(remote), sha256=file.sha256)
 
     def _follow(self, emit: Emit, stop_requested: Callable[[], bool]) -> int:
+        silence, warned = Silence(time.time()), False
         while (code := self.channel.poll(self.name)) is None:
-            self._forward(emit)
+            if self._forward(emit):
+                silence.heard(time.time())
+                warned = False
+            phase = self.job.phases[0].name
+            if not warned and (alarm := silence.alarm(phase, time.time())):
+                warned = True
+                emit({"event": "notice", "phase": phase, "text": f"{alarm}; Ctrl-C saves a checkpoint, then forge resume goes on from it"})
             if stop_requested():
                 self.channel.stop(self.name, grace_seconds=GRACE_SECONDS)
             time.sleep(POLL_SECONDS)
         self._forward(emit)
         return code
 
-    def _forward(self, emit: Emit) -> None:
-        """Pass on whole new lines of the worker's events."""
+    def _forward(self, emit: Emit) -> int:
+        """Pass on whole new lines of the worker's events; returns how many."""
         text = self.channel.read(f"jobs/{self.name}/events.jsonl", self._read)
         whole = text[: text.rfind(b"\n") + 1]
         self._read += len(whole)
-        for line in whole.splitlines():
+        lines = whole.splitlines()
+        for line in lines:
             emit(json.loads(line))
+        return len(lines)
 
     def _result(self, code: int) -> JobResult:
         data = self.channel.read(f"jobs/{self.name}/result.json", 0)

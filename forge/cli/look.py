@@ -51,13 +51,17 @@ def runs(as_json: bool = Json) -> None:
 def status(
     run_id: str = RunId, watch: bool = typer.Option(False, "--watch", "-w", help="Keep showing it until the run ends."), as_json: bool = Json
 ) -> None:
-    """One run: phases, progress, money, time left."""
+    """One run: phases, progress with its loss and speed, money, time left; an alarm when it has fallen silent."""
     from forge.cli.snapshot import snapshot, snapshot_lines
+    from forge.monitor import Monitor
     from forge.run import Run
 
     opened, screen = Run.open(run_id), ui.Repainted()
+    monitor = Monitor(opened)
     while True:
         found = snapshot(opened)
+        watched = monitor.look() if found["busy"] else None
+        found["watched"] = watched.model_dump(mode="json") if watched else None
         changed = f"{found['outcome']}{found['busy']}{[(p['name'], p['status']) for p in found['phases']]}"
         if as_json:
             ui.out(json.dumps(found, ensure_ascii=False, default=str))
@@ -69,17 +73,14 @@ def status(
 
 
 def logs(
-    run_id: str = RunId, phase: str = typer.Option("", "--phase", help="Only this phase's events.", show_default=False, autocompletion=phase_names),
+    words: list[str] = typer.Argument(None, metavar="[RUN] [PHASE]", help="A run, a phase, or both; without RUN, the newest run.", show_default=False, autocompletion=phase_names),
+    phase: str = typer.Option("", "--phase", help="Only this phase's events.", show_default=False, autocompletion=phase_names),
     follow: bool = typer.Option(False, "--follow", "-f", help="Keep printing new events until the run ends."), as_json: bool = Json,
 ) -> None:
-    """The events of a run, and where each worker's own log lies."""
-    from forge.errors import UsageError, nearest
-    from forge.registry import Registry
-    from forge.run import Run
+    """The events of a run or of one phase, and where each worker's own log lies."""
+    from forge.cli.showing import run_and_phase
 
-    opened = Run.open(run_id)
-    if phase and phase not in (known := Registry().phase_names()):
-        raise UsageError(f'there is no phase "{phase}"', why=nearest(phase, known), next="forge phases")
+    opened, phase = run_and_phase([*(words or []), *([phase] if phase else [])])
     for event in _events(opened, follow):
         if not phase or event.get("phase") == phase:
             _show_event(event, as_json)

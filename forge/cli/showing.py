@@ -30,6 +30,19 @@ def open_phase(words: list[str]) -> tuple[Run, str]:
     return opened, phase
 
 
+def run_and_phase(words: list[str]) -> tuple[Run, str]:
+    """The run (without a word for it the newest) and the phase ("" = all) of `[RUN] [PHASE]`. Raises UsageError."""
+    known = Registry().phase_names()
+    phases = [word for word in words if word in known]
+    runs = [word for word in words if word not in known]
+    if len(phases) > 1 or len(runs) > 1:
+        odd = runs[1] if len(runs) > 1 else phases[1]
+        raise UsageError(f'there is no phase "{odd}"', why=nearest(odd, known), next="forge phases")
+    if runs and run_ids() and not _names_a_run(runs[0]) and not phases:
+        raise UsageError(f'there is no run or phase "{runs[0]}"', why=nearest(runs[0], [*run_ids(), *known]), next="forge runs")
+    return Run.open(runs[0] if runs else ""), phases[0] if phases else ""
+
+
 def _names_a_run(word: str) -> bool:
     return any(name.startswith(word) for name in run_ids())
 

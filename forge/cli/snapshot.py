@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from forge import ui
+from forge.cli.watching import watch_lines
 from forge.cli.words import duration, metrics_text, progress_text
 from forge.ledger import dollars, micro_usd
 from forge.registry import Registry
@@ -49,9 +50,13 @@ def snapshot_lines(found: dict[str, Any]) -> list[str]:
         f" {_usd(found['spent_usd'])} spent, {_usd(found['reserved_usd'])} reserved of {_usd(found['budget_usd'])}"
     ]
     rows += ui.table_lines([_cells(phase, found["busy"]) for phase in found["phases"]], ("phase", "state", "time", "spent", ""))
-    progress = found["progress"]
+    progress, watched = found["progress"], found.get("watched")
     if progress:
-        rows.append(f"{progress.get('phase', '')}: {progress_text(progress, _running_seconds(found, progress))}")
+        curves = {"loss", "tokens_per_second", "eta_seconds"} if watched else set()
+        told = {name: value for name, value in progress.items() if name not in curves}
+        rows.append(f"{progress.get('phase', '')}: {progress_text(told, _running_seconds(found, progress))}")
+    if watched:
+        rows += watch_lines(watched, found["id"])
     error = found["error"]
     if error and not found["busy"]:
         rows += [f"error: {error['fact']}", *([f"  why: {error['why']}"] if error["why"] else [])]
