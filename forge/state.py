@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,23 +33,64 @@ CREATE TABLE IF NOT EXISTS lease(
     deadline_seconds INTEGER NOT NULL, spend_id INTEGER NOT NULL, created REAL NOT NULL, changed REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS approval(
     plan_sha256 TEXT PRIMARY KEY, who TEXT NOT NULL, at REAL NOT NULL, kind TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS decision(
+    id INTEGER PRIMARY KEY AUTOINCREMENT, pair TEXT NOT NULL, action TEXT NOT NULL, body TEXT NOT NULL DEFAULT '',
+    was TEXT NOT NULL DEFAULT '', why TEXT NOT NULL DEFAULT '', who TEXT NOT NULL, at REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS estimate(
+    phase TEXT PRIMARY KEY, seconds_p50 REAL NOT NULL, seconds_p90 REAL NOT NULL, usd_p50 REAL NOT NULL, usd_p90 REAL NOT NULL,
+    basis TEXT NOT NULL, at REAL NOT NULL);
 """
+
+ATTEMPTS = """
+CREATE TABLE IF NOT EXISTS purse(before_gate INTEGER PRIMARY KEY, settled INTEGER NOT NULL, reserved INTEGER NOT NULL);
+INSERT OR IGNORE INTO purse SELECT side.value, COALESCE(SUM(spend.actual), 0),
+    COALESCE(SUM(CASE WHEN spend.id IS NOT NULL AND spend.actual IS NULL THEN spend.reserved END), 0)
+    FROM json_each('[0, 1]') AS side LEFT JOIN spend ON spend.before_gate = side.value GROUP BY side.value;
+CREATE INDEX IF NOT EXISTS spend_open ON spend(batch) WHERE actual IS NULL;
+CREATE TRIGGER IF NOT EXISTS purse_opened AFTER INSERT ON spend BEGIN
+    UPDATE purse SET settled = settled + COALESCE(new.actual, 0), reserved = reserved + CASE WHEN new.actual IS NULL THEN new.reserved ELSE 0 END
+    WHERE before_gate = new.before_gate; END;
+CREATE TRIGGER IF NOT EXISTS purse_changed AFTER UPDATE OF actual, reserved ON spend BEGIN
+    UPDATE purse SET settled = settled + COALESCE(new.actual, 0) - COALESCE(old.actual, 0),
+        reserved = reserved + CASE WHEN new.actual IS NULL THEN new.reserved ELSE 0 END - CASE WHEN old.actual IS NULL THEN old.reserved ELSE 0 END
+    WHERE before_gate = new.before_gate; END;
+"""
+"""Version 2: a line of `spend` is one attempt. purse holds its sums, kept by the database itself, so that the cap is
+checked in the time of one row however long the ledger grows."""
+ATTEMPT_COLUMNS = {
+    "number": "INTEGER NOT NULL DEFAULT 1", "outcome": "TEXT NOT NULL DEFAULT ''", "usage": "TEXT NOT NULL DEFAULT '{}'",
+    "batch": "TEXT NOT NULL DEFAULT ''",
+}
+VERSION = 2
 
 BUSY_SECONDS = 10.0
 NETWORK_FILESYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs"}
 
 
+@dataclass
+class _Change:
+    """One caller's part of a shared transaction."""
+
+    make: Callable[[sqlite3.Connection], Any]
+    value: Any = None
+    error: BaseException | None = None
+    done: bool = False
+
+
 class State:
-    """A run's database. Every change is one durable transaction; a killed process leaves none half done."""
+    """A run's database. Every change is one durable transaction; a killed process leaves none half done. Threads may share it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._lock, self._queue_lock = threading.RLock(), threading.Lock()
+        self._queue: list[_Change] = []
         try:
             self._db = sqlite3.connect(path, isolation_level=None, timeout=BUSY_SECONDS, check_same_thread=False)
             set_journal_mode(self._db, path)
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.execute("PRAGMA foreign_keys=ON")
             self._db.executescript(SCHEMA)
+            _bring_up_to_date(self._db)
         except sqlite3.DatabaseError as error:
             raise _cannot_open(path, str(error)) from error
         self._db.row_factory = sqlite3.Row
@@ -55,21 +98,57 @@ class State:
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """BEGIN IMMEDIATE … COMMIT: the write lock is taken first, so what is read stays true until the commit."""
-        self._db.execute("BEGIN IMMEDIATE")
+        with self._lock:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+
+    def together(self, make: Callable[[sqlite3.Connection], Any]) -> Any:
+        """One durable change, committed with those of other threads that wait at this moment: one fsync for all of them.
+
+        `make` may raise a ForgeError before it has changed anything; only its own caller gets that.
+        """
+        change = _Change(make)
+        with self._queue_lock:
+            self._queue.append(change)
+        with self._lock:   # whoever gets it first works for everybody in the queue
+            if not change.done:
+                self._commit_queue()
+        if change.error is not None:
+            raise change.error
+        return change.value
+
+    def _commit_queue(self) -> None:
+        with self._queue_lock:
+            changes, self._queue = self._queue, []
         try:
-            yield self._db
-        except BaseException:
-            self._db.execute("ROLLBACK")
+            with self.transaction() as db:
+                for change in changes:
+                    try:
+                        change.value = change.make(db)
+                    except ForgeError as refusal:
+                        change.error = refusal
+        except BaseException as error:   # nothing was committed, for nobody
+            for change in changes:
+                change.error = error
             raise
-        self._db.execute("COMMIT")
+        finally:
+            for change in changes:
+                change.done = True
 
     def rows(self, sql: str, *values: Any) -> list[sqlite3.Row]:
         """All rows of a query."""
-        return self._db.execute(sql, values).fetchall()
+        with self._lock:
+            return self._db.execute(sql, values).fetchall()
 
     def row(self, sql: str, *values: Any) -> sqlite3.Row | None:
         """The first row of a query, or None."""
-        found: sqlite3.Row | None = self._db.execute(sql, values).fetchone()
+        with self._lock:
+            found: sqlite3.Row | None = self._db.execute(sql, values).fetchone()
         return found
 
     def execute(self, sql: str, *values: Any) -> None:
@@ -89,6 +168,35 @@ class State:
     def close(self) -> None:
         """Close the database."""
         self._db.close()
+
+
+def _bring_up_to_date(db: sqlite3.Connection) -> None:
+    """Add what later versions added, in one transaction; a run of an older version keeps its lines."""
+    if db.execute("PRAGMA user_version").fetchone()[0] >= VERSION:
+        return
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        there = {row[1] for row in db.execute("PRAGMA table_info(spend)")}
+        for name, kind in ATTEMPT_COLUMNS.items():
+            if name not in there:
+                db.execute(f"ALTER TABLE spend ADD COLUMN {name} {kind}")
+        for statement in _statements(ATTEMPTS):
+            db.execute(statement)
+        db.execute(f"PRAGMA user_version={VERSION}")
+    except BaseException:
+        db.execute("ROLLBACK")
+        raise
+    db.execute("COMMIT")
+
+
+def _statements(script: str) -> Iterator[str]:
+    """The statements of a script, one by one: executescript() would commit before it runs."""
+    statement = ""
+    for line in script.splitlines():
+        statement += line + "\n"
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
 
 
 def journal_mode(path: Path) -> str:
