@@ -33,6 +33,7 @@ SURFACE: dict[str, tuple[str, ...]] = {
     "teacher": ("name", "requires", "capabilities", "price", "generate"),
     "provider": ("name", "requires", "quote", "start", "find", "stop", "channel", "settle"),
     "task": ("name", "prompt", "target", "parse", "score", "gates", "card_text"),
+    "importer": ("name", "tasks", "priority", "requires", "accepts", "read"),
 }
 """What the protocols in forge.protocols ask for, by kind."""
 

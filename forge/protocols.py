@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
+from pydantic import Field
+
 from forge.phase import Requirement, Settings
-from forge.records import Example, Message, Passage, Piece, Record, Verdict
+from forge.records import Example, Message, Passage, Piece, Quote, Record, Verdict
 
 # --- extractors ------------------------------------------------------------------------------------------------
 
@@ -157,12 +159,16 @@ class SourceReader(Protocol):
 
 
 class CheckItem(Record):
-    """One pair to check, by its number in the request: "answer" shows the question only, "judge" all of it."""
+    """One pair to check, by its number in the request: "answer" shows the question only, "judge" all of it.
+
+    passage: which one of the request's it is about: 1 is `passage`, 2 the first of `context`.
+    """
 
     number: int
     question: str
     answer: str = ""
     evidence: str = ""
+    passage: int = 1
 
 
 class Reply(Record):
@@ -186,7 +192,9 @@ class TeacherRequest(Record):
     """One question to a teacher. `key` = sha256(passage + prompt + model + parameters): the journal's key.
 
     kind: "pairs", "abstain" and "out_of_scope" ask for proposals; "answer" (replies) and "judge" (verdicts) are about
-    `items` and go only to teachers whose capabilities have `checks`.
+    `items` and go only to teachers whose capabilities have `checks`; "check" mixes both: items with an answer are judged,
+    the others answered. "facts" asks about `passage` and every one of `context` at once, for as many pairs of each bucket
+    as `quota` says, and goes only to teachers whose capabilities have `facts`.
     """
 
     key: str
@@ -197,10 +205,14 @@ class TeacherRequest(Record):
     wanted: int = 0
     max_output_tokens: int = 1024
     items: tuple[CheckItem, ...] = ()
+    quota: dict[str, int] = {}
 
 
 class Proposal(Record):
-    """One pair that a teacher proposes; the filters decide."""
+    """One pair that a teacher proposes; the filters decide.
+
+    passage: the id of the one that `evidence` stands in; "" for the request's own. also, earlier: as in a Pair.
+    """
 
     bucket: str
     question: str
@@ -208,6 +220,9 @@ class Proposal(Record):
     evidence: str
     fact: str = ""
     form: int = 0
+    passage: str = ""
+    also: tuple[Quote, ...] = ()
+    earlier: tuple[Message, ...] = ()
 
 
 class Usage(Record):
@@ -236,7 +251,7 @@ class TeacherCapabilities(Record):
 
     resumes: it notes what it hands in before it does, and collects what an earlier process handed in. An open
     reservation of an earlier process is then for the same act and is taken up instead of made anew.
-    checks: it answers the request kinds "answer" and "judge".
+    checks: it answers the request kinds "answer", "judge" and "check". facts: it answers the request kind "facts".
     """
 
     paid: bool
@@ -245,6 +260,7 @@ class TeacherCapabilities(Record):
     deterministic: bool = False
     resumes: bool = False
     checks: bool = False
+    facts: bool = False
 
 
 class TeacherBrief(Record):
@@ -409,6 +425,9 @@ class Prediction(Record):
     """What the models said to one test example. NLL is the sum over the answer's tokens and its end, in nats.
 
     generated: `tuned` (and `base`, for a few rows) was generated; an empty answer is then an answer, not a gap.
+    body: the example itself, for tasks other than chat. seen: those of its mentions that training rows have too.
+    others: the answers of baselines and of models that were compared, by name. label_scores: the tuned model's
+    log-probability of each label as the beginning of the answer.
     """
 
     id: str
@@ -426,10 +445,22 @@ class Prediction(Record):
     generated: bool = False
     finished: bool = True
     subtopic: str = ""
+    body: Labelled | Extraction | None = None
+    seen: tuple[str, ...] = ()
+    others: dict[str, str] = Field(default_factory=dict)
+    label_scores: dict[str, float] = Field(default_factory=dict)
 
 
 class Task(Protocol):
-    """A kind of example: how it is asked, read and scored. Exported as `task`; group `forge.tasks`."""
+    """A kind of example: how it is asked, read and scored. Exported as `task`; group `forge.tasks`.
+
+    It may also have (the phases look with getattr):
+    describe(bodies) -> Sequence[body]: the bodies with what they share written into each (labels, types, instruction).
+    baselines(train, tests, seed) -> Mapping[str, Sequence[str]]: answers of models that learn nothing or little, by name,
+        one for each test example, written as target() writes them.
+    label_prefixes(example) -> Mapping[str, str]: label -> the beginning of the answer that decides for it.
+    audit(train, tests) -> Sequence[Verdict]: what can be said about the rows before anything is trained.
+    """
 
     name: ClassVar[str]
 
@@ -458,6 +489,50 @@ class Task(Protocol):
         ...
 
 
+# --- hubs ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Shipment:
+    """What a hub shall hold: all files of `folder`, nothing else.
+
+    repo: where ("owner/name"); empty: the account's own, under `name`. tag: names this publication for ever.
+    """
+
+    folder: Path
+    name: str
+    repo: str
+    visibility: Literal["private", "public"]
+    tag: str
+    message: str
+    check_stop: Callable[[], None] = lambda: None
+
+
+class Published(Record):
+    """Where a publication lies now, compared file by file with what was sent."""
+
+    url: str
+    repo: str
+    commit: str
+    tag: str
+    visibility: Literal["private", "public"]
+
+
+class Hub(Protocol):
+    """Keeps published models. Exported as `hub`; entry point group `forge.hubs`."""
+
+    name: ClassVar[str]
+    requires: ClassVar[tuple[Requirement, ...]]
+
+    def preflight(self, repo: str, name: str) -> str:
+        """The repository that a publication would go to. Raises MissingAccess when it may not; changes nothing."""
+        ...
+
+    def publish(self, shipment: Shipment) -> Published:
+        """Make the repository hold exactly the folder. Nothing is public before it was compared; idempotent, resumable."""
+        ...
+
+
 # --- executors -------------------------------------------------------------------------------------------------
 
 S = TypeVar("S")
@@ -472,12 +547,60 @@ class Executor(Protocol):
         ...
 
 
+# --- importers -------------------------------------------------------------------------------------------------
+
+
+class Ready(Record):
+    """One example of ready-made data. group: its source document; "" when the data do not tell.
+
+    part: the side that the data set gives it ("train", "val", "test"), if any. place: where it stands ("line=7").
+    """
+
+    group: str
+    body: Labelled | Extraction
+    part: str = ""
+    place: str = ""
+
+
+@dataclass(frozen=True)
+class Importing:
+    """What an importer gets besides the files.
+
+    task: "label" or "extract". columns: which column is what ("text", "label", "group", ...). options: by name.
+    """
+
+    task: str
+    columns: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, Option] = field(default_factory=dict)
+
+
+class Importer(Protocol):
+    """Reads ready-made data of one format. Exported as `importer`; entry point group `forge.importers`.
+
+    tasks: the tasks that its examples are for. priority: the higher one is asked first whether it knows a file.
+    """
+
+    name: ClassVar[str]
+    tasks: ClassVar[tuple[str, ...]]
+    priority: ClassVar[int]
+    requires: ClassVar[tuple[Requirement, ...]]
+
+    def accepts(self, path: Path, name: str) -> bool:
+        """True for a file of this format, by its name and beginning."""
+        ...
+
+    def read(self, paths: Sequence[tuple[Path, str]], how: Importing) -> Iterator[Ready]:
+        """The examples of the files, given with their names in the corpus, as one data set. Raises ForgeError naming file and place."""
+        ...
+
+
 PLUGIN_KINDS: dict[str, tuple[str, str]] = {
     "extractor": ("forge.extractors", "extractor"),
     "source": ("forge.sources", "source"),
     "teacher": ("forge.teachers", "teacher"),
     "provider": ("forge.compute", "provider"),
     "task": ("forge.tasks", "task"),
+    "hub": ("forge.hubs", "hub"),
 }
 """kind -> (entry point group, attribute that a plugin file exports)."""
 

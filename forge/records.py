@@ -114,11 +114,26 @@ class Drop(Record):
 # --- synth and shape -------------------------------------------------------------------------------------------
 
 
+class Message(Record):
+    """One turn of a chat."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class Quote(Record):
+    """An exact stretch of a passage that supports an answer."""
+
+    passage: str
+    evidence: str
+
+
 class Pair(Record):
     """A question with its answer, as a teacher proposed it and the filters let it through.
 
     answerable pairs: `evidence` is an exact span of the passage. `fact` groups the question forms that ask
     for the same thing, so that one form can be held out (test_recall). Abstention pairs have no passage.
+    also: what other passages add to the evidence of a comparison. earlier: the turns of a conversation before the question.
     subtopic: that of its passage, as audit named it; "" without one.
     """
 
@@ -135,6 +150,13 @@ class Pair(Record):
     teacher: str = ""
     names: tuple[str, ...] = ()
     subtopic: str = ""
+    also: tuple[Quote, ...] = ()
+    earlier: tuple[Message, ...] = ()
+
+    @property
+    def asked(self) -> str:
+        """Everything that the user says: the question with the turns before it, one a line."""
+        return "\n".join([*(turn.content for turn in self.earlier if turn.role == "user"), self.question])
 
 
 class Rejected(Record):
@@ -143,13 +165,6 @@ class Rejected(Record):
     id: str
     reason: str
     pair: Pair
-
-
-class Message(Record):
-    """One turn of a chat."""
-
-    role: Literal["system", "user", "assistant"]
-    content: str
 
 
 class Chat(Record):
@@ -162,12 +177,20 @@ class Chat(Record):
 
 
 class Labelled(Record):
-    """A text with its class label and a one-sentence rationale."""
+    """A text with its class label and a one-sentence rationale.
+
+    question: what is asked about the text; then the text may be empty (closed book). labels: all labels of the data set.
+    instruction: the system message. source: which data set or annotator it came from.
+    """
 
     task: Literal["label"] = "label"
     text: str
     label: str
     rationale: str | None = None
+    question: str = ""
+    labels: tuple[str, ...] = ()
+    instruction: str = ""
+    source: str = ""
 
 
 class Span(Record):
@@ -188,12 +211,19 @@ class Relation(Record):
 
 
 class Extraction(Record):
-    """A text with its entities and relations."""
+    """A text with its entities and relations.
+
+    types, relation_types: all that the data set knows. instruction: the system message. source: as in Labelled.
+    """
 
     task: Literal["extract"] = "extract"
     text: str
     entities: tuple[Span, ...] = ()
     relations: tuple[Relation, ...] = ()
+    types: tuple[str, ...] = ()
+    relation_types: tuple[str, ...] = ()
+    instruction: str = ""
+    source: str = ""
 
 
 class Box(Record):
