@@ -10,7 +10,17 @@ from typing import Any, ClassVar, Literal, Protocol, TypeVar
 from pydantic import Field
 
 from forge.phase import Requirement, Settings
-from forge.records import Example, Message, Passage, Piece, Quote, Record, Verdict
+from forge.records import (
+    Example,
+    Extraction,
+    Labelled,
+    Message,
+    Passage,
+    Piece,
+    Quote,
+    Record,
+    Verdict,
+)
 
 # --- extractors ------------------------------------------------------------------------------------------------
 

@@ -155,7 +155,7 @@ def mcnemar(only_first: int, only_second: int) -> float:
     n, fewer = only_first + only_second, min(only_first, only_second)
     if n == 0:
         return 1.0
-    tail = sum(math.comb(n, k) for k in range(fewer + 1)) / 2**n
+    tail: float = sum(math.comb(n, k) for k in range(fewer + 1)) / 2**n
     return min(1.0, 2 * tail)
 
 
