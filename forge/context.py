@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ class FolderContext:
         run_id: str,
         seed: int,
         dry_run: bool,
+        task: str = "chat",
         inputs: Mapping[str, InputFile],
         writes: tuple[Output, ...],
         registry: Registry,
@@ -51,7 +53,7 @@ class FolderContext:
         stop_requested: Callable[[], bool] = lambda: False,
         rehearse: Rehearse = lambda phases, inputs: Rehearsal(error="no rehearsal here"),
     ) -> None:
-        self.run_id, self.seed, self.dry_run = run_id, seed, dry_run
+        self.run_id, self.seed, self.dry_run, self.task = run_id, seed, dry_run, task
         self.work, self.out, self.paid_folder = folder / "work", folder / "out", folder / "journal"
         self.corpus_root, self.money = corpus_root, money
         self.cache = cache or folder / "cache"
@@ -64,6 +66,10 @@ class FolderContext:
     def input(self, name: str) -> Path:
         """The verified file or folder of an artifact named in `reads`."""
         return Path(self._inputs[name].path)
+
+    def has_input(self, name: str) -> bool:
+        """Whether an artifact that the phase may do without is there."""
+        return name in self._inputs
 
     def input_sha256(self, name: str) -> str:
         """The content hash under which the input was published."""
@@ -97,6 +103,15 @@ class FolderContext:
     def notice(self, text: str) -> None:
         """One line that the user should see and that stays in the log."""
         self._emit("notice", {"text": text})
+
+    @contextmanager
+    def quietly(self) -> Iterator[None]:
+        """Without progress and notices: for an estimate, whose notices the work itself gives again."""
+        emit, self._emit = self._emit, lambda kind, fields: None
+        try:
+            yield
+        finally:
+            self._emit = emit
 
     def lease(self, offer: Any, deadline_seconds: int, token: str) -> Any:
         """Only the engine leases machines."""

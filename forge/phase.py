@@ -73,6 +73,7 @@ class Context(Protocol):
     run_id: str
     seed: int
     dry_run: bool
+    task: str
     work: Path
     paid_folder: Path
     cache: Path
@@ -85,6 +86,10 @@ class Context(Protocol):
 
     def output(self, name: str) -> Path:
         """Where to write the artifact `name`; it is published when run() returns."""
+        ...
+
+    def has_input(self, name: str) -> bool:
+        """Whether an artifact named in `optional` is there."""
         ...
 
     def input_sha256(self, name: str) -> str:
@@ -142,6 +147,7 @@ class Phase(Protocol[C]):
     always: run even after a failure or an interrupt (teardown).
 
     A phase may also have:
+    optional: artifacts of `reads` that it can do without; ctx.has_input(name) says whether one is there.
     identity(settings, ctx) -> str: what its result depends on besides inputs, settings and VERSION (its code, plugins).
         A new run then takes the result over from an earlier one that had all the same, if
     reusable(metrics) -> Mapping | None: the numbers to show there; None: this result is not for other runs.

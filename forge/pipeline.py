@@ -35,6 +35,7 @@ from forge.protocols import Lease, Offer
 from forge.records import CorpusEntry, canonical_json, digest, stream_jsonl
 from forge.registry import Registry, require
 from forge.remote import MachineRun, rehearse
+from forge.review import decisions
 from forge.run import Run, cache_folder, home, run_folders
 from forge.snapshots import Snapshots
 from forge.sources import is_source_list, read_sources
@@ -83,6 +84,7 @@ class Pipeline:
         self.closing: list[AnyPhase] = [phase for phase in phases if phase.always]
         self.leases = Leases(run, {name: as_provider(registry.plugin("provider", name)) for name in registry.names("provider")})
         self.seed = int(config.section("run").seed)
+        self.task = str(getattr(config.section("run"), "task", "chat"))
         self.forced = self._forced(rerun_from)
         self.refetch = refetch
         self.snapshots = self._snapshots()
@@ -100,6 +102,7 @@ class Pipeline:
             if self.snapshots:
                 self.snapshots.bring(refetch=self.refetch)
             self._publish_corpus()
+            decisions.publish(self.run)
             self._run_all(until)
             outcome = "stopped" if until else "done"
         except WaitingAtGate as error:
@@ -119,8 +122,12 @@ class Pipeline:
         hashes = {name: artifact.sha256 for name, artifact in inputs.items() if not artifact.telemetry}
         return digest(
             phase.name, str(phase.VERSION), canonical_json(settings), canonical_json(hashes), canonical_json(libraries),
-            str(self.seed), str(self.run.dry_run), self.registry.sources(),
+            str(self.seed), str(self.run.dry_run), self.registry.sources(), *self._task_if_other(),
         )
+
+    def _task_if_other(self) -> tuple[str, ...]:
+        """The task, unless it is chat, which is what runs were about before they could name one."""
+        return () if self.task == "chat" else (self.task,)
 
     def preview(self) -> list[tuple[str, str]]:
         """For each phase whether it would run now and why, as far as that is known without running."""
@@ -213,6 +220,7 @@ class Pipeline:
         folder = self.run.folder / "work" / phase.name
         ctx, settings = EngineContext(self, phase, folder, files, fingerprint), self.config.section(phase.name)
         try:
+            self._estimate(phase, settings, ctx)
             identity = getattr(phase, "identity", None)
             key = digest(fingerprint, identity(settings, ctx)) if identity and phase.name not in self.forced else ""
             taken = reuse.take_over(ctx.cache, key, {one.name: ctx.output(one.name) for one in phase.writes}) if key else None
@@ -221,6 +229,18 @@ class Pipeline:
         finally:
             ctx.close()
         return metrics, ctx.out
+
+    def _estimate(self, phase: AnyPhase, settings: Any, ctx: EngineContext) -> None:
+        """What the phase will probably take and cost, told and kept before it begins."""
+        if phase.always:
+            return
+        with ctx.quietly():
+            found = phase.estimate(settings, ctx)
+        self.run.state.execute(
+            "INSERT OR REPLACE INTO estimate VALUES(?,?,?,?,?,?,?)", phase.name, found.seconds_p50, found.seconds_p90,
+            found.usd_p50, found.usd_p90, found.basis, time.time(),
+        )
+        self.run.events.emit("estimated", phase=phase.name, **found.model_dump())
 
     def _offer_to_other_runs(self, phase: AnyPhase, metrics: dict[str, Any]) -> None:
         reusable = getattr(phase, "reusable", None)
@@ -293,6 +313,7 @@ class Pipeline:
             return
         self.run.state.execute("DELETE FROM artifact WHERE name=?", artifact.name)
         self._publish_corpus()
+        decisions.publish(self.run)
         first_reader = next(phase for phase in self.phases if artifact.name in phase.reads)
         raise _Repair(first_reader.name)
 
@@ -426,7 +447,7 @@ class EngineContext(FolderContext):
         run, registry = pipeline.run, pipeline.registry
         self._pipeline = pipeline
         super().__init__(
-            folder, run_id=run.id, seed=pipeline.seed, dry_run=run.dry_run, inputs=inputs, writes=phase.writes,
+            folder, run_id=run.id, seed=pipeline.seed, dry_run=run.dry_run, task=pipeline.task, inputs=inputs, writes=phase.writes,
             registry=registry, money=run.ledger, fingerprint=fingerprint, cache=cache_folder(),
             corpus_root=pipeline.snapshots.root if pipeline.snapshots else run.corpus,
             stop_requested=pipeline.stop_requested,

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from forge import ui
-from forge.ledger import dollars
+from forge.ledger import MICRO, dollars
 
 NAME_WIDTH = 10
 INDENT = " " * (NAME_WIDTH + 4)
 HIDDEN = {"at", "event", "phase", "done", "total", "note", "share"}
+REVIEWED = {"reject": "rejected", "edit": "edited", "keep": "taken back"}
 UNITS = {"megabytes": "MB"}
 
 
@@ -27,6 +28,12 @@ def event_line(event: Mapping[str, Any]) -> str:
         return _line("✗", ui.RED, phase, event["status"], "")
     if kind == "notice":
         return _line(" ", "", phase, event["text"], "")
+    if kind == "estimated" and event["usd_p90"]:
+        about, most = dollars(round(event["usd_p50"] * MICRO)), dollars(round(event["usd_p90"] * MICRO))
+        return _line(" ", "", phase, f"will cost about {about}, at most {most} ({event['basis']})", "")
+    if kind == "reviewed":
+        told = [f"{event[action]:,} {word}" for action, word in REVIEWED.items() if event.get(action)]
+        return _line("✓", ui.GREEN, "review", f"{', '.join(told)} by {event['who']}", "")
     if kind == "damaged":
         return _line("!", ui.RED, phase, f"{event['artifact']} is damaged and will be made again", "")
     if kind == "approved":
