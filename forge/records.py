@@ -296,6 +296,7 @@ class Verdict(Record):
     evidence: str = ""
     kind: Literal["quality", "integrity", "info"] = "quality"
 
+    reviewed: dict[str, int] = Field(default_factory=dict)
 
 class ScratchBase(Record):
     """A Llama-architecture model trained from random weights on the kept passages."""

@@ -52,6 +52,12 @@ class Reviewed:
     stale: list[str] = field(default_factory=list)
 
     @property
+    def counts(self) -> dict[str, int]:
+        """How many pairs people rejected and edited; empty when nobody did."""
+        counted = {"rejected": len(self.rejected), "edited": len(self.edited)}
+        return {name: count for name, count in counted.items() if count}
+
+    @property
     def summary(self) -> str:
         """"2 pairs rejected and 1 edited in review", or "" when nothing was decided."""
         parts = [f"{len(self.rejected):,} rejected"] if self.rejected else []

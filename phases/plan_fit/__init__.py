@@ -37,7 +37,8 @@ class PlanFit:
     name: ClassVar[str] = "plan_fit"
     VERSION: ClassVar[int] = 1
     summary: ClassVar[str] = "checks the data, chooses model and machine, forecasts the cost, rehearses"
-    reads: ClassVar[tuple[str, ...]] = ("documents", "audit", "clean", "pairs", *HASHED)
+    reads: ClassVar[tuple[str, ...]] = ("documents", "audit", "clean", "pairs", "review", *HASHED)
+    optional: ClassVar[tuple[str, ...]] = ("review",)
     writes: ClassVar[tuple[Output, ...]] = (
         Output(name="plan", path="plan.json"),
         Output(name="plan_text", path="plan.md"),

@@ -9,6 +9,7 @@ from typing import Any
 
 from forge.phase import Context
 from forge.records import DataContract, Example, Pair, Passage, read_jsonl, read_record
+from forge.review.decisions import reviewed_pairs
 
 TESTS = ("test_recall", "test_unseen", "test_abstain")
 SPLITS = ("train", "val", *TESTS)
@@ -48,7 +49,7 @@ def read_data(ctx: Context) -> Data:
     """Read the inputs of plan_fit. Raises ArtifactDamaged with file and line when one does not fit."""
     return Data(
         clean=_read(ctx, "clean", Passage),
-        pairs=_read(ctx, "pairs", Pair),
+        pairs=tuple(reviewed_pairs(ctx).pairs),
         splits={name: _read(ctx, name, Example) for name in SPLITS},
         pretrain=_read(ctx, "pretrain", Passage),
         pretrain_val=_read(ctx, "pretrain_val", Passage),

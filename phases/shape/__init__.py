@@ -31,9 +31,10 @@ class Shape:
     """Rows for training and three tests, a tokenizer, and the contract that describes them."""
 
     name: ClassVar[str] = "shape"
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
     summary: ClassVar[str] = "Split the pairs by document, train the tokenizer, count real tokens, assert that nothing leaks."
-    reads: ClassVar[tuple[str, ...]] = ("clean", "pairs")
+    reads: ClassVar[tuple[str, ...]] = ("clean", "pairs", "review")
+    optional: ClassVar[tuple[str, ...]] = ("review",)
     writes: ClassVar[tuple[Output, ...]] = (
         Output(name="train", path="train.jsonl"),
         Output(name="val", path="val.jsonl"),

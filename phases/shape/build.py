@@ -24,6 +24,7 @@ from forge.records import (
     write_json,
     write_jsonl,
 )
+from forge.review.decisions import reviewed_pairs
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -43,7 +44,10 @@ Lengths = dict[Split, list[tuple[int, int]]]
 def build_data(settings: ShapeSettings, ctx: Context) -> dict[str, float | str]:
     """Write every artifact of the phase; returns the numbers for the report."""
     passages = list(read_jsonl(ctx.input("clean"), Passage))
-    pairs = list(read_jsonl(ctx.input("pairs"), Pair))
+    review = reviewed_pairs(ctx)
+    if review.summary:
+        ctx.notice(review.summary)
+    pairs = review.pairs
     abstention = _abstention(pairs, ctx)
     _stage(ctx, 0, "splitting by document")
     side_of, sides, cluster_of = _divide(pairs, settings, ctx)
@@ -62,7 +66,7 @@ def build_data(settings: ShapeSettings, ctx: Context) -> dict[str, float | str]:
     _stage(ctx, 4, "checking for leakage")
     leakage = measure_leakage(rows, pretrain, {pair.id: pair for pair in pairs})
     assert_no_leakage(leakage)
-    contract = _contract(rows, settings, abstention, lengths, too_long, pretrain, tokenizer, leakage)
+    contract = _contract(rows, settings, abstention, lengths, too_long, pretrain, tokenizer, leakage, review.counts)
     _stage(ctx, 5, "writing")
     for split in SPLITS:
         write_jsonl(ctx.output(split), rows[split])
@@ -221,7 +225,7 @@ def _drop_untrained(rows: Rows, pairs: Sequence[Pair]) -> None:
 
 def _contract(
     rows: Rows, settings: ShapeSettings, abstention: str, lengths: Lengths, too_long: int,
-    pretrain: Sequence[Passage], tokenizer: Tokenizer, leakage: dict[str, float],
+    pretrain: Sequence[Passage], tokenizer: Tokenizer, leakage: dict[str, float], reviewed: dict[str, int],
 ) -> DataContract:
     flat = [size for sizes in lengths.values() for size in sizes]
     return DataContract(
@@ -231,7 +235,7 @@ def _contract(
         tokens={split: sum(whole for _, whole in lengths[split]) for split in SPLITS},
         longest=max((whole for _, whole in flat), default=0), longest_prompt=max((prompt for prompt, _ in flat), default=0),
         max_length=settings.max_length, too_long=too_long, pretrain_tokens=sum(passage.tokens for passage in pretrain),
-        vocab_size=tokenizer.get_vocab_size(), leakage=leakage,
+        vocab_size=tokenizer.get_vocab_size(), leakage=leakage, reviewed=reviewed,
         buckets=dict(sorted(Counter(row.bucket for found in rows.values() for row in found).items())),
         subtopics=dict(sorted(Counter(row.subtopic for found in rows.values() for row in found if row.subtopic).items())),
     )
