@@ -215,7 +215,7 @@ class TeacherRequest(Record):
     wanted: int = 0
     max_output_tokens: int = 1024
     items: tuple[CheckItem, ...] = ()
-    quota: dict[str, int] = {}
+    quota: dict[str, int] = Field(default_factory=dict)
 
 
 class Proposal(Record):
@@ -461,6 +461,23 @@ class Prediction(Record):
     label_scores: dict[str, float] = Field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Measure:
+    """A number by which two models are compared on the same test rows: a statistic of counts summed over rows.
+
+    of(row): the counts of what `tuned` and `nll_tuned` of one row say; None where they say nothing.
+    statistic(summed counts): the number; the first by the second unless told.
+    hits: the counts are (1 or 0, 1), right or wrong, so McNemar's exact test has a say as well.
+    """
+
+    name: str
+    about: str
+    of: Callable[[Prediction], tuple[float, ...] | None]
+    lower_is_better: bool = False
+    hits: bool = False
+    statistic: Callable[[tuple[float, ...]], float] = lambda sums: sums[0] / sums[1] if sums[1] else 0.0
+
+
 class Task(Protocol):
     """A kind of example: how it is asked, read and scored. Exported as `task`; group `forge.tasks`.
 
@@ -470,6 +487,7 @@ class Task(Protocol):
         one for each test example, written as target() writes them.
     label_prefixes(example) -> Mapping[str, str]: label -> the beginning of the answer that decides for it.
     audit(train, tests) -> Sequence[Verdict]: what can be said about the rows before anything is trained.
+    measures(abstention) -> Sequence[Measure]: what `forge compare` and promotion look at, the deciding one first.
     """
 
     name: ClassVar[str]

@@ -260,6 +260,22 @@ class Example(Record):
     body: Annotated[Chat | Labelled | Extraction | Detection, Field(discriminator="task")]
 
 
+class KnownBase(Record):
+    """The model that is tuned, as shape found it (base-source/base.json). kind: scratch = trained here from nothing,
+    folder = its weights lie beside base.json, hub = they are fetched at `revision` where training runs, random = a tiny
+    model of its architecture, for rehearsals. template: the base's own, or the one it was given.
+    """
+
+    kind: Literal["scratch", "folder", "hub", "random"]
+    name: str
+    revision: str = ""
+    license: str = ""
+    architecture: str = "LlamaForCausalLM"
+    parameters: int = 0
+    context: int = 0
+    template: Literal["own", "chatml", "plain"] = "chatml"
+
+
 class DataContract(Record):
     """shape.json: what the rows promise, counted with the real tokenizer. All lengths in tokens."""
 
@@ -278,7 +294,9 @@ class DataContract(Record):
     vocab_size: int
     leakage: dict[str, float]
     buckets: dict[str, int]
+    model: KnownBase | None = None
     subtopics: dict[str, int] = Field(default_factory=dict)
+    reviewed: dict[str, int] = Field(default_factory=dict)
 
 
 # --- plan, verdicts --------------------------------------------------------------------------------------------
@@ -296,7 +314,6 @@ class Verdict(Record):
     evidence: str = ""
     kind: Literal["quality", "integrity", "info"] = "quality"
 
-    reviewed: dict[str, int] = Field(default_factory=dict)
 
 class ScratchBase(Record):
     """A Llama-architecture model trained from random weights on the kept passages."""
