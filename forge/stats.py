@@ -73,35 +73,6 @@ def cluster_bootstrap(
     return top / bottom if bottom else 0.0, draws[int(0.025 * samples)], draws[min(samples - 1, int(0.975 * samples))]
 
 
-def mcnemar_exact(only_first: int, only_second: int) -> float:
-    """Two-sided p of McNemar's exact test: items that only the first or only the second got right (McNemar 1947)."""
-    n = only_first + only_second
-    if n == 0:
-        return 1.0
-    return min(1.0, 2 * _binomial_cdf(min(only_first, only_second), n, 0.5))
-
-
-def paired_bootstrap(
-    clusters: Mapping[str, Sequence[tuple[float, float, float, float]]], *, seed: int, samples: int = BOOTSTRAP_SAMPLES
-) -> tuple[float, float, float]:
-    """Second less first, with its 95 % percentile interval: two ratios of sums on the same items, whole clusters redrawn.
-
-    clusters: group -> (numerator, denominator of the first, numerator, denominator of the second) of each item. Both are
-    redrawn together, so what makes an item hard for both cancels out. Raises ValueError without any item.
-    """
-    sums = [tuple(map(sum, zip(*items, strict=True))) for _, items in sorted(clusters.items()) if items]
-    if not sums:
-        raise ValueError("paired_bootstrap needs at least one item")
-    generator = random.Random(seed)
-    draws = sorted(_difference(generator.choices(sums, k=len(sums))) for _ in range(samples))
-    return _difference(sums), draws[int(0.025 * samples)], draws[min(samples - 1, int(0.975 * samples))]
-
-
-def _difference(rows: Sequence[tuple[float, ...]]) -> float:
-    a, n, b, m = (sum(row[i] for row in rows) for i in range(4))
-    return (b / m if m else 0.0) - (a / n if n else 0.0)
-
-
 def bootstrap_statistic(
     clusters: Mapping[str, Sequence[Vector]], statistic: Callable[[Vector], float], *, seed: int, samples: int = BOOTSTRAP_SAMPLES
 ) -> tuple[float, float, float]:

@@ -17,14 +17,14 @@ from forge.plugins.tasks._metrics import (
     token_f1,
     vocabulary_of,
 )
-from forge.protocols import Prediction
+from forge.protocols import Measure, Prediction
 from forge.records import Chat, Example, Message, Verdict
 
 FLOORS = ("recall_nll_gain", "abstention_recall", "name_fidelity")
 CEILINGS = ("over_refusal",)
 """What is gated, and from which side. Everything else is told, not judged."""
 
-Measure = Callable[..., tuple[float, tuple[float, float]] | None]
+Estimator = Callable[..., tuple[float, tuple[float, float]] | None]
 
 
 class ChatTask:
@@ -61,7 +61,7 @@ class ChatTask:
         def refused(row: Prediction) -> Ratio:
             return float(contains(row.tuned, abstention)), 1.0
 
-        def measure(name: str, rows: Sequence[Prediction], ratio: Callable[[Prediction], Ratio], how: Measure, told: str) -> Verdict:
+        def measure(name: str, rows: Sequence[Prediction], ratio: Callable[[Prediction], Ratio], how: Estimator, told: str) -> Verdict:
             return _verdict(name, rows, how(rows, ratio, seed=seed), told)
 
         answered = [*said["r"], *said["u"]]
@@ -84,6 +84,18 @@ class ChatTask:
                     "overlap of words with the expected answer"),
         ]  # fmt: skip
 
+    def measures(self, abstention: str) -> Sequence[Measure]:
+        """What two models are compared by, on the same rows. Likelihood is taken by character: tokens of two bases differ."""
+        return (
+            Measure("recall_nats_per_character", "new questions about known facts", _on("test_recall", _nats), lower_is_better=True),
+            Measure("recall_token_f1", "overlap of words with the expected answer", _on("test_recall", _f1)),
+            Measure("abstention_recall", "out-of-scope questions that are declined", hits=True,
+                    of=_on("test_abstain", lambda row: _said(row, says(row.tuned, abstention)))),
+            Measure("over_refusal", "answerable questions that are declined", lower_is_better=True, hits=True,
+                    of=_on("test_recall", lambda row: _said(row, contains(row.tuned, abstention)))),
+            Measure("unseen_nats_per_character", "documents that were never trained on", _on("test_unseen", _nats), lower_is_better=True),
+        )
+
     def gates(self, verdicts: Sequence[Verdict], thresholds: Mapping[str, float]) -> list[Verdict]:
         """The same verdicts, decided: the whole interval has to be on one side of the threshold, on enough items."""
         return [_decide(verdict, thresholds) if verdict.kind == "quality" else verdict for verdict in verdicts]
@@ -105,6 +117,22 @@ def _chat(example: Example) -> Chat:
 
 def _split(predictions: Sequence[Prediction], name: str) -> list[Prediction]:
     return sorted((row for row in predictions if row.split == name), key=lambda row: row.id)
+
+
+def _on(split: str, of: Callable[[Prediction], Ratio | None]) -> Callable[[Prediction], Ratio | None]:
+    return lambda row: of(row) if row.split == split else None
+
+
+def _nats(row: Prediction) -> Ratio:
+    return row.nll_tuned, len(row.gold)
+
+
+def _f1(row: Prediction) -> Ratio | None:
+    return (token_f1(row.tuned, row.gold), 1.0) if row.generated else None
+
+
+def _said(row: Prediction, hit: bool) -> Ratio | None:
+    return (float(hit), 1.0) if row.generated else None
 
 
 def _gain(row: Prediction) -> Ratio:

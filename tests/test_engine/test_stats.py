@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from forge.stats import clopper_pearson, cluster_bootstrap, mcnemar_exact, paired_bootstrap, wilson
+from forge.stats import clopper_pearson, cluster_bootstrap, wilson
 
 
 def test_wilson_gives_the_published_interval_of_25_of_33() -> None:
@@ -33,19 +33,3 @@ def test_the_bootstrap_is_repeatable_and_refuses_nothing_at_all() -> None:
     assert cluster_bootstrap(clusters, seed=3) == cluster_bootstrap(clusters, seed=3)
     with pytest.raises(ValueError, match="at least one"):
         cluster_bootstrap({}, seed=3)
-
-
-def test_mcnemar_agrees_with_the_binomial_table() -> None:
-    assert mcnemar_exact(9, 2) == pytest.approx(0.0654, abs=1e-4)   # the eval research's two examples
-    assert mcnemar_exact(10, 2) == pytest.approx(0.0386, abs=1e-4)
-    assert mcnemar_exact(0, 0) == 1.0
-    assert mcnemar_exact(4, 4) == 1.0
-
-
-def test_a_paired_interval_cancels_what_makes_an_item_hard_for_both() -> None:
-    hard = {f"g{i}": [(float(i % 10), 1.0, float(i % 10) - 0.5, 1.0)] for i in range(60)}   # always better by half, spread of ten
-    difference, low, high = paired_bootstrap(hard, seed=1)
-    assert (difference, low, high) == pytest.approx((-0.5, -0.5, -0.5))
-    same = {f"g{i}": [(float(i % 7), 1.0, float((i * 3) % 7), 1.0)] for i in range(60)}
-    _, low, high = paired_bootstrap(same, seed=1)
-    assert low < 0 < high
