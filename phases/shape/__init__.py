@@ -16,6 +16,10 @@ SECONDS_PER_MB, SECONDS_TO_START = 6.0, 1.0
 class ShapeSettings(Settings):
     """How the data set is divided and how long its rows may be."""
 
+    base: str = Field(
+        "auto", min_length=1, description="model to tune: auto (scratch without a GPU), scratch, OWNER/NAME on the Hugging Face Hub, or a folder with a transformers model"
+    )
+    base_license: str = Field("", description="licence id of a base whose model card names none")
     val_share: float = Field(0.05, ge=0, le=0.4, description="pairs held out for choosing the checkpoint, as a share, by whole groups")
     unseen_share: float = Field(0.1, ge=0, le=0.4, description="pairs of documents that training never sees, as a share, by whole groups")
     max_length: int = Field(512, ge=64, le=32768, description="longest row, system prompt and answer included, in tokens")
@@ -31,7 +35,7 @@ class Shape:
     """Rows for training and three tests, a tokenizer, and the contract that describes them."""
 
     name: ClassVar[str] = "shape"
-    VERSION: ClassVar[int] = 3
+    VERSION: ClassVar[int] = 4
     summary: ClassVar[str] = "Split the pairs by document, train the tokenizer, count real tokens, assert that nothing leaks."
     reads: ClassVar[tuple[str, ...]] = ("clean", "pairs", "review")
     optional: ClassVar[tuple[str, ...]] = ("review",)
@@ -44,6 +48,7 @@ class Shape:
         Output(name="pretrain", path="pretrain.jsonl"),
         Output(name="pretrain_val", path="pretrain_val.jsonl"),
         Output(name="tokenizer", path="tokenizer"),
+        Output(name="base_source", path="base-source"),
         Output(name="shape", path="shape.json"),
     )
     settings: ClassVar[type[ShapeSettings]] = ShapeSettings

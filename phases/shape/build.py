@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING, get_args
 
 from forge.errors import ForgeError
 from forge.phase import Context
+from forge.phases.shape.bases import find_base, write_source
 from forge.phases.shape.leakage import assert_no_leakage, identical, measure_leakage, near_identical, question
+from forge.phases.shape.own_tokenizer import OwnTokenizer
 from forge.phases.shape.split import Sides, hold_out_forms, split_abstentions, split_groups
-from forge.phases.shape.template import SPECIAL, holds_special, render_row, template_sha256
+from forge.phases.shape.template import SCRATCH, ChatFormat
 from forge.phases.shape.tokenizer import choose_vocab_size, count_tokens, save_tokenizer, train_tokenizer
 from forge.records import (
     Chat,
     DataContract,
     Example,
+    KnownBase,
     Message,
     Pair,
     Passage,
@@ -31,7 +34,6 @@ if TYPE_CHECKING:
 
     from forge.phases.shape import ShapeSettings
 
-BASE = "scratch"
 SPLITS: tuple[Split, ...] = get_args(Split)
 TESTS: tuple[Split, ...] = ("test_recall", "test_unseen", "test_abstain")
 STAGES = 6
@@ -49,30 +51,38 @@ def build_data(settings: ShapeSettings, ctx: Context) -> dict[str, float | str]:
         ctx.notice(review.summary)
     pairs = review.pairs
     abstention = _abstention(pairs, ctx)
+    base, folder = find_base(settings, ctx)
+    own = OwnTokenizer(folder, base.name) if folder else None
+    chat = own.chat if own else SCRATCH
     _stage(ctx, 0, "splitting by document")
-    side_of, sides, cluster_of = _divide(pairs, settings, ctx)
+    side_of, sides, cluster_of = _divide(pairs, {passage.id: passage.group for passage in passages}, settings, ctx)
     rows = _rows(sides, cluster_of, settings.system_prompt)
-    _refuse_special(rows, ctx)
+    _refuse_special(rows, chat, ctx)
     _stage(ctx, 1, "looking for questions on both sides")
     _purge(rows, ctx)
-    pretrain, pretrain_val = _pretraining(passages, side_of, ctx)
+    pretrain, pretrain_val = _pretraining(passages, side_of, chat, ctx)
     _stage(ctx, 2, "training the tokenizer")
-    tokenizer = _tokenizer(rows["train"], pretrain, settings, ctx)
+    tokenizer = own.load() if own else _tokenizer(rows["train"], pretrain, settings, ctx)
     _stage(ctx, 3, "counting tokens")
-    too_long = _refuse_long(rows, tokenizer, settings, ctx)
+    too_long = _refuse_long(rows, tokenizer, chat, settings, ctx)
     _drop_untrained(rows, pairs)
-    lengths = _lengths(rows, tokenizer)
+    lengths = _lengths(rows, tokenizer, chat)
     pretrain, pretrain_val = _with_tokens(pretrain, tokenizer), _with_tokens(pretrain_val, tokenizer)
     _stage(ctx, 4, "checking for leakage")
     leakage = measure_leakage(rows, pretrain, {pair.id: pair for pair in pairs})
     assert_no_leakage(leakage)
-    contract = _contract(rows, settings, abstention, lengths, too_long, pretrain, tokenizer, leakage, review.counts)
+    base = base.model_copy(update={"template": own.template if own else "chatml"})
+    base = write_source(base, folder, ctx.output("base_source"), dry_run=ctx.dry_run)
+    contract = _contract(rows, settings, abstention, lengths, too_long, pretrain, tokenizer, leakage, review.counts, base, chat)
     _stage(ctx, 5, "writing")
     for split in SPLITS:
         write_jsonl(ctx.output(split), rows[split])
     write_jsonl(ctx.output("pretrain"), pretrain)
     write_jsonl(ctx.output("pretrain_val"), pretrain_val)
-    save_tokenizer(tokenizer, ctx.output("tokenizer"), settings.max_length)
+    if own:
+        own.write(ctx.output("tokenizer"))
+    else:
+        save_tokenizer(tokenizer, ctx.output("tokenizer"), settings.max_length)
     write_json(ctx.output("shape"), contract)
     _stage(ctx, STAGES, "done")
     return _numbers(contract)
@@ -95,9 +105,12 @@ def _abstention(pairs: Sequence[Pair], ctx: Context) -> str:
     return sentences[0] if sentences else ""
 
 
-def _divide(pairs: Sequence[Pair], settings: ShapeSettings, ctx: Context) -> tuple[dict[str, Split], Sides, dict[str, str]]:
+def _divide(
+    pairs: Sequence[Pair], group_of: Mapping[str, str], settings: ShapeSettings, ctx: Context
+) -> tuple[dict[str, Split], Sides, dict[str, str]]:
     asked = [pair for pair in pairs if pair.passage]
     side_of = split_groups(asked, seed=ctx.seed, val_share=settings.val_share, unseen_share=settings.unseen_share)
+    asked = _on_one_side(asked, side_of, group_of, ctx)
     trained = [pair for pair in asked if side_of[pair.group] == "train"]
     train, recall = hold_out_forms(trained, seed=ctx.seed)
     abstain, cluster_of = split_abstentions([pair for pair in pairs if not pair.passage], seed=ctx.seed, val_share=settings.val_share)
@@ -113,32 +126,43 @@ def _divide(pairs: Sequence[Pair], settings: ShapeSettings, ctx: Context) -> tup
     return side_of, sides, cluster_of
 
 
+def _on_one_side(pairs: Sequence[Pair], side_of: Mapping[str, Split], group_of: Mapping[str, str], ctx: Context) -> list[Pair]:
+    """The pairs without comparisons of documents that went to different sides: those would carry one side's text to the other."""
+    kept = [
+        pair for pair in pairs
+        if all(side_of.get(group_of.get(quote.passage, ""), "train") == side_of[pair.group] for quote in pair.also)
+    ]
+    if lost := len(pairs) - len(kept):
+        ctx.notice(f"{lost:,} comparisons join documents of different sides and are left out")
+    return kept
+
+
 def _rows(sides: Sides, cluster_of: Mapping[str, str], system_prompt: str) -> Rows:
     return {split: [_row(pair, split, cluster_of, system_prompt) for pair in sorted(sides[split], key=lambda pair: pair.id)] for split in SPLITS}
 
 
 def _row(pair: Pair, split: Split, cluster_of: Mapping[str, str], system_prompt: str) -> Example:
-    prompt = (Message(role="system", content=system_prompt), Message(role="user", content=pair.question))
+    prompt = (Message(role="system", content=system_prompt), *pair.earlier, Message(role="user", content=pair.question))
     body = Chat(prompt=prompt, completion=(Message(role="assistant", content=pair.answer),), answerable=bool(pair.passage))
-    origin = (pair.passage,) if pair.passage else ()
+    origin = (pair.passage, *(quote.passage for quote in pair.also)) if pair.passage else ()
     return Example(
         id=pair.id, split=split, group=pair.group or cluster_of[pair.id], origin=origin, bucket=pair.bucket, names=pair.names, body=body,
         subtopic=pair.subtopic,
     )
 
 
-def _refuse_special(rows: Rows, ctx: Context) -> None:
+def _refuse_special(rows: Rows, chat: ChatFormat, ctx: Context) -> None:
     refused = []
     for split, found in rows.items():
-        refused += [row.id for row in found if _holds_special(row)]
-        rows[split] = [row for row in found if not _holds_special(row)]
+        refused += [row.id for row in found if _holds_special(row, chat)]
+        rows[split] = [row for row in found if not _holds_special(row, chat)]
     if refused:
-        ctx.notice(f"{len(refused):,} rows hold a marker of the chat template ({SPECIAL[1]} ...) and are left out: {_some(refused)}")
+        ctx.notice(f"{len(refused):,} rows hold a marker of the chat template ({chat.markers[-1]} ...) and are left out: {_some(refused)}")
 
 
-def _holds_special(row: Example) -> bool:
+def _holds_special(row: Example, chat: ChatFormat) -> bool:
     assert isinstance(row.body, Chat)
-    return any(holds_special(turn.content) for turn in (*row.body.prompt, *row.body.completion))
+    return any(chat.holds_special(turn.content) for turn in (*row.body.prompt, *row.body.completion))
 
 
 def _purge(rows: Rows, ctx: Context) -> None:
@@ -160,8 +184,10 @@ def _take_repeated(rows: Rows, split: Split) -> list[Example]:
     return gone
 
 
-def _pretraining(passages: Sequence[Passage], side_of: Mapping[str, Split], ctx: Context) -> tuple[list[Passage], list[Passage]]:
-    clean = [passage for passage in passages if not holds_special(passage.text)]
+def _pretraining(
+    passages: Sequence[Passage], side_of: Mapping[str, Split], chat: ChatFormat, ctx: Context
+) -> tuple[list[Passage], list[Passage]]:
+    clean = [passage for passage in passages if not chat.holds_special(passage.text)]
     if len(clean) < len(passages):
         ctx.notice(f"{len(passages) - len(clean):,} passages hold a marker of the chat template and are left out of pretraining")
     train = [passage for passage in clean if side_of.get(passage.group, "train") == "train"]
@@ -178,11 +204,11 @@ def _tokenizer(train: Sequence[Example], pretrain: Sequence[Passage], settings: 
     return train_tokenizer(texts, choose_vocab_size(sum(map(len, texts)), settings.vocab_size, dry_run=ctx.dry_run))
 
 
-def _refuse_long(rows: Rows, tokenizer: Tokenizer, settings: ShapeSettings, ctx: Context) -> int:
+def _refuse_long(rows: Rows, tokenizer: Tokenizer, chat: ChatFormat, settings: ShapeSettings, ctx: Context) -> int:
     """Take out and name the rows that do not fit; returns how many."""
     refused: list[str] = []
     total = sum(map(len, rows.values()))
-    for split, sizes in _lengths(rows, tokenizer).items():
+    for split, sizes in _lengths(rows, tokenizer, chat).items():
         long = {row.id: whole for row, (_, whole) in zip(rows[split], sizes, strict=True) if whole > settings.max_length}
         refused += [f"{name} ({whole})" for name, whole in long.items()]
         rows[split] = [row for row in rows[split] if row.id not in long]
@@ -190,10 +216,10 @@ def _refuse_long(rows: Rows, tokenizer: Tokenizer, settings: ShapeSettings, ctx:
     return len(refused)
 
 
-def _lengths(rows: Rows, tokenizer: Tokenizer) -> Lengths:
+def _lengths(rows: Rows, tokenizer: Tokenizer, chat: ChatFormat) -> Lengths:
     lengths: Lengths = {}
     for split, found in rows.items():
-        texts = [render_row(row) for row in found]
+        texts = [chat.render_row(row) for row in found]
         prompts, wholes = count_tokens(tokenizer, [prompt for prompt, _ in texts]), count_tokens(tokenizer, [whole for _, whole in texts])
         lengths[split] = list(zip(prompts, wholes, strict=True))
     return lengths
@@ -226,10 +252,11 @@ def _drop_untrained(rows: Rows, pairs: Sequence[Pair]) -> None:
 def _contract(
     rows: Rows, settings: ShapeSettings, abstention: str, lengths: Lengths, too_long: int,
     pretrain: Sequence[Passage], tokenizer: Tokenizer, leakage: dict[str, float], reviewed: dict[str, int],
+    base: KnownBase, chat: ChatFormat,
 ) -> DataContract:
     flat = [size for sizes in lengths.values() for size in sizes]
     return DataContract(
-        base=BASE, system_prompt=settings.system_prompt, abstention=abstention, chat_template_sha256=template_sha256(),
+        base=base.name, model=base, system_prompt=settings.system_prompt, abstention=abstention, chat_template_sha256=chat.sha256,
         counts={split: len(rows[split]) for split in SPLITS},
         groups={split: len({row.group for row in rows[split]}) for split in SPLITS},
         tokens={split: sum(whole for _, whole in lengths[split]) for split in SPLITS},

@@ -32,7 +32,7 @@ def measure_leakage(rows: Rows, pretrain: Sequence[Passage], pairs: Mapping[str,
         "near_identical_questions": float(len(near_identical(asked, known))),
         "near_duplicate_abstentions": float(len(near_duplicates([question(row) for row in abstain], taught_abstentions))),
         "untrained_recall_facts": float(sum(pairs[row.id].fact not in trained_facts for row in rows["test_recall"])),
-        "unseen_13gram_share": overlap_share([pairs[row.id].evidence for row in unseen], [passage.text for passage in pretrain]),
+        "unseen_13gram_share": overlap_share([_evidence(pairs[row.id]) for row in unseen], [passage.text for passage in pretrain]),
     }
 
 
@@ -52,9 +52,13 @@ def assert_no_leakage(leakage: Mapping[str, float]) -> None:
 
 
 def question(row: Example) -> str:
-    """The last user turn of a chat row."""
+    """What the user says in a chat row, one turn a line: "And why?" is no question without the one before it."""
     assert isinstance(row.body, Chat)
-    return next(turn.content for turn in reversed(row.body.prompt) if turn.role == "user")
+    return "\n".join(turn.content for turn in row.body.prompt if turn.role == "user")
+
+
+def _evidence(pair: Pair) -> str:
+    return "\n".join([pair.evidence, *(quote.evidence for quote in pair.also)])
 
 
 def answerable(row: Example) -> bool:
