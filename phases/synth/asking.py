@@ -48,6 +48,7 @@ class Asker:
         self.size = BATCH_BATCH if abilities.batch else BATCH_LIVE if self.paid or not abilities.deterministic else BATCH_FREE
         self.journal: Journal | None = ctx.journal(durable=self.paid) if self.paid or not abilities.deterministic else None
         self.micro_usd = 0
+        self.counted: set[str] = set()
         self.failed: dict[str, str] = {}
         self.asked = 0
         self.ready = False
@@ -101,11 +102,12 @@ class Asker:
                 self.failed[response.key] = fault
             else:
                 answers[response.key] = response
+                self.failed.pop(response.key, None)
             if not fault or response.micro_usd:
                 self._keep(response)
             if response.key in reservations:
                 self.ctx.money.settle(reservations[response.key], response.micro_usd)
-            self.micro_usd += response.micro_usd
+            self._count(response)
             self.done += 1
             self.ctx.progress(self.done, self.total, self.note)
         for request in sent:
@@ -131,8 +133,14 @@ class Asker:
         if value is None:
             return None
         response = TeacherResponse.model_validate(value)
-        self.micro_usd += response.micro_usd
+        if key not in self.counted:
+            self._count(response)
         return response
+
+    def _count(self, response: TeacherResponse) -> None:
+        """Add what a response cost, once: the pilot's answers are looked up again."""
+        self.counted.add(response.key)
+        self.micro_usd += response.micro_usd
 
     def _keep(self, response: TeacherResponse) -> None:
         if self.journal is not None:

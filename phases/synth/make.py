@@ -16,6 +16,7 @@ from forge.phases.synth.citations import scrub
 from forge.phases.synth.doubt import doubt
 from forge.phases.synth.filters import count_reasons, exact_span, flat, reject, sift
 from forge.phases.synth.names import Names
+from forge.phases.synth.pilot import run_pilot
 from forge.phases.synth.poison import Poison, inspect, poisoned_pair
 from forge.phases.synth.requests import NEAR_PER_REQUEST, request_far, request_near, request_pairs
 from forge.phases.synth.unanswerable import Corpus, sift_unanswerable
@@ -52,6 +53,7 @@ def make_pairs(settings: SynthSettings, ctx: Context) -> Result:
     safe = _without_poison(everything, result, ctx)
     passages = _spread(safe, DRY_PASSAGES) if ctx.dry_run else safe
     asker = Asker(brief_teacher(settings, ctx), ctx)
+    result.checks["pilot"] = run_pilot(passages, safe, asker, settings, ctx)
     answerable = _answerable(passages, asker, settings, result)
     _check_failures(asker, len(passages), settings)
     answerable = _doubted(answerable, passages, asker, settings, ctx, result)
