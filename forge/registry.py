@@ -22,7 +22,7 @@ TOOL_GROUP = "forge.tools"
 class Registry:
     """All phases and plugins that this installation and the given folders offer.
 
-    A file in a plugin folder exports `extractor`, `source`, `teacher`, `provider` or `task`, and is known by the `name` of what it
+    A file in a plugin folder exports `extractor`, `source`, `teacher`, `provider`, `task` or `hub`, and is known by the `name` of what it
     exports. It wins over an installed plugin of the same name. Files are code: only folders named by the user are read.
     """
 
@@ -148,7 +148,7 @@ def load_file(file: Path) -> dict[str, Any]:
     exports = {kind: getattr(module, attribute) for kind, (_, attribute) in PLUGIN_KINDS.items() if hasattr(module, attribute)}
     if not exports:
         raise ForgeError(
-            f"the plugin {file} exports nothing", why="it needs a module-level extractor, source, teacher, provider or task",
+            f"the plugin {file} exports nothing", why="it needs a module-level extractor, source, teacher, provider, task or hub",
             next="forge plugins new extractor NAME shows the shape",
         )
     nameless = [kind for kind, plugin in exports.items() if not isinstance(getattr(plugin, "name", None), str)]

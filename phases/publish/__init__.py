@@ -28,6 +28,9 @@ class PublishSettings(Settings):
     """What a person may decide about a publication."""
 
     hub_dir: str = Field(default="hub", description="folder hub; relative to the working directory")
+    repo: str = Field(
+        default="", pattern=r"^([\w.-]+/)?[\w.-]*$", description="repository of the hub (OWNER/NAME); empty: the token's owner and the model's name"
+    )
     license: str = Field(default="", description="licence id; empty: the base's, or none chosen for a model from scratch")
     publish_anyway: str = Field(
         default="", description="reason for letting a model of unproven quality leave the machine; shown on its card"
@@ -70,6 +73,7 @@ class Publish:
         licence = choose_licence(settings.license, facts.plan.base, facts.plan.base_license)
         decision = decide(facts, licence, settings.publish_anyway)
         hub, where = _hub(settings, ctx, facts)
+        remote = _remote(settings, ctx, facts)
         ctx.check_stop()
         card = render_card(facts, decision, licence)
         with hub.locked():
@@ -78,14 +82,16 @@ class Publish:
             _check(staged, facts, decision, licence)
             ctx.check_stop()
             files = hub.publish(facts.plan.name, staged)
+            away = _ship(remote, hub.root / facts.plan.name, settings, ctx, facts) if remote else None
         ctx.output("card").write_text(card, encoding="utf-8", newline="\n")
-        write_json(ctx.output("publication"), _publication(facts, decision, where, settings, files))
-        ctx.notice(f"published {facts.plan.name} to {where['hub']}/{facts.plan.name} ({decision.quality})")
+        publication = _publication(facts, decision, where, settings, files)
+        write_json(ctx.output("publication"), publication | ({"remote": {"hub": facts.plan.hub, **away}} if away else {}))
+        place = away["url"] if away else f"{where['hub']}/{facts.plan.name}"
+        ctx.notice(f"published {facts.plan.name} to {place} ({decision.quality})")
         return {
-            "summary": f"{where['hub']}/{facts.plan.name} · {len(files)} files, {sum(file.bytes for file in files) / 1e6:,.1f} MB ·"
+            "summary": f"{place} · {len(files)} files, {sum(file.bytes for file in files) / 1e6:,.1f} MB ·"
             f" quality {decision.quality}",
-            "files": len(files), "bytes": sum(file.bytes for file in files), "quality": decision.quality,
-            "published": f"{where['hub']}/{facts.plan.name}",
+            "files": len(files), "bytes": sum(file.bytes for file in files), "quality": decision.quality, "published": place,
         }
 
     def undo(self, settings: PublishSettings, ctx: Context) -> None:
@@ -105,17 +111,43 @@ def _hashes(ctx: Context, facts: Facts) -> dict[str, str]:
 
 
 def _hub(settings: PublishSettings, ctx: Context, facts: Facts) -> tuple[FolderHub, dict[str, str]]:
-    """The hub and how to find it again; a rehearsal publishes into its own work folder."""
+    """The folder hub and how to find it again; a rehearsal publishes into its own work folder.
+
+    What goes to another hub lies here first: it is the copy that the other one is compared with.
+    """
     from forge.phases.publish.hub_folder import FolderHub
 
-    if facts.plan.hub != LOCAL_HUB:
-        raise UsageError(
-            f'there is no hub "{facts.plan.hub}" here', why="models are published into a folder",
-            next=f"forge resume --set plan_fit.hub={LOCAL_HUB}",
-        )
     if facts.plan.dry_run or ctx.dry_run:
         return FolderHub(ctx.work / "hub"), {"hub": REHEARSAL_HUB, "relative_to": "run folder"}
     return FolderHub(Path(settings.hub_dir)), {"hub": settings.hub_dir, "relative_to": "working directory"}
+
+
+def _remote(settings: PublishSettings, ctx: Context, facts: Facts) -> Any:
+    """The hub that the plan names, checked for access; None for a folder of this machine, and in a rehearsal."""
+    if facts.plan.hub == LOCAL_HUB or facts.plan.dry_run or ctx.dry_run:
+        return None
+    if facts.plan.visibility == "local":
+        raise UsageError(
+            f"the plan publishes to {facts.plan.hub}, and says that nothing leaves this machine", why="plan_fit.visibility is local",
+            next="forge resume --set plan_fit.visibility=private, or --set plan_fit.hub=local",
+        )
+    hub = ctx.use("hub", facts.plan.hub)
+    ctx.notice(f"will be published to {facts.plan.hub}: {hub.preflight(settings.repo, facts.plan.name)}, {facts.plan.visibility}")
+    return hub
+
+
+def _ship(remote: Any, folder: Path, settings: PublishSettings, ctx: Context, facts: Facts) -> dict[str, str]:
+    """Send the published folder to the plan's hub; where it lies there."""
+    from forge.protocols import Shipment
+
+    plan = facts.plan
+    assert plan.visibility != "local"
+    sent = remote.publish(Shipment(
+        folder=folder, name=plan.name, repo=settings.repo, visibility=plan.visibility, tag=f"plan-{facts.plan_sha256[:12]}",
+        message=f"{plan.name}, plan {facts.plan_sha256[:12]}", check_stop=ctx.check_stop,
+    ))
+    found: dict[str, str] = sent.model_dump(mode="json")
+    return found
 
 
 def _members(ctx: Context, facts: Facts, card: str, licence: Any) -> dict[str, Path | str]:

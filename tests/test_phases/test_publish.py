@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from forge.phases.publish import PublishSettings, phase
 from forge.phases.publish.hub_folder import FolderHub, copy_files, list_files, read_sums, verify
 from forge.records import Verdict, read_record, write_json
 from forge.testing import PhaseRun, run_phase
+from tests.servers.model_hub import WRITER, ModelHub, model_hub
 from tests.test_phases.finished_run import ABSTENTION, NAME, VERDICTS, finished_run, made_plan
 
 FAILED_PARITY = Verdict(name="token_parity", estimate=0.9, n=120, threshold=1.0, outcome="fail", kind="integrity", evidence="12 differ")
@@ -220,8 +222,8 @@ def test_a_llama_derivative_must_bear_the_name(tmp_path: Path) -> None:
 
 
 def test_a_hub_that_is_not_here_is_said_before_anything_is_written(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match='no hub "huggingface"'):
-        publish(tmp_path, finished_run(tmp_path / "art", plan=made_plan(hub="huggingface")))
+    with pytest.raises(UsageError, match='no hub "nowhere"'):
+        publish(tmp_path, finished_run(tmp_path / "art", plan=made_plan(hub="nowhere", visibility="private")), license="mit")
     assert not (tmp_path / "hub").exists()
 
 
@@ -270,3 +272,56 @@ def test_undo_removes_an_unfinished_copy_and_leaves_the_model(tmp_path: Path) ->
 def test_the_card_quotes_the_abstention_sentence(tmp_path: Path) -> None:
     card = (publish(tmp_path, finished_run(tmp_path / "art")).out / "README.md").read_text(encoding="utf-8")
     assert f"```text\n{ABSTENTION}\n```" in card
+
+
+@pytest.fixture
+def far_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModelHub]:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HF_TOKEN", WRITER)
+    with model_hub() as state:
+        monkeypatch.setenv("HF_ENDPOINT", state.url)
+        yield state
+
+
+def test_a_model_that_passed_goes_to_the_hub_of_the_plan_and_stays_in_the_folder(tmp_path: Path, far_hub: ModelHub) -> None:
+    inputs = finished_run(tmp_path / "art", plan=made_plan(hub="huggingface", visibility="public"))
+    run = publish(tmp_path, inputs, license="mit")
+    local = snapshot(tmp_path / "hub" / NAME)
+    there = far_hub.repos[f"ann/{NAME}"]
+    assert {path: far_hub.blobs[sha] for path, sha in there.at("main")[1].items() if path != ".gitattributes"} == local
+    assert not there.private
+    record = json.loads((run.out / "publication.json").read_text(encoding="utf-8"))
+    assert record["remote"]["url"] == run.metrics["published"] == f"{far_hub.url}/ann/{NAME}"
+    assert there.tags[record["remote"]["tag"]] == record["remote"]["commit"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "settings", "words"),
+    [
+        ({"quality": "fail"}, {"license": "mit"}, "quality is fail"),
+        ({}, {}, "no licence"),
+        ({"parity": "skipped"}, {"license": "mit"}, "could not be measured"),
+    ],
+)
+def test_what_is_not_shown_to_be_good_never_reaches_the_hub(
+    tmp_path: Path, far_hub: ModelHub, changes: dict[str, str], settings: dict[str, str], words: str
+) -> None:
+    inputs = finished_run(tmp_path / "art", plan=made_plan(hub="huggingface", visibility="private"), **changes)  # type: ignore[arg-type]
+    with pytest.raises(GateFailed, match=words):
+        publish(tmp_path, inputs, **settings)
+    assert not far_hub.writes
+
+
+def test_a_hub_needs_a_plan_that_lets_the_model_leave(tmp_path: Path, far_hub: ModelHub) -> None:
+    inputs = finished_run(tmp_path / "art", plan=made_plan(hub="huggingface", visibility="local"))
+    with pytest.raises(UsageError, match="nothing leaves this machine"):
+        publish(tmp_path, inputs)
+    assert not far_hub.writes
+
+
+def test_a_rehearsal_sends_nothing(tmp_path: Path, far_hub: ModelHub) -> None:
+    publish(tmp_path, finished_run(tmp_path / "art", plan=made_plan(hub="huggingface", visibility="public", dry_run=True)), license="mit")
+    assert not far_hub.writes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -14,8 +15,11 @@ from forge.phases.publish import PublishSettings
 from forge.phases.publish import phase as publish
 from forge.phases.publish.headers import read_gguf
 from forge.phases.quantize import phase as quantize
+from forge.plugins.hubs.huggingface import hub
+from forge.protocols import Shipment
 from forge.records import DataContract, read_record, write_json
 from forge.testing import run_phase
+from tests.servers.model_hub import WRITER, model_hub
 from tests.test_phases import tiny_llama
 from tests.test_phases.finished_run import finished_run
 
@@ -56,6 +60,22 @@ def test_the_python_on_the_card_answers(published: Path, index: int) -> None:
     answer = subprocess.run([sys.executable, "-c", code], cwd=published, capture_output=True, text=True, timeout=120, check=False)
     assert answer.returncode == 0, answer.stderr
     assert re.fullmatch(SENTENCE, answer.stdout.strip()), "a whole sentence, no marker, nothing after its end"
+
+
+def test_the_published_repository_loads_by_its_name(published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HF_TOKEN", WRITER)
+    code = snippets(published)[0].replace('from_pretrained(".")', 'from_pretrained("ann/harbour")').replace("Your question", QUESTION)
+    with model_hub() as state:
+        monkeypatch.setenv("HF_ENDPOINT", state.url)
+        hub.publish(Shipment(folder=published, name="harbour", repo="", visibility="private", tag="t", message="m"))
+        env = {**os.environ, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(tmp_path)}
+        answer = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120, check=False)
+    assert answer.returncode == 0, answer.stderr
+    assert re.fullmatch(SENTENCE, answer.stdout.strip())
 
 
 def test_headers_are_read_as_the_gguf_library_reads_them(published: Path) -> None:

@@ -1,0 +1,156 @@
+"""The Hugging Face hub, with the real client against a hub of ours: broken lines, second runs, wrong tokens, nothing public too early."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from forge.errors import ArtifactDamaged, ForgeError, MissingAccess, UsageError
+from forge.plugins.hubs.huggingface import BRANCH, hub
+from forge.protocols import Published, Shipment
+from tests.servers.model_hub import READER, WRITER, ModelHub, model_hub
+
+REPO = "ann/harbour-3m"
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModelHub]:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)   # Xet has a server of its own, which nothing here stands in for
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)      # the suite is offline; loopback is not
+    monkeypatch.setattr("forge.plugins.hubs.huggingface.FIRST_PAUSE", 0.0)
+    monkeypatch.setenv("HF_TOKEN", WRITER)
+    with model_hub() as state:
+        monkeypatch.setenv("HF_ENDPOINT", state.url)
+        yield state
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    files = {"README.md": b"---\nlicense: mit\n---\n# harbour\n", "SHA256SUMS": b"sums\n", "model.safetensors": b"w" * 5000, "gguf/a.gguf": b"GGUF" * 900}
+    for name, data in files.items():
+        path = tmp_path / "model" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return tmp_path / "model"
+
+
+def ship(folder: Path, *, visibility: str = "public", repo: str = "", tag: str = "plan-1") -> Published:
+    assert visibility in ("private", "public")
+    return hub.publish(Shipment(folder=folder, name="harbour-3m", repo=repo, visibility=visibility, tag=tag, message="a model"))  # type: ignore[arg-type]
+
+
+def contents(server: ModelHub, revision: str = "main") -> dict[str, bytes]:
+    return {path: server.blobs[sha] for path, sha in server.repos[REPO].at(revision)[1].items() if path != ".gitattributes"}
+
+
+def on_disk(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_model_becomes_public_only_when_it_is_whole(server: ModelHub, folder: Path) -> None:
+    told = ship(folder)
+    assert (told.repo, told.visibility, told.url) == (REPO, "public", f"{server.url}/{REPO}")
+    assert contents(server) == on_disk(folder) == contents(server, "plan-1")
+    assert server.repos[REPO].private is False
+    whole = server.repos[REPO].at("main")[1]
+    assert server.seen_in_public
+    assert all(files == whole for files in server.seen_in_public)
+
+
+def test_a_private_model_stays_private(server: ModelHub, folder: Path) -> None:
+    assert ship(folder, visibility="private").visibility == "private"
+    assert server.repos[REPO].private
+    assert not server.seen_in_public
+
+
+def test_a_second_run_uploads_nothing(server: ModelHub, folder: Path) -> None:
+    first = ship(folder)
+    commits, blobs = len(server.repos[REPO].branches["main"]), len(server.blobs)
+    server.writes.clear()
+    assert ship(folder) == first
+    assert len(server.repos[REPO].branches["main"]) == commits
+    assert len(server.blobs) == blobs
+    assert not [write for write in server.writes if write.startswith("PUT /_lfs")]
+
+
+@pytest.mark.parametrize("broken", range(1, 11))
+def test_a_line_that_breaks_at_any_request_costs_that_request_only(server: ModelHub, folder: Path, broken: int) -> None:
+    server.breaks = {broken}
+    ship(folder)
+    assert contents(server) == on_disk(folder)
+    assert [write for write in server.writes if "_lfs/" in write].count(f"PUT /_lfs/{server.repos[REPO].at('main')[1]['gguf/a.gguf']}") <= 2
+    whole = server.repos[REPO].at("main")[1]
+    assert all(files == whole for files in server.seen_in_public)
+
+
+def test_a_hub_that_is_away_says_how_to_go_on_and_a_later_run_does(server: ModelHub, folder: Path) -> None:
+    server.breaks = set(range(4, 40))
+    with pytest.raises(ForgeError) as caught:
+        ship(folder)
+    assert "forge resume" in caught.value.next
+    assert all(repo.private for repo in server.repos.values())
+    server.breaks = set()
+    ship(folder)
+    assert contents(server) == on_disk(folder)
+
+
+def test_a_changed_model_of_a_public_repository_is_compared_on_a_branch_first(server: ModelHub, folder: Path) -> None:
+    ship(folder)
+    (folder / "gguf/a.gguf").unlink()
+    (folder / "gguf/b.gguf").write_bytes(b"GGUF" * 1000)
+    before = server.repos[REPO].at("main")[1]
+    server.seen_in_public.clear()
+    ship(folder, tag="plan-2")
+    after = server.repos[REPO].at("main")[1]
+    assert "gguf/a.gguf" not in after
+    assert all(files in (before, after) for files in server.seen_in_public), "never something in between"
+    assert BRANCH not in server.repos[REPO].branches
+    assert contents(server, "plan-1") != contents(server, "plan-2")
+
+
+def test_a_repository_that_differs_stops_before_anybody_sees_it(server: ModelHub, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import HfApi
+
+    original = server.keep
+
+    def spoil(data: bytes) -> str:
+        sha = original(data)
+        if data.startswith(b"GGUF"):
+            server.repos[REPO].branches["main"][0][1]["stray.gguf"] = sha
+        return sha
+
+    monkeypatch.setattr(server, "keep", spoil)
+    monkeypatch.setattr(HfApi, "list_repo_files", lambda *args, **kwargs: [])   # so the stray file is not seen when the commit is made
+    with pytest.raises(ArtifactDamaged, match="does not hold what was sent"):
+        ship(folder)
+    assert server.repos[REPO].private
+
+
+def test_a_repository_of_somebody_else_is_never_filled(server: ModelHub, folder: Path, tmp_path: Path) -> None:
+    ship(folder)
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    server.repos[REPO].branches["main"][-1][1].pop("SHA256SUMS")
+    with pytest.raises(UsageError, match="did not publish"):
+        ship(other)
+
+
+@pytest.mark.parametrize(("token", "words"), [(READER, "may only read"), ("hf_wrong", "needs a token")])
+def test_a_token_that_may_not_write_is_refused_in_words(server: ModelHub, folder: Path, token: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", token)
+    with pytest.raises(MissingAccess, match=words) as caught:
+        ship(folder)
+    assert "HF_TOKEN" in caught.value.next
+    assert not server.repos
+
+
+def test_the_owner_must_be_one_that_the_token_writes_for(server: ModelHub, folder: Path) -> None:
+    with pytest.raises(MissingAccess, match="may not publish for harbour"):
+        hub.preflight("harbour/model", "model")
+    assert hub.preflight("ann/other", "model") == "ann/other"
+    assert hub.preflight("", "model") == "ann/model"
