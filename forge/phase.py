@@ -151,6 +151,8 @@ class Phase(Protocol[C]):
     identity(settings, ctx) -> str: what its result depends on besides inputs, settings and VERSION (its code, plugins).
         A new run then takes the result over from an earlier one that had all the same, if
     reusable(metrics) -> Mapping | None: the numbers to show there; None: this result is not for other runs.
+    configs: tuple[str, ...]: the tables in configs/ ("gates") that its result depends on; part of the fingerprint.
+    budgeted: bool: its result depends on the budget, so a changed one runs it again.
     tables(find, *, dropped) -> Iterable[Table]: its artifacts as tables; find(name) is the path of one of them.
         dropped=True: what was let go, one row each, with the reason.
     """

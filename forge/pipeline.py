@@ -15,8 +15,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from forge import gate, record, reuse
-from forge.config import Config
+from forge import gate, model_registry, record, reuse
+from forge.config import Config, load_data
 from forge.context import FolderContext, InputFile
 from forge.corpus import walk_corpus
 from forge.errors import (
@@ -414,6 +414,15 @@ class Pipeline:
             self._report(failure)
         if unconfirmed:
             raise still_billing(self.run, unconfirmed) from failure
+        if outcome == "done":
+            self._register_model()
+
+    def _register_model(self) -> None:
+        """Put a finished model into the registry of this home. The run is done, whatever comes of it."""
+        try:
+            model_registry.register(self.run)
+        except (ForgeError, OSError) as error:
+            self.run.events.emit("notice", text=f"the model is not in the registry: {error}; forge champion registers it again")
 
     def _set_outcome(self, outcome: str, failure: BaseException | None) -> None:
         try:

@@ -46,6 +46,8 @@ class PlanFit:
     )
     settings: ClassVar[type[Settings]] = PlanFitSettings
     where: ClassVar[Literal["engine", "machine"]] = "engine"
+    configs: ClassVar[tuple[str, ...]] = ("gates", "models", "prices")
+    budgeted: ClassVar[bool] = True
     libraries: ClassVar[tuple[str, ...]] = ("tokenizers",)
     requires: ClassVar[tuple[Requirement, ...]] = (Requirement(module="tokenizers", extra="train"),)
     always: ClassVar[bool] = False

@@ -50,6 +50,28 @@ def test_a_finished_run_does_nothing_when_run_again(run: Run) -> None:
     assert hashes(run) == before
 
 
+def test_a_phase_whose_result_depends_on_the_budget_runs_again_when_it_changes_and_no_other(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[float] = []
+    monkeypatch.setattr(Read, "budgeted", True, raising=False)
+    for budget in (5, 5, 6):
+        run_toys(run, run__budget_usd=budget)
+        seen.append(Read.runs)
+    assert seen == [1, 1, 2]
+    assert (Finish.runs, len(Buy.calls)) == (1, 5), "the same words: nothing after it runs"
+
+
+def test_a_changed_table_reruns_the_phase_that_names_it(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from forge import pipeline
+
+    limit = 0.9
+    monkeypatch.setattr(Read, "configs", ("gates",), raising=False)
+    monkeypatch.setattr(pipeline, "load_data", lambda name: {name: limit})
+    run_toys(run)
+    limit = 0.8
+    run_toys(run)
+    assert (Read.runs, Finish.runs) == (2, 1)
+
+
 def test_a_changed_setting_reruns_its_phase_and_what_depends_on_it(run: Run) -> None:
     run_toys(run)
     run_toys(run, read__upper=True, confirm=lambda text: True)
