@@ -123,7 +123,13 @@ class Pipeline:
         return digest(
             phase.name, str(phase.VERSION), canonical_json(settings), canonical_json(hashes), canonical_json(libraries),
             str(self.seed), str(self.run.dry_run), self.registry.sources(), *self._task_if_other(),
+            *self._also(phase),
         )
+
+    def _also(self, phase: AnyPhase) -> list[str]:
+        """What a phase says that it depends on besides: tables of configs/, and the cap of the budget."""
+        tables = [json.dumps(load_data(name), sort_keys=True, default=str) for name in getattr(phase, "configs", ())]
+        return [*tables, *([f"{self.config.budget_usd:.6f}"] if getattr(phase, "budgeted", False) else [])]
 
     def _task_if_other(self) -> tuple[str, ...]:
         """The task, unless it is chat, which is what runs were about before they could name one."""
