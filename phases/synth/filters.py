@@ -81,6 +81,11 @@ def _checks(answer_chars_max: int) -> dict[str, Check]:
     }
 
 
+def check_names() -> tuple[str, ...]:
+    """The checks that look at one pair alone, in their order."""
+    return tuple(_checks(0))
+
+
 def leans(text: str) -> bool:
     """True when the text needs the page it was written from."""
     return bool(POINTING.search(text) or LEANING.search(text))
