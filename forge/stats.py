@@ -130,6 +130,11 @@ def mcnemar(only_first: int, only_second: int) -> float:
     return min(1.0, 2 * tail)
 
 
+def binomial_test(hits: int, n: int, share: float) -> float:
+    """One-sided exact p: how likely so many hits or more are, if the true share is only `share`. 1 without observations."""
+    return 1.0 - _binomial_cdf(hits - 1, n, share) if n and hits else 1.0
+
+
 def holm(p_values: Mapping[str, float], alpha: float = ALPHA) -> dict[str, bool]:
     """name -> whether its hypothesis is rejected, with the family-wise error held at alpha (Holm 1979)."""
     rejected = dict.fromkeys(p_values, False)
@@ -179,6 +184,8 @@ def _binomial_cdf(k: int, n: int, p: float) -> float:
         return 1.0
     if p >= 1:
         return 1.0 if k >= n else 0.0
+    if 2 * k > n:   # the shorter tail: thousands of terms less for a share near 1
+        return 1.0 - _binomial_cdf(n - k - 1, n, 1 - p) if k < n else 1.0
     log_p, log_q = math.log(p), math.log1p(-p)
     total = 0.0
     for i in range(k + 1):
