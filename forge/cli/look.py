@@ -34,8 +34,11 @@ def runs(as_json: bool = Json) -> None:
     """List runs: state, corpus, money, age."""
     from forge.cli.snapshot import state_text
     from forge.ledger import dollars
+    from forge.model_registry import read_models
 
     rows, damaged = _all_runs()
+    models = read_models()
+    rows = [{**row, "alias": models.alias_of(row["id"])} for row in rows]
     if as_json:
         ui.out_json([*rows, *({"id": run_id, "outcome": "damaged", "error": why} for run_id, why in damaged)])
         return
@@ -43,7 +46,7 @@ def runs(as_json: bool = Json) -> None:
         ui.out("no runs yet")
         ui.next_step("forge run CORPUS --budget USD")
         return
-    cells = [(r["id"], state_text(r), _age(r["created"]), dollars(round(r["spent_usd"] * 1e6)), Path(r["corpus"]).name) for r in rows]
+    cells = [(r["id"], state_text(r) + (f", {r['alias']}" if r["alias"] else ""), _age(r["created"]), dollars(round(r["spent_usd"] * 1e6)), Path(r["corpus"]).name) for r in rows]
     ui.table([*cells, *((run_id, "damaged", "", "", why) for run_id, why in damaged)], ("run", "state", "age", "spent", "corpus"))
     ui.next_step(f"forge status {rows[0]['id']}" if rows else "forge run CORPUS --new")
 

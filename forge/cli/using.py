@@ -1,0 +1,49 @@
+"""Commands about finished models: compare, champion, serve."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from forge.cli.complete import run_names
+
+PANEL = "Use"
+Json = typer.Option(False, "--json", help="As JSON.")
+RunId = typer.Argument("", metavar="RUN", help="Run id; without one, the newest run.", show_default=False, autocompletion=run_names)
+
+
+def add(app: typer.Typer) -> None:
+    """Put the commands on the application."""
+    for function in (compare, champion):
+        app.command(rich_help_panel=PANEL)(function)
+
+
+def compare(
+    runs: list[str] = typer.Argument(..., metavar="RUN RUN [...]", help="Run ids; RUN:base is what RUN's base said. All are compared with the first.", show_default=False, autocompletion=run_names),
+    html: Path | None = typer.Option(None, "--html", metavar="FILE", help="Also write a page with the answers side by side.", show_default=False),
+    as_json: bool = Json,
+) -> None:
+    """Compare models on the test rows that they share, paired; says so when there is no difference."""
+    from forge.cli.comparing import show_comparison
+    from forge.errors import UsageError
+
+    if len(runs) < 2:
+        raise UsageError("compare takes at least two runs", why=f"{len(runs)} was given", next=f"forge compare {runs[0]}:base {runs[0]}")
+    show_comparison(runs, html, as_json=as_json)
+
+
+def champion(
+    run_id: str = typer.Argument("", metavar="RUN", help="Only this model, with its numbers and what it comes from.", show_default=False, autocompletion=run_names),
+    promote: str = typer.Option("", "--promote", metavar="RUN", help="Make RUN the champion: only past every gate, and only if better than the champion.", show_default=False, autocompletion=run_names),
+    as_json: bool = Json,
+) -> None:
+    """The model in use for each corpus and task, and its challenger; --promote changes it."""
+    from forge.cli import champions
+
+    if promote:
+        champions.promote(promote, as_json=as_json)
+    elif run_id:
+        champions.show_model(run_id, as_json=as_json)
+    else:
+        champions.show_all(as_json=as_json)
