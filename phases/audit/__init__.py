@@ -10,6 +10,7 @@ from forge.phase import Context, Estimate, Output, Requirement, Table
 from forge.phases.audit.settings import AuditSettings
 from forge.records import Document, Passage, read_jsonl, write_json, write_jsonl
 
+STAGES = 7
 SECONDS_PER_MB, SECONDS_TO_START = 1.2, 1.0
 """Measured on the Rust book and the OWASP cheat sheets, two slow cores; the start is mostly py3langid's model."""
 
@@ -18,7 +19,7 @@ class Audit:
     """Masks what prep's rules did not know yet, filters, removes copies, and merges documents that share text into one group."""
 
     name: ClassVar[str] = "audit"
-    VERSION: ClassVar[int] = 3
+    VERSION: ClassVar[int] = 4
     summary: ClassVar[str] = (
         "Mask secrets, drop poor, foreign and repeated passages, group documents that share text."
     )
@@ -30,7 +31,7 @@ class Audit:
     )
     settings: ClassVar[type[AuditSettings]] = AuditSettings
     where: ClassVar[Literal["engine", "machine"]] = "engine"
-    libraries: ClassVar[tuple[str, ...]] = ("py3langid",)
+    libraries: ClassVar[tuple[str, ...]] = ("py3langid", "numpy")
     requires: ClassVar[tuple[Requirement, ...]] = ()
     always: ClassVar[bool] = False
 
@@ -46,12 +47,12 @@ class Audit:
 
     def run(self, settings: AuditSettings, ctx: Context) -> Mapping[str, float | str]:
         """Sieve the passages. Raises ForgeError when fewer than min_passages are left."""
-        from forge.phases.audit import copies, filters, report
+        from forge.phases.audit import copies, filters, report, topics
         from forge.phases.audit.sieve import Sieve
 
         def stage(number: int, note: str) -> None:
             ctx.check_stop()
-            ctx.progress(number, 6, note)
+            ctx.progress(number, STAGES, note)
 
         stage(0, "secrets, boilerplate")
         documents = sorted(read_jsonl(ctx.input("documents"), Document), key=lambda one: one.id)
@@ -67,6 +68,9 @@ class Audit:
         stage(4, "documents that share text")
         group_of = copies.merged_groups(everything, copied)
         sieve.merge_groups(group_of)
+        stage(5, "subtopics")
+        subtopic_of = topics.name_subtopics([sieve.kept[id] for id in sorted(sieve.kept)], settings.subtopics, ctx.check_stop)
+        sieve.label("subtopic", subtopic_of)
         sieve.check_masked()
         clusters = copies.clusters(group_of)
         before = len({passage.group for passage in everything})
@@ -79,6 +83,7 @@ class Audit:
             paths={document.id: document.source.path for document in documents},
             engine=settings.dedup_engine,
             threshold=settings.near_duplicate,
+            subtopics=topics.counts(subtopic_of),
         )
         report.check_enough(
             sieve,
@@ -88,11 +93,11 @@ class Audit:
             min_words=settings.min_words,
             min_chars=settings.min_chars,
         )
-        stage(5, "writing")
+        stage(6, "writing")
         write_jsonl(ctx.output("clean"), sieve.kept.values())
         write_jsonl(ctx.output("drops"), sieve.drops)
         write_json(ctx.output("audit"), numbers)
-        stage(6, "done")
+        stage(STAGES, "done")
         return metrics(numbers)
 
     def undo(self, settings: AuditSettings, ctx: Context) -> None:
@@ -114,6 +119,7 @@ def metrics(numbers: Mapping[str, Any]) -> dict[str, float | str]:
     found["summary"] = f"{numbers['kept']:,} of {numbers['read']:,} kept · dropped: {reasons or 'none'} · {masked:,} private items masked"
     found["documents_merged"] = sum(map(len, numbers["merged_documents"]))
     found["secrets_masked"] = masked
+    found["subtopics"] = len(numbers["subtopics"])
     found["languages_kept"] = ", ".join(numbers["languages_kept"])
     return found
 

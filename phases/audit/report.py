@@ -70,6 +70,8 @@ def tables(find: Callable[[str], Path], *, dropped: bool) -> Iterator[Table]:
     yield Table(name="reasons", head=("reason", "passages", "characters"), rows=rows)
     masked = tuple(sorted(told["secrets_masked"].items(), key=lambda one: (-one[1], one[0])))
     yield Table(name="masked", head=("kind", "times"), rows=masked)
+    subtopics = tuple(sorted(told.get("subtopics", {}).items(), key=lambda one: (-one[1], one[0])))
+    yield Table(name="subtopics", head=("subtopic", "passages"), rows=subtopics)
     if dropped:
         gone = sorted(
             (drop.source.path, drop.source.locator, drop.reason, drop.chars, drop.detail, drop.sample)
@@ -110,6 +112,7 @@ def summarize(
     paths: Mapping[str, str],
     engine: str,
     threshold: float,
+    subtopics: Mapping[str, int],
 ) -> dict[str, Any]:
     """audit.json. Shares are 0..1 of the characters; `groups`: before and after merging."""
     total = sum(characters_by_language.values())
@@ -131,5 +134,6 @@ def summarize(
         "merged_documents": [[paths.get(group, group) for group in cluster] for cluster in clusters],
         "secrets_masked": dict(sorted(sieve.masked.items())),
         "passages_masked_late": len(sieve.masked_passages),
+        "subtopics": dict(subtopics),
         "samples": samples(sieve.drops),
     }

@@ -39,6 +39,9 @@ class AuditSettings(Settings):
         "exact",
         description="what proposes near-duplicates; both are verified exactly, datasketch needs its extra and is slower",
     )
+    subtopics: int = Field(
+        0, ge=0, le=50, description="subtopics to divide the passages into; 0 = by the size of the corpus (none below 60 passages), 1 = none"
+    )
     metadata: bool = Field(
         False, description="also train on passages that only state facts about a file (its shape, its tags)"
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from forge import private
 from forge.errors import ForgeError
@@ -49,6 +49,13 @@ class Sieve:
             group = group_of.get(passage.group, passage.group)
             if group != passage.group:
                 self.kept[id] = passage.model_copy(update={"group": group})
+
+    def label(self, key: str, values: Mapping[str, str]) -> None:
+        """Write values[id] into the meta of each kept passage that has one."""
+        for id, value in values.items():
+            if id in self.kept:
+                passage = self.kept[id]
+                self.kept[id] = passage.model_copy(update={"meta": {**passage.meta, key: value}})
 
     def dropped_by_reason(self) -> dict[str, int]:
         """Passages let go by reason; shortened ones do not count."""
