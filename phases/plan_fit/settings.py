@@ -21,7 +21,7 @@ class PlanFitSettings(Settings):
     train_minutes: float = Field(
         4.0, gt=0, description="minutes that training may take on the planned machine, at most half of them for a scratch base"
     )
-    quantizations: tuple[Literal["F16", "Q8_0", "Q4_K_M"], ...] = Field(
+    quantizations: tuple[Literal["F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M"], ...] = Field(
         ("F16", "Q8_0", "Q4_K_M"), description="GGUF files to make"
     )
     hub: str = Field("local", description="where to publish: local (a folder) or a hub's name")

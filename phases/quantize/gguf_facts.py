@@ -11,7 +11,10 @@ from forge.store import hash_file
 
 K_ROW = 256
 """K-quants work on rows of 256 values; llama.cpp silently stores a tensor with other rows in a larger type."""
-FALLBACKS = {"Q4_K_M": frozenset({"Q5_0", "Q5_1", "Q8_0", "F16"}), "Q8_0": frozenset({"F16"})}
+FALLBACKS = {
+    "Q4_K_M": frozenset({"Q5_0", "Q5_1", "Q8_0", "F16"}), "Q5_K_M": frozenset({"Q5_1", "Q8_0", "F16"}),
+    "Q6_K": frozenset({"Q8_0", "F16"}), "Q8_0": frozenset({"F16"}),
+}
 
 
 class GgufFile(Record):

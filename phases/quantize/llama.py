@@ -84,13 +84,16 @@ class Llama:
             self.process.kill()
         self.process.wait()
 
-    def quantize(self, source: Path, target: Path, kind: str) -> None:
+    def quantize(self, source: Path, target: Path, kind: str, *, importance: Path | None = None) -> None:
         """Write `target` ("Q8_0", "Q4_K_M", ...) from an F16 file; it appears under its name only when complete.
+
+        importance: an .npz of imatrix.collect_importance.
 
         The bytes do not depend on the number of threads (tested).
         """
         partial = target.with_name(target.name + ".partial")
-        self._ask("quantize", f"writing {target.name}", source=str(source), target=str(partial), kind=kind, threads=self.threads)
+        weighed = {"importance": str(importance)} if importance else {}
+        self._ask("quantize", f"writing {target.name}", source=str(source), target=str(partial), kind=kind, threads=self.threads, **weighed)
         partial.replace(target)
 
     def open(self, file: Path, *, context_tokens: int) -> Vocabulary:

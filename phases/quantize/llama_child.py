@@ -169,12 +169,15 @@ class Server:
         self.model = Model(path, context, threads)
         return self.model.describe()
 
-    def quantize(self, source: str, target: str, kind: str, threads: int) -> None:
-        """Write `target` from an F16 file."""
+    def quantize(self, source: str, target: str, kind: str, threads: int, importance: str = "") -> None:
+        """Write `target` from an F16 file. importance: an .npz of tensor name -> mean square of each input."""
         import llama_cpp
 
         params = llama_cpp.llama_model_quantize_default_params()
         params.ftype, params.nthread = FILE_TYPES[kind], threads
+        kept = _importance(importance) if importance else None   # must outlive the call
+        if kept:
+            params.imatrix = kept[0]
         status = llama_cpp.llama_model_quantize(source.encode(), target.encode(), ctypes.byref(params))
         if status:
             raise ValueError(f"llama_model_quantize returned {status}")
@@ -208,6 +211,20 @@ class Server:
         if self.model is None:
             raise ValueError("no file is open")
         return self.model
+
+
+def _importance(file: str) -> tuple[Any, ...]:
+    """llama.cpp's array of (name, values, count), ended by an entry without a name; and what it points to."""
+    import llama_cpp
+    import numpy as np
+
+    with np.load(file, allow_pickle=False) as stored:
+        values = {name: np.ascontiguousarray(stored[name], dtype=np.float32) for name in stored.files}
+    entries = (llama_cpp.llama_model_imatrix_data * (len(values) + 1))()
+    for entry, (name, numbers) in zip(entries, values.items(), strict=False):
+        entry.name, entry.size = name.encode(), numbers.size
+        entry.data = numbers.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+    return entries, values
 
 
 def serve(requests: TextIO, answers: TextIO) -> None:

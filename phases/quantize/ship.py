@@ -18,6 +18,7 @@ from forge.phase import Context
 from forge.phases.quantize.gguf_export import export_f16
 from forge.phases.quantize.gguf_facts import GgufFile, describe_fallback, read_facts
 from forge.phases.quantize.gguf_shape import read_shape
+from forge.phases.quantize.imatrix import collect_importance
 from forge.phases.quantize.judge import worst
 from forge.phases.quantize.llama import Generation, Llama, Vocabulary
 from forge.phases.quantize.measure import (
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
 
 BEST_TO_SHIP = ("Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0", "F16")
 """The Modelfile names the first of these that the plan has, and its answers are evaluated."""
+WEIGHED = ("Q4_K_M", "Q5_K_M", "Q6_K")
+"""Quantizations that an importance matrix changes."""
 MERGE_PROMPTS = 4
 CHAT_CONTEXT_TOKENS = 4096
 """num_ctx of the Modelfile, unless the model has less or was tuned on more: Ollama reserves the cache for all of it."""
@@ -59,7 +62,7 @@ def ship_model(settings: QuantizeSettings, ctx: Context) -> Mapping[str, float |
         llama.threads = use_threads(plan.parameters)
         journal = ctx.journal()
         model, merge = _merge(ctx, journal, splits)
-        files = _make_files(ctx, plan, model, llama)
+        files = _make_files(ctx, plan, model, llama, settings.imatrix_rows)
         bench = fill_bench(
             splits, ctx=ctx, journal=journal, llama=llama, tokenizer=ChatTokenizer(model), plan=plan, caps=caps,
             context_tokens=read_shape(model).context,
@@ -84,7 +87,7 @@ def _merge(ctx: Context, journal: Journal, splits: Sequence[Sequence[Row]]) -> t
     return target, MergeCheck.model_validate(journal.get("merge"))
 
 
-def _make_files(ctx: Context, plan: Plan, model: Path, llama: Llama) -> list[GgufFile]:
+def _make_files(ctx: Context, plan: Plan, model: Path, llama: Llama, imatrix_rows: int) -> list[GgufFile]:
     """The F16 file and one file for each quantization of the plan, in the order of the plan; finished ones are kept."""
     folder = ctx.work / "gguf"
     folder.mkdir(exist_ok=True)
@@ -99,12 +102,20 @@ def _make_files(ctx: Context, plan: Plan, model: Path, llama: Llama) -> list[Ggu
         if not target.exists():
             ctx.check_stop()
             ctx.progress(2, 3, f"quantizing to {kind}")
-            llama.quantize(f16, target, kind)
+            llama.quantize(f16, target, kind, importance=_importance(ctx, plan, model, imatrix_rows) if kind in WEIGHED else None)
         facts = read_facts(target, quantization=kind)
         if facts.parameters != files[0].parameters:
             raise ForgeError(f"{target.name} holds {facts.parameters:,} weights and {f16.name} {files[0].parameters:,}")
         files.append(facts)
     return files
+
+
+def _importance(ctx: Context, plan: Plan, model: Path, rows: int) -> Path | None:
+    """The importance matrix in ctx.work, measured once; None when it is off."""
+    target = ctx.work / "imatrix.npz"
+    if rows and not target.exists():
+        collect_importance(model, spread(read_rows(ctx, plan.task, "train"), rows), target, ctx)
+    return target if rows else None
 
 
 def _measure(bench: Bench, model: Path, files: list[GgufFile], folder: Path) -> tuple[list[Verdict], list[dict[str, str]]]:

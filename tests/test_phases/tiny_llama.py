@@ -128,13 +128,14 @@ def trained_run(folder: Path, *, steps: int = 40) -> dict[str, Path]:
 
 def write_rows(folder: Path, **changes: Any) -> dict[str, Path]:
     """Plan, rows and the small artifacts around them."""
-    paths = {name: folder / name for name in ("plan", "approval", "machine", "eval", "predictions", "test_recall", "test_abstain")}
+    paths = {name: folder / name for name in ("plan", "approval", "machine", "eval", "predictions", "train", "test_recall", "test_abstain")}
     write_json(paths["plan"], made_plan(**changes))
     for name in ("approval", "machine", "eval"):
         write_json(paths[name], {})
     rows = examples()
     for name in ("test_recall", "test_abstain"):
         write_jsonl(paths[name], [row for row in rows if row.split == name])
+    write_jsonl(paths["train"], [row.model_copy(update={"split": "train"}) for row in rows])
     write_jsonl(paths["predictions"], [_prediction(row) for row in rows])
     return paths
 
