@@ -43,7 +43,7 @@ class Corpus:
 def sift_unanswerable(pairs: Sequence[Pair], answerable: Sequence[Pair], corpus: Corpus) -> tuple[list[Pair], list[Rejected]]:
     """Abstention pairs whose absence is verified and that resemble no answerable question; `evidence` is cleared.
 
-    A near pair says in `evidence` which words the corpus must not have.
+    A near pair, or one about a document, says in `evidence` which words the corpus must not have.
     """
     good: list[Pair] = []
     rejected: list[Rejected] = []
@@ -66,7 +66,7 @@ def _fault(pair: Pair, corpus: Corpus) -> str:
         return "question_length"
     if SPECIAL_TOKEN.search(pair.question):
         return "special_token"
-    if pair.bucket == "abstain_near":
+    if pair.bucket in {"abstain_near", "abstain_document"}:
         if leans(pair.question):
             return "leaning_question"
         if not pair.evidence.strip():

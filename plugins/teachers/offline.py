@@ -44,20 +44,34 @@ class OfflineTeacher:
 
     def generate(self, requests: Sequence[TeacherRequest]) -> Iterator[TeacherResponse]:
         """Answer in the order of the requests."""
+        read = _Reader()
         for request in requests:
-            yield TeacherResponse(key=request.key, proposals=tuple(_propose(request)))
+            yield TeacherResponse(key=request.key, proposals=tuple(_propose(request, read)))
 
 
 teacher = OfflineTeacher()
 
 
-def _propose(request: TeacherRequest) -> list[Proposal]:
+class _Reader:
+    """read_facts, remembered: a passage is the context of several requests."""
+
+    def __init__(self) -> None:
+        self.known: dict[tuple[str, str], list[Fact]] = {}
+
+    def __call__(self, passage: Passage) -> list[Fact]:
+        key = (passage.id, passage.text)
+        if key not in self.known:
+            self.known[key] = read_facts(passage)
+        return self.known[key]
+
+
+def _propose(request: TeacherRequest, read: _Reader) -> list[Proposal]:
     if request.kind == "out_of_scope":
         return far_questions(request.wanted)
     if request.kind == "abstain":
-        return near_questions(request.passage, request.context, request.wanted)
+        return near_questions(request.passage, request.context, request.wanted, read)
     proposals: list[Proposal] = []
-    for fact in _best_first(read_facts(request.passage)):
+    for fact in _best_first(read(request.passage)):
         if len(proposals) + len(fact.forms) > request.wanted:
             break
         proposals += [

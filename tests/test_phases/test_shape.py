@@ -22,6 +22,7 @@ from forge.records import (
     Message,
     Pair,
     Passage,
+    Quote,
     Split,
     read_jsonl,
     read_record,
@@ -103,7 +104,7 @@ def test_abstention_rows_are_in_training_and_none_is_near_one_of_the_test(tmp_pa
     assert 0.08 <= len(taught) / len(rows["train"]) <= 0.5
     assert len(rows["test_abstain"]) >= 50
     assert all(row.group.startswith("abstain-") for row in rows["test_abstain"])
-    assert {row.bucket for row in rows["test_abstain"]} == {"abstain_near", "abstain_far"}
+    assert {row.bucket for row in rows["test_abstain"]} == {"abstain_near", "abstain_document", "abstain_far"}
     assert near_duplicates([question(row) for row in rows["test_abstain"]], [question(row) for row in taught]) == []
 
 
@@ -316,3 +317,31 @@ def test_without_abstention_pairs_the_test_is_empty_and_said_so(tmp_path: Path, 
 def test_the_contract_is_plain_json_with_sorted_keys(tmp_path: Path, asked: Path) -> None:
     text = (run(tmp_path, asked).out / "shape.json").read_text(encoding="utf-8")
     assert list(json.loads(text)) == sorted(json.loads(text))
+
+
+def test_a_conversation_keeps_its_earlier_turns_and_is_compared_as_a_whole(tmp_path: Path, asked: Path) -> None:
+    earlier = (Message(role="user", content="What drives the clock?"), Message(role="assistant", content="A weight."))
+
+    def talk(pairs: list[Pair]) -> list[Pair]:
+        return [one.model_copy(update={"earlier": earlier}) if number % 9 == 0 else one for number, one in enumerate(pairs)]
+
+    rows = rows_of(run(tmp_path, asked, change=talk))
+    talks = [row for found in rows.values() for row in found if isinstance(row.body, Chat) and len(row.body.prompt) == 4]
+    assert talks
+    assert [turn.role for turn in talks[0].body.prompt] == ["system", "user", "assistant", "user"]  # type: ignore[union-attr]
+    assert question(talks[0]).startswith("What drives the clock?\n")
+
+
+def test_a_comparison_of_documents_on_different_sides_is_left_out(tmp_path: Path, asked: Path) -> None:
+    rows = rows_of(run(tmp_path / "before", asked))
+    groups: list[set[str]] = [{row.group for row in rows[name]} for name in ("train", "test_unseen")]
+    inside, outside = (next(one for one in clock_passages() if one.group in found) for found in groups)
+
+    def compare(pairs: list[Pair]) -> list[Pair]:
+        own = next(one for one in pairs if one.passage == inside.id)
+        joined = own.model_copy(update={"id": "joined", "fact": "joined", "question": "How do the two towers differ?", "also": (Quote(passage=outside.id, evidence="x"),)})
+        return [*pairs, joined]
+
+    result = run(tmp_path / "after", asked, change=compare)
+    assert "joined" not in {row.id for found in rows_of(result).values() for row in found}
+    assert "1 comparisons join documents of different sides" in " ".join(str(fields.get("text")) for _, fields in result.events)

@@ -130,7 +130,7 @@ def test_abstention_pairs_have_the_one_sentence_no_passage_and_no_evidence(tmp_p
     result = run(tmp_path, abstention="I do not know that.")
     found = [pair for pair in pairs_of(result) if not pair.passage]
     assert {pair.answer for pair in found} == {"I do not know that."}
-    assert {pair.bucket for pair in found} == {"abstain_near", "abstain_far"}
+    assert {pair.bucket for pair in found} == {"abstain_near", "abstain_document", "abstain_far"}
     assert not any(pair.evidence or pair.group for pair in found)
     assert len(found) >= 100
 

@@ -161,5 +161,23 @@ def test_near_questions_name_what_is_absent() -> None:
     found = ask(own, "abstain", wanted=12, context=(other,))
     assert len(found) == 12
     for pair in found:
-        assert pair.bucket == "abstain_near"
+        assert pair.bucket in {"abstain_near", "abstain_document"}
         assert pair.evidence.casefold() not in f"{own.text} {other.text}".casefold()
+
+
+def test_near_questions_share_their_wording_with_answerable_ones() -> None:
+    own = passage("An anchor escapement is a device that releases the wheel. A winding crown is a knob that turns the mainspring.")
+    other = passage("A striking train is a set of wheels that rings the bell. A moon dial is a plate that shows the moon's phase.").model_copy(update={"id": "other"})
+    found = ask(own, "abstain", wanted=16, context=(other,))
+    frames = {"What is an", "What is a", "How would you", "Explain in your"}
+    contrasts = [pair for pair in found if any(pair.question.startswith(frame) for frame in frames)]
+    assert len(contrasts) >= 4
+    assert {"anchor train", "moon crown"} & {pair.evidence for pair in contrasts}
+    assert not any(" a anchor" in pair.question or " an moon" in pair.question for pair in contrasts)
+
+
+def test_a_heading_is_mixed_with_another_and_stays_a_phrase() -> None:
+    own = passage("Oil keeps the escapement free of rust and lets the wheels turn for years on end.", "Care > Oil and rust")
+    other = passage("Keep the key in a dry place, and never wind the clock with pliers or with force.", "Care > Winding by key").model_copy(update={"id": "other"})
+    found = [pair.evidence for pair in ask(own, "abstain", wanted=16, context=(other,))]
+    assert all(not phrase.endswith((" and", " by", " of")) for phrase in found)
