@@ -14,6 +14,7 @@ from functools import cache
 from importlib.resources import files
 from typing import NamedTuple
 
+from forge.private.checks import is_random
 from forge.private.rules import SHAPES, Rule, load_rules
 
 BLANK = "\x1a"
@@ -48,13 +49,16 @@ def apply(text: str, hits: Sequence[Hit]) -> str:
     return "".join([*parts, text[end:]])
 
 
-def find(text: str) -> list[Hit]:
-    """Everything private in a text, sorted, without overlaps: an earlier rule's find is blank for the later ones."""
+def find(text: str, *, also_made_up: bool = False) -> list[Hit]:
+    """Everything private in a text, sorted, without overlaps: an earlier rule's find is blank for the later ones.
+
+    also_made_up: tokens of the right form count even if nobody's generator made them ("ghp_xxxx…"): for what is published.
+    """
     work, lowered = text, _lower(text)
     shapes: dict[str, list[tuple[int, int]]] = {}
     found: list[Hit] = []
     for rule in load_rules():
-        fresh = _search(rule, work, lowered, shapes)
+        fresh = _search(rule, work, lowered, shapes, also_made_up)
         if fresh:
             found += fresh
             work = _blank(work, fresh)
@@ -102,16 +106,17 @@ def _blank(text: str, hits: Sequence[Hit]) -> str:
     return "".join([*parts, text[end:]])
 
 
-def _search(rule: Rule, text: str, lowered: str, shapes: dict[str, list[tuple[int, int]]]) -> list[Hit]:
+def _search(rule: Rule, text: str, lowered: str, shapes: dict[str, list[tuple[int, int]]], also_made_up: bool) -> list[Hit]:
     places = _near(rule, text, shapes) if rule.near else _anchored(rule, lowered)
     if not places:
         return []
+    check = (lambda match: True) if also_made_up and rule.check is is_random else rule.check
     fresh: list[Hit] = []
     end = -1
     for start, stop in _windows(places, rule, text):
         for match in rule.regex.finditer(text, start, stop):
             first, last = match.span("secret") if rule.has_group and match["secret"] is not None else match.span()
-            if first >= end and last > first and rule.check(match):
+            if first >= end and last > first and check(match):
                 fresh.append(Hit(first, last, rule.kind, rule.placeholder, rule.is_secret))
                 end = last
     return fresh

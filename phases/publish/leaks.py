@@ -4,21 +4,7 @@ from __future__ import annotations
 
 import re
 
-SECRETS: dict[str, re.Pattern[str]] = {
-    "private key": re.compile(r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----"),
-    "AWS access key": re.compile(r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"),
-    "AWS secret key": re.compile(r"(?i)aws.{0,20}secret.{0,20}['\"=:\s][0-9a-z/+]{40}\b"),
-    "GitHub token": re.compile(r"\b(?:gh[pousr]_[0-9A-Za-z]{36,}|github_pat_[0-9A-Za-z_]{40,})\b"),
-    "Hugging Face token": re.compile(r"\bhf_[0-9A-Za-z]{30,}\b"),
-    "Anthropic key": re.compile(r"\bsk-ant-[0-9A-Za-z_-]{20,}"),
-    "OpenAI key": re.compile(r"\bsk-(?:proj-)?[0-9A-Za-z_-]{32,}"),
-    "Google key": re.compile(r"\bAIza[0-9A-Za-z_-]{35}"),
-    "Slack token": re.compile(r"\bxox[abprs]-[0-9A-Za-z-]{10,}"),
-    "Stripe key": re.compile(r"\b[rs]k_live_[0-9A-Za-z]{20,}"),
-    "JSON web token": re.compile(r"\beyJ[0-9A-Za-z_-]{10,}\.eyJ[0-9A-Za-z_-]{10,}\.[0-9A-Za-z_-]{10,}"),
-    "password in a URL": re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s/:@'\"]+:[^\s/@'\"]{3,}@[\w.-]+"),
-    "password": re.compile(r"(?i)\b(?:password|passwd|secret|api_?key)['\"]?\s*[:=]\s*['\"][^\s'\"]{8,}['\"]"),
-}
+from forge import private
 
 MACHINE_PATH = re.compile(
     r"(?<![\w.:/~-])(?:/(?:home|Users|root|tmp|var|mnt|opt|workspace|work|data|scratch|srv)/[\w.@-]+(?:/[\w.@-]+)*"
@@ -27,9 +13,13 @@ MACHINE_PATH = re.compile(
 """An absolute path of a person's or a build machine. Not preceded by a word or a host name, so URLs do not match."""
 
 
-def find_secrets(text: str) -> list[str]:
-    """The kinds of credentials in a text, sorted; never the credential itself."""
-    return sorted(kind for kind, pattern in SECRETS.items() if pattern.search(text))
+def find_secrets(text: str, *, quotes_a_corpus: bool = False) -> list[str]:
+    """The kinds of credentials in a text ("aws key id"), sorted; never the credential itself. The rules are those of masking.
+
+    quotes_a_corpus: the text quotes documents, where a made-up token ("ghp_xxxx…") is an example and no leak.
+    """
+    hits = private.find(text, also_made_up=not quotes_a_corpus)
+    return sorted({hit.kind.replace("_", " ") for hit in hits if hit.is_secret})
 
 
 def find_machine_paths(text: str) -> list[str]:

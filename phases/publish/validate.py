@@ -252,9 +252,9 @@ def nothing_leaks(staged: Staged) -> list[str]:
         if not path.is_file() or path.suffix in BINARY:
             continue
         name, text = path.relative_to(staged.folder).as_posix(), path.read_text(encoding="utf-8", errors="replace")
-        problems += [f"{name} contains a {kind}" for kind in find_secrets(text)]
-        own = [str(root) for root in (Path.home(), Path.cwd(), Path(tempfile.gettempdir())) if len(root.parts) > 1]
         quotes_a_corpus = name in ("eval.json", "ship-eval.json")   # evidence may quote "/var/log" from a document
+        problems += [f"{name} contains a secret: {kind}" for kind in find_secrets(text, quotes_a_corpus=quotes_a_corpus)]
+        own = [str(root) for root in (Path.home(), Path.cwd(), Path(tempfile.gettempdir())) if len(root.parts) > 1]
         paths = [root for root in own if root in text] if quotes_a_corpus else find_machine_paths(text)
         problems += [f"{name} contains the machine path {path}" for path in paths]
     return problems
