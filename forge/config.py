@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import Field, ValidationError
@@ -32,6 +32,9 @@ class RunSettings(Settings):
         None, ge=0, description="dollars that the teacher may spend before approval; default: 10 % of the budget"
     )
     seed: int = Field(7, description="seed of every random choice")
+    task: Literal["chat", "label", "extract"] = Field(
+        "chat", description="what the model learns: answers about the documents, or labels or extractions from ready-made data in the corpus"
+    )
 
 
 class GateSettings(Settings):
