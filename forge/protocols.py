@@ -244,12 +244,13 @@ class Usage(Record):
 
 
 class TeacherResponse(Record):
-    """A teacher's answer with its real price in micro-dollars."""
+    """A teacher's answer with its real price in micro-dollars. names: spellings that it found must be reproduced exactly."""
 
     key: str
     proposals: tuple[Proposal, ...] = ()
     replies: tuple[Reply, ...] = ()
     verdicts: tuple[Judgement, ...] = ()
+    names: tuple[str, ...] = ()
     usage: Usage = Usage()
     micro_usd: int = 0
     stop_reason: str = "end"
@@ -262,6 +263,7 @@ class TeacherCapabilities(Record):
     resumes: it notes what it hands in before it does, and collects what an earlier process handed in. An open
     reservation of an earlier process is then for the same act and is taken up instead of made anew.
     checks: it answers the request kinds "answer", "judge" and "check". facts: it answers the request kind "facts".
+    buckets: what it can make; () stands for everything.
     """
 
     paid: bool
@@ -271,6 +273,7 @@ class TeacherCapabilities(Record):
     resumes: bool = False
     checks: bool = False
     facts: bool = False
+    buckets: tuple[str, ...] = ()
 
 
 class TeacherBrief(Record):
@@ -561,6 +564,39 @@ class Hub(Protocol):
         ...
 
 
+# --- trackers --------------------------------------------------------------------------------------------------
+
+
+class Tracked(Record):
+    """One forged model for a tracker. curves: name -> (step, value). started, ended: seconds since 1970. sha256: of all but the times."""
+
+    run: str
+    name: str
+    place: str
+    params: dict[str, str]
+    metrics: dict[str, float]
+    curves: dict[str, tuple[tuple[int, float], ...]]
+    tags: dict[str, str]
+    started: float
+    ended: float
+    sha256: str
+
+
+class Tracker(Protocol):
+    """Mirrors runs for people who look at them elsewhere. Exported as `tracker`; entry point group `forge.trackers`.
+
+    default: where to, unless told; "{home}" stands for FORGE_HOME.
+    """
+
+    name: ClassVar[str]
+    requires: ClassVar[tuple[Requirement, ...]]
+    default: ClassVar[str]
+
+    def mirror(self, rows: Sequence[Tracked], where: str) -> tuple[str, ...]:
+        """Make the place hold these runs, each once; returns those that were new or had changed. Raises ForgeError."""
+        ...
+
+
 # --- executors -------------------------------------------------------------------------------------------------
 
 S = TypeVar("S")
@@ -629,6 +665,7 @@ PLUGIN_KINDS: dict[str, tuple[str, str]] = {
     "provider": ("forge.compute", "provider"),
     "task": ("forge.tasks", "task"),
     "hub": ("forge.hubs", "hub"),
+    "tracker": ("forge.trackers", "tracker"),
 }
 """kind -> (entry point group, attribute that a plugin file exports)."""
 

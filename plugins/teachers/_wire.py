@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from forge.plugins.teachers import _facts_first
 from forge.protocols import Judgement, Proposal, Reply, TeacherRequest
 from forge.records import Record, digest
 
@@ -71,6 +72,8 @@ JSON_TYPES: dict[Any, str] = {int: "integer", str: "string", bool: "boolean"}
 
 def answer_schema(kind: str = "pairs") -> dict[str, Any]:
     """The JSON schema of an answer to a request of this kind, without references: some servers resolve none."""
+    if kind in _facts_first.KINDS:
+        return _facts_first.schema_of(kind)
     shape = SHAPES.get(kind, PAIRS)
     fields = {name: {"type": JSON_TYPES[field.annotation]} for name, field in shape.item.model_fields.items() if field.annotation}
     item = {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}
@@ -82,6 +85,9 @@ def answer_schema(kind: str = "pairs") -> dict[str, Any]:
 def user_text(request: TeacherRequest) -> str:
     """The task, then every passage, and the pairs to check, between markers that their text cannot contain."""
     passages = [request.passage, *request.context]
+    if request.kind in _facts_first.KINDS:
+        texts = [*(passage.text for passage in passages), *(item.model_dump_json() for item in request.items)]
+        return _facts_first.text_of(request, _mark(request.key, "\n".join(texts)))
     items = json.dumps([item.model_dump(exclude_defaults=True) for item in request.items], ensure_ascii=False) if request.items else ""
     mark = _mark(request.key, "\n".join([*(passage.text for passage in passages), *([items] if items else [])]))
     shown = []
@@ -94,13 +100,16 @@ def user_text(request: TeacherRequest) -> str:
     return f"{task}\n\n" + "\n\n".join(shown)
 
 
-def read_answer(text: str, kind: str = "pairs") -> tuple[dict[str, Any], str]:
-    """What an answer adds to a TeacherResponse, and why it cannot be used ("" when it can)."""
+def read_answer(text: str, asked: TeacherRequest | str = "pairs") -> tuple[dict[str, Any], str]:
+    """What an answer adds to a TeacherResponse, and why it cannot be used ("" when it can). asked: the request, or its kind."""
+    kind = asked if isinstance(asked, str) else asked.kind
     shape = SHAPES.get(kind, PAIRS)
     start, end = text.find("{"), text.rfind("}")
     if start < 0 or end < start:
         return {}, "the answer holds no JSON object"
     try:
+        if isinstance(asked, TeacherRequest) and kind in _facts_first.KINDS:
+            return _facts_first.read_facts_first(text[start : end + 1], asked), ""
         answer = json.loads(text[start : end + 1])
         if set(answer) != {shape.name} or not isinstance(answer[shape.name], list):
             return {}, f"the answer is not the JSON that was asked for: it has no list {shape.name} alone"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from forge.config import load_data
 from forge.plugins.teachers.offline import read_facts, teacher
 from forge.protocols import Proposal, TeacherRequest
 from forge.questions import near_duplicates, normalize
@@ -176,8 +177,9 @@ def test_near_questions_share_their_wording_with_answerable_ones() -> None:
     assert not any(" a anchor" in pair.question or " an moon" in pair.question for pair in contrasts)
 
 
-def test_a_heading_is_mixed_with_another_and_stays_a_phrase() -> None:
-    own = passage("Oil keeps the escapement free of rust and lets the wheels turn for years on end.", "Care > Oil and rust")
-    other = passage("Keep the key in a dry place, and never wind the clock with pliers or with force.", "Care > Winding by key").model_copy(update={"id": "other"})
-    found = [pair.evidence for pair in ask(own, "abstain", wanted=16, context=(other,))]
-    assert all(not phrase.endswith((" and", " by", " of")) for phrase in found)
+def test_a_foreign_word_before_a_real_term_gets_the_right_article() -> None:
+    found = ask(passage("An anchor escapement is a device that releases the wheel of a tower clock."), "abstain", wanted=60)
+    words = {word: pair.question for pair in found for word in load_data("unanswerable")["words"] if pair.evidence == word}
+    assert len(words) >= 20
+    assert all(f"{word} anchor escapement" in question for word, question in words.items())
+    assert all((f" an {word}" in question) == (word[0].lower() in "aeiou") for word, question in words.items() if "what is a" in question.lower())
