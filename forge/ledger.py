@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from forge.errors import OverBudget
@@ -79,6 +79,10 @@ class Meter(Protocol):
     def under_way(self, batch: str) -> dict[str, int]:
         """The open lines of a batch by key, whichever process began them."""
         ...
+
+
+Wait = Callable[[float, str], None]
+"""Waits so many seconds and shows a note; raises Interrupted as soon as the user asks to stop."""
 
 
 class Attempt(Record):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from forge.errors import OverBudget
 from forge.journal import Journal
+from forge.ledger import Meter
 from forge.phase import Context
 from forge.protocols import Teacher, TeacherBrief, TeacherRequest, TeacherResponse
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 BATCH_FREE, BATCH_LIVE, BATCH_BATCH = 64, 512, 10_000
 """Requests that go out together: to a free teacher, to a paid one, and to one with a batch interface. A paid teacher
 paces itself; what is handed over together only bounds how much is set aside at once."""
+STOP_CHECK_SECONDS = 0.5
 
 
 def brief_teacher(settings: SynthSettings, ctx: Context) -> Teacher:
@@ -35,12 +38,15 @@ def brief_teacher(settings: SynthSettings, ctx: Context) -> Teacher:
 class Asker:
     """Asks one teacher and remembers its answers in the phase's journal.
 
-    A response is journaled before its reservation is settled: a kill in between leaves the worst case counted as spent,
-    never a second payment. A failed request is journaled only when it was billed; a resumed run tries the others again.
+    A teacher that reports its attempts (`metered`) writes them to the ledger itself; for any other paid one a response is
+    journaled before its reservation is settled: a kill in between leaves the worst case counted as spent, never a second
+    payment. A failed request is journaled only when it was billed; a resumed run tries the others again.
     """
 
     def __init__(self, teacher: Teacher, ctx: Context) -> None:
-        self.teacher, self.ctx = teacher, ctx
+        metered: Any = getattr(teacher, "metered", None) if teacher.capabilities().paid and isinstance(ctx.money, Meter) else None
+        self.teacher: Teacher = metered(ctx.money, self._wait) if metered else teacher
+        self.ctx, self.reports = ctx, metered is not None
         model = getattr(teacher, "model", "")
         self.identity: str = getattr(teacher, "identity", "") or (f"{teacher.name}/{model}" if model else teacher.name)
         abilities = teacher.capabilities()
@@ -87,7 +93,7 @@ class Asker:
         answers: dict[str, TeacherResponse] = {}
         while requests:
             reservations, refused = self._reserve(requests)
-            sent = [request for request in requests if not self.paid or request.key in reservations]
+            sent = [request for request in requests if not self._pays_here or request.key in reservations]
             if refused and not sent:
                 raise refused
             self._send(sent, reservations, answers)
@@ -117,7 +123,7 @@ class Asker:
     def _reserve(self, requests: Sequence[TeacherRequest]) -> tuple[dict[str, int], OverBudget | None]:
         """The reservations of as many requests, from the first on, as fit now; and the refusal of the next one."""
         reservations: dict[str, int] = {}
-        if not self.paid:
+        if not self._pays_here:
             return reservations, None
         for request in requests:
             what = f"teacher {self.teacher.name}, {request.kind}"
@@ -127,6 +133,20 @@ class Asker:
             except OverBudget as refusal:
                 return reservations, refusal
         return reservations, None
+
+    @property
+    def _pays_here(self) -> bool:
+        return self.paid and not self.reports
+
+    def _wait(self, seconds: float, note: str) -> None:
+        """Wait for a teacher, in sight of the user, who may stop it."""
+        until = time.monotonic() + seconds
+        if note:
+            self.ctx.progress(self.done, self.total, note)
+        self.ctx.check_stop()
+        while (left := until - time.monotonic()) > 0:
+            time.sleep(min(left, STOP_CHECK_SECONDS))
+            self.ctx.check_stop()
 
     def _kept(self, key: str) -> TeacherResponse | None:
         value: Any = self.journal.get(key) if self.journal is not None else None

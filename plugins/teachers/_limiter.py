@@ -15,11 +15,14 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from forge.errors import ForgeError, Interrupted
+
 START_IN_FLIGHT = 8
 MAX_WAIT_SECONDS = 120.0
 """A server's retry-after is obeyed up to this; the official client obeys it without a bound and may hang for a day."""
 MAX_ATTEMPTS = 10
 FIRST_BACKOFF_SECONDS, LAST_BACKOFF_SECONDS = 0.5, 20.0
+CHECK_SECONDS = 1.0
 
 PACE_SHARE = 0.98
 """How much of an advertised limit is used: clocks differ."""
@@ -34,6 +37,10 @@ class Busy(Exception):
     def __init__(self, reason: str, seconds: float | None = None) -> None:
         super().__init__(reason)
         self.reason, self.seconds = reason, seconds
+
+
+class _Stopped(Exception):
+    """An item that was not asked, or not again, because the work ends."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +97,8 @@ class Pace:
 
 @dataclass
 class Limiter(Generic[Item, Answer]):
-    """Runs `call(item)` for many items. A call raises Busy to be tried again; anything else it raises ends the work."""
+    """Runs `call(item)` for many items. A call raises Busy to be tried again; anything else it raises ends the work:
+    nothing more is called, what is under way is answered and handed out, then the exception is raised."""
 
     call: Callable[[Item], Answer]
     most: int
@@ -98,27 +106,49 @@ class Limiter(Generic[Item, Answer]):
     sleep: Callable[[float], None] = time.sleep
     pace: Pace = field(default_factory=Pace)
     costs: Callable[[Item], Mapping[str, float]] = lambda item: {}
+    check: Callable[[], None] = lambda: None
+    """Called about once a second by the thread that reads the answers; what it raises ends the work."""
 
     def __post_init__(self) -> None:
         self._allowed = float(min(START_IN_FLIGHT, self.most))
         self._lock = threading.Lock()
         self._resume_at = 0.0
+        self._stopping = False
         self._jitter = random.Random(7)
 
     def run(self, items: Sequence[Item]) -> Iterator[tuple[Item, Answer | Failed]]:
         """(item, answer) in the order of completion."""
         waiting = list(reversed(items))
         running: dict[Future[Answer | Failed], Item] = {}
+        fatal: BaseException | None = None
+        self._stopping = False
         with ThreadPoolExecutor(self.most, thread_name_prefix="teacher") as threads:
             try:
-                while waiting or running:
-                    while waiting and len(running) < int(self._allowed):
+                while running or (waiting and fatal is None):
+                    while waiting and fatal is None and len(running) < int(self._allowed):
                         item = waiting.pop()
                         running[threads.submit(self._persist, item)] = item
-                    for future in wait(running, return_when=FIRST_COMPLETED).done:
-                        yield running.pop(future), future.result()
+                    for future in wait(running, CHECK_SECONDS, FIRST_COMPLETED).done:
+                        item, error = running.pop(future), future.exception()
+                        if error is None:
+                            yield item, future.result()
+                        elif not isinstance(error, _Stopped):
+                            fatal = fatal or error
+                    fatal = fatal or self._checked()
+                    self._stopping = fatal is not None
             finally:
+                self._stopping = True
                 threads.shutdown(wait=True, cancel_futures=True)
+        if fatal is not None:
+            raise fatal
+
+    def _checked(self) -> BaseException | None:
+        """What check() raised, for work that is told to stop."""
+        try:
+            self.check()
+        except (ForgeError, Interrupted) as error:
+            return error
+        return None
 
     def _persist(self, item: Item) -> Answer | Failed:
         reason = ""
@@ -129,6 +159,8 @@ class Limiter(Generic[Item, Answer]):
             except Busy as busy:
                 reason = busy.reason
                 self._slow_down(busy.seconds if busy.seconds is not None else self._pause(attempt))
+                if self._stopping:
+                    raise _Stopped from busy
                 continue
             with self._lock:
                 self._allowed = min(float(self.most), self._allowed + 1.0 / self._allowed)
@@ -137,7 +169,9 @@ class Limiter(Generic[Item, Answer]):
 
     def _await_turn(self, item: Item) -> None:
         while (seconds := self._resume_at - time.monotonic()) > 0 or (seconds := self.pace.take(self.costs(item))) > 0:
-            self.sleep(seconds)
+            if self._stopping:
+                raise _Stopped
+            self.sleep(min(seconds, CHECK_SECONDS))
 
     def _slow_down(self, seconds: float) -> None:
         """Halve once for each wave of refusals: calls that were under way when the first came back say nothing new."""

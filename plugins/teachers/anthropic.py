@@ -8,14 +8,19 @@ are billed; the client's own retries obey retry-after without a bound, so they a
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ValidationError
 
 from forge.errors import MissingAccess, UsageError
+from forge.ledger import Meter, Wait
 from forge.phase import Requirement
-from forge.plugins.teachers import _batches
-from forge.plugins.teachers._limiter import Busy, Failed, Limiter, Pace
+from forge.plugins.teachers._attempts import Attempt, Desk, answers, attempt, is_own_error
+from forge.plugins.teachers._batches import Batches, Notes, outcome
+from forge.plugins.teachers._limiter import Busy, Limiter, Pace
 from forge.plugins.teachers._prices import price_of
 from forge.plugins.teachers._wire import (
     SYSTEM,
@@ -39,25 +44,68 @@ RETRIED = {408, 409, 429, 500, 502, 503, 504, 529}
 LIMITS = {"requests": "requests", "input-tokens": "input", "output-tokens": "output"}
 
 
+class CacheWritten(BaseModel):
+    """Tokens written to the prompt cache, by lifetime."""
+
+    ephemeral_5m_input_tokens: int = 0
+    ephemeral_1h_input_tokens: int = 0
+
+
+class Tokens(BaseModel):
+    """The part of a message's usage that is billed."""
+
+    input_tokens: int
+    output_tokens: int
+    cache_read_input_tokens: int | None = None
+    cache_creation: CacheWritten | None = None
+
+
+class Block(BaseModel):
+    """One block of content; only text is read."""
+
+    type: str
+    text: str = ""
+
+
+class Reply(BaseModel):
+    """A message as the Messages API returns it: what is read of it, validated. A field's absence is an error, never a zero."""
+
+    type: Literal["message"]
+    content: list[Block]
+    stop_reason: str | None
+    usage: Tokens
+
+
+class Asking(threading.local):
+    """What the current thread is asking, for the middleware; `reply` is what came back."""
+
+    request: TeacherRequest | None = None
+    reply: TeacherResponse | None = None
+
+
 class AnthropicTeacher:
     """One Claude model. `briefed` chooses model, endpoint and route."""
 
     name: ClassVar[str] = "anthropic"
     requires: ClassVar[tuple[Requirement, ...]] = (Requirement(module="anthropic", extra="anthropic"),)
 
-    def __init__(self, brief: TeacherBrief = TeacherBrief()) -> None:  # noqa: B008  # frozen
-        self.brief, self.model = brief, brief.model or DEFAULT_MODEL
+    def __init__(self, brief: TeacherBrief = TeacherBrief(), desk: Desk = Desk()) -> None:  # noqa: B008  # frozen
+        self.brief, self.desk, self.model = brief, desk, brief.model or DEFAULT_MODEL
         self.batch = brief.mode != "live"
         self._client: Anthropic | None = None
-        self._pace = Pace()
+        self._pace, self._asking = Pace(), Asking()
 
     def briefed(self, brief: TeacherBrief) -> AnthropicTeacher:
         """The teacher for one run."""
-        return AnthropicTeacher(brief)
+        return AnthropicTeacher(brief, self.desk)
+
+    def metered(self, meter: Meter, wait: Wait) -> AnthropicTeacher:
+        """The same teacher, reporting every attempt to a ledger."""
+        return AnthropicTeacher(self.brief, Desk(meter, wait))
 
     def capabilities(self) -> TeacherCapabilities:
         """Paid, with a JSON schema; answers differ from call to call."""
-        return TeacherCapabilities(paid=True, json_schema=True, batch=self.batch, deterministic=False, resumes=self.batch, checks=True)
+        return TeacherCapabilities(paid=True, json_schema=True, batch=self.batch, deterministic=False, resumes=self.batch, checks=True, facts=True)
 
     def preflight(self) -> None:
         """Raises MissingAccess without a key or with a refused one, UsageError for a model that is unknown or on its way out."""
@@ -88,11 +136,10 @@ class AnthropicTeacher:
     def generate(self, requests: Sequence[TeacherRequest]) -> Iterator[TeacherResponse]:
         """Answers in the order in which they arrive."""
         if self.batch:
-            yield from _batches.answer(self._connect(), requests, self._parameters, self._response, _batches.Notes(self._notes()))
+            batches = Batches(self._connect(), Notes(self._notes()), self.desk, self.name, self._parameters, self.price, self._from_batch)
+            yield from batches.answer(requests)
             return
-        limiter: Limiter[TeacherRequest, TeacherResponse] = Limiter(self._ask, self.brief.in_flight, pace=self._pace, costs=_costs)
-        for request, answer in limiter.run(requests):
-            yield TeacherResponse(key=request.key, error=answer.reason) if isinstance(answer, Failed) else answer
+        yield from answers(Limiter(self._ask, self.brief.in_flight, pace=self._pace, costs=_costs, check=self.desk.check), requests)
 
     def _connect(self) -> Anthropic:
         if self._client is None:
@@ -107,19 +154,47 @@ class AnthropicTeacher:
         return Path(self.brief.notes) / "batches.jsonl"
 
     def _watch(self, request: Any, call_next: Any) -> Any:
-        """Sees every attempt: learns the limits that the server advertises."""
-        response = call_next(request)
+        """The client's middleware: sees every attempt, puts it into the ledger, and learns the limits that the server advertises."""
+        asked = self._asking.request
+        if asked is None:   # preflight and batches; a batch's items have their lines already
+            return call_next(request)
+        with attempt(self.desk, self.name, asked, self.price(asked)) as made:
+            try:
+                answered = call_next(request)
+            except Exception as error:
+                _explain(made, error)
+                raise
+            response = answered.http_response
+            self._learn(response.headers)
+            if response.is_success:
+                self._asking.reply = self._read(asked, response.content, made)
+            else:
+                made.failed(response.status_code, is_own_error(response.content))
+            return answered
+
+    def _learn(self, headers: Any) -> None:
         for header, kind in LIMITS.items():
-            limit, remaining = (response.headers.get(f"anthropic-ratelimit-{header}-{what}") for what in ("limit", "remaining"))
+            limit, remaining = (headers.get(f"anthropic-ratelimit-{header}-{what}") for what in ("limit", "remaining"))
             if limit and remaining:
                 self._pace.learn(kind, float(limit), float(remaining))
+
+    def _read(self, request: TeacherRequest, body: bytes, made: Attempt) -> TeacherResponse | None:
+        """The response in a body, booked as answered; None, and left as unknown, when the body is no message."""
+        try:
+            reply = Reply.model_validate_json(body)
+        except ValidationError:
+            return None
+        response = self._response(request, reply, batch=False)
+        made.answered(outcome(response), response.micro_usd, response.usage)
         return response
 
     def _ask(self, request: TeacherRequest) -> TeacherResponse:
+        """One attempt. Raises Busy when another may go better, OverBudget when its worst case does not fit."""
         import anthropic
 
+        self._asking.request, self._asking.reply = request, None
         try:
-            message = self._connect().messages.create(**self._parameters(request))
+            self._connect().messages.with_raw_response.create(**self._parameters(request))
         except anthropic.APIStatusError as error:
             if error.status_code in RETRIED:
                 after = error.response.headers.get("retry-after", "")
@@ -127,10 +202,12 @@ class AnthropicTeacher:
             return TeacherResponse(key=request.key, error=f"HTTP {error.status_code}: {error.message}"[:300])
         except anthropic.APIConnectionError as error:
             raise Busy(f"no answer ({type(error.__cause__ or error).__name__})") from error
-        except anthropic.APIError as error:
-            raise Busy(f"an unreadable answer ({type(error).__name__})") from error
-        self._pace.give_back("output", request.max_output_tokens - message.usage.output_tokens)
-        return self._response(request, message)
+        finally:
+            self._asking.request = None
+        if self._asking.reply is None:
+            raise Busy("an answer that is no message")
+        self._pace.give_back("output", request.max_output_tokens - self._asking.reply.usage.output_tokens)
+        return self._asking.reply
 
     def _parameters(self, request: TeacherRequest) -> dict[str, Any]:
         return {
@@ -142,19 +219,24 @@ class AnthropicTeacher:
             "output_config": {"format": {"type": "json_schema", "schema": answer_schema(request.kind)}},
         }
 
-    def _response(self, request: TeacherRequest, message: Any) -> TeacherResponse:
-        used = message.usage
-        written = used.cache_creation
+    def _from_batch(self, request: TeacherRequest, message: Any) -> TeacherResponse | None:
+        try:
+            return self._response(request, Reply.model_validate(message.model_dump(include=set(Reply.model_fields))), batch=True)
+        except ValidationError:
+            return None
+
+    def _response(self, request: TeacherRequest, reply: Reply, *, batch: bool) -> TeacherResponse:
+        used = reply.usage
+        written = used.cache_creation or CacheWritten()
         tokens = {
             "input": used.input_tokens, "output": used.output_tokens, "cache_read": used.cache_read_input_tokens or 0,
-            "cache_write_5m": written.ephemeral_5m_input_tokens if written else 0,
-            "cache_write_1h": written.ephemeral_1h_input_tokens if written else 0,
+            "cache_write_5m": written.ephemeral_5m_input_tokens, "cache_write_1h": written.ephemeral_1h_input_tokens,
         }
-        text = "".join(block.text for block in message.content if block.type == "text")
-        content, error = read_answer(text, request.kind)
-        stopped = message.stop_reason or "end_turn"
+        text = "".join(block.text for block in reply.content if block.type == "text")
+        content, error = read_answer(text, request)
+        stopped = reply.stop_reason or "end_turn"
         return TeacherResponse(
-            key=request.key, **content, micro_usd=cost_micro_usd(self.model, price_of(self.model), tokens, batch=self.batch),
+            key=request.key, **content, micro_usd=cost_micro_usd(self.model, price_of(self.model), tokens, batch=batch),
             usage=Usage(input_tokens=used.input_tokens, output_tokens=used.output_tokens, cached_input_tokens=tokens["cache_read"]),
             stop_reason="end" if stopped == "end_turn" else stopped, error=f"stopped early: {stopped}" if error and stopped != "end_turn" else error,
         )
@@ -166,3 +248,14 @@ teacher = AnthropicTeacher()
 def _costs(request: TeacherRequest) -> dict[str, float]:
     """What one request takes from the advertised limits: about four bytes a token, and its longest answer."""
     return {"requests": 1, "input": len(user_text(request).encode()) / 4 + 300, "output": request.max_output_tokens}
+
+
+def _explain(made: Attempt, error: Exception) -> None:
+    """Whether an attempt without an answer was sent at all. While a connection is being made nothing has been sent yet."""
+    import httpx2
+
+    cause = error.__cause__ or error
+    if isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout | httpx2.UnsupportedProtocol):
+        made.refused(f"not sent: {type(cause).__name__}")
+    else:
+        made.unknown(f"no answer ({type(cause).__name__})")

@@ -16,8 +16,10 @@ from typing import Any, ClassVar
 from urllib.parse import SplitResult, urlsplit
 
 from forge.errors import MissingAccess, UsageError
+from forge.ledger import Meter, Wait
 from forge.phase import Requirement
-from forge.plugins.teachers._limiter import Busy, Failed, Limiter
+from forge.plugins.teachers._attempts import Attempt, Desk, answers, attempt, is_own_error
+from forge.plugins.teachers._limiter import Busy, Limiter
 from forge.plugins.teachers._prices import price_of
 from forge.plugins.teachers._wire import (
     SYSTEM,
@@ -42,8 +44,8 @@ class OpenAICompatibleTeacher:
     name: ClassVar[str] = "openai_compatible"
     requires: ClassVar[tuple[Requirement, ...]] = ()
 
-    def __init__(self, brief: TeacherBrief = TeacherBrief()) -> None:  # noqa: B008  # frozen
-        self.brief, self.model = brief, brief.model
+    def __init__(self, brief: TeacherBrief = TeacherBrief(), desk: Desk = Desk()) -> None:  # noqa: B008  # frozen
+        self.brief, self.desk, self.model = brief, desk, brief.model
         self._schema = True
         self._lines = threading.local()
 
@@ -54,11 +56,15 @@ class OpenAICompatibleTeacher:
 
     def briefed(self, brief: TeacherBrief) -> OpenAICompatibleTeacher:
         """The teacher for one run."""
-        return OpenAICompatibleTeacher(brief)
+        return OpenAICompatibleTeacher(brief, self.desk)
+
+    def metered(self, meter: Meter, wait: Wait) -> OpenAICompatibleTeacher:
+        """The same teacher, reporting every attempt to a ledger."""
+        return OpenAICompatibleTeacher(self.brief, Desk(meter, wait))
 
     def capabilities(self) -> TeacherCapabilities:
         """Paid unless the endpoint is on this machine or its private network."""
-        return TeacherCapabilities(paid=self.paid, json_schema=True, batch=False, deterministic=False, checks=True)
+        return TeacherCapabilities(paid=self.paid, json_schema=True, batch=False, deterministic=False, checks=True, facts=True)
 
     def preflight(self) -> None:
         """Raises UsageError without endpoint, model or price, MissingAccess when the server does not answer or refuses the key."""
@@ -85,25 +91,37 @@ class OpenAICompatibleTeacher:
 
     def generate(self, requests: Sequence[TeacherRequest]) -> Iterator[TeacherResponse]:
         """Answers in the order in which they arrive."""
-        limiter: Limiter[TeacherRequest, TeacherResponse] = Limiter(self._ask, self.brief.in_flight)
-        for request, answer in limiter.run(requests):
-            yield TeacherResponse(key=request.key, error=answer.reason) if isinstance(answer, Failed) else answer
+        yield from answers(Limiter(self._ask, self.brief.in_flight, check=self.desk.check), requests)
 
     def _ask(self, request: TeacherRequest) -> TeacherResponse:
+        """One attempt, or a second one where the server takes no schema. Raises Busy and OverBudget."""
         asked = self._body(request)
-        try:
-            status, headers, body = self._call("POST", "/chat/completions", asked)
-        except (OSError, http.client.HTTPException) as error:
-            raise Busy(f"no answer ({type(error).__name__})") from error
+        with attempt(self.desk, self.name, request, self.price(request)) as made:
+            status, headers, body = self._post(asked, made)
+            if status == 200 and (value := _object(body)):
+                response = self._response(request, value)
+                made.answered(f"answered: {response.error}" if response.error else "answered", response.micro_usd, response.usage)
+                return response
+            if status == 200:
+                raise Busy("an answer that is no JSON object")
+            made.failed(status, is_own_error(body))
         if status in RETRIED:
             after = headers.get("retry-after", "")
             raise Busy(f"HTTP {status}", float(after) if after.replace(".", "", 1).isdigit() else None)
         if status in {400, 422} and "response_format" in asked and b"response_format" in body:
             self._schema = False
             return self._ask(request)
-        if status != 200:
-            return TeacherResponse(key=request.key, error=f"HTTP {status}: {body[:200].decode(errors='replace')}")
-        return self._response(request, _object(body))
+        return TeacherResponse(key=request.key, error=f"HTTP {status}: {body[:200].decode(errors='replace')}")
+
+    def _post(self, asked: dict[str, Any], made: Attempt) -> tuple[int, Any, bytes]:
+        try:
+            return self._call("POST", "/chat/completions", asked)
+        except ConnectionRefusedError as error:
+            made.refused("not sent: ConnectionRefusedError")
+            raise Busy("no answer (ConnectionRefusedError)") from error
+        except (OSError, http.client.HTTPException) as error:
+            made.unknown(f"no answer ({type(error).__name__})")
+            raise Busy(f"no answer ({type(error).__name__})") from error
 
     def _body(self, request: TeacherRequest) -> dict[str, Any]:
         body: dict[str, Any] = {
@@ -123,7 +141,7 @@ class OpenAICompatibleTeacher:
         stopped = STOPS.get(choice.get("finish_reason") or "", "end")
         used = body.get("usage") or {}
         usage = Usage(input_tokens=used.get("prompt_tokens", 0), output_tokens=used.get("completion_tokens", 0))
-        content, error = read_answer(text, request.kind)
+        content, error = read_answer(text, request)
         cost = self._cost(request, usage)
         return TeacherResponse(
             key=request.key, **content, usage=usage, micro_usd=cost, stop_reason=stopped,

@@ -175,6 +175,7 @@ class ClaudeServer(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     server: ClaudeServer
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
 
     def log_message(self, format: str, *args: Any) -> None:
         """Quiet."""

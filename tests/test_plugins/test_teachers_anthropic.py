@@ -25,6 +25,7 @@ def _key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("forge.plugins.teachers._limiter.FIRST_BACKOFF_SECONDS", 0.01)
     monkeypatch.setattr("forge.plugins.teachers._batches.FIRST_BACKOFF_SECONDS", 0.01)
     monkeypatch.setattr("forge.plugins.teachers._batches.FIRST_POLL_SECONDS", 0.02)
+    monkeypatch.setattr("forge.plugins.teachers._batches.CREATION_SECONDS", 0.2)
 
 
 def requests(count: int, text: str = "") -> list[TeacherRequest]:
@@ -128,12 +129,20 @@ def test_a_batch_costs_half_and_its_unordered_results_find_their_requests(tmp_pa
     assert abs(2 * cost(answers) - cost(live)) <= 50  # each rounded up
 
 
-def test_expired_and_errored_items_fail_and_cost_nothing(tmp_path: Path) -> None:
-    with ClaudeServer(Storm(expired=0.2, errored=0.2)) as server:
+def test_expired_and_errored_items_are_handed_in_again_and_cost_nothing(tmp_path: Path) -> None:
+    with ClaudeServer(Storm(expired=0.2, errored=0.1)) as server:
         answers = list(teacher(server, tmp_path, "batch").generate(requests(100)))
-    assert {answer.error for answer in answers} == {"", "expired before it was answered", "errored: internal"}
-    assert all(answer.micro_usd == 0 for answer in answers if answer.error)
+    assert len({answer.key for answer in answers if not answer.error}) >= 99
+    assert set(server.books.billed.values()) == {1}
     assert cost(answers) == server.books.micro_usd
+    assert 2 <= server.books.batches_created <= 5
+
+
+def test_items_that_always_expire_fail_after_five_batches(tmp_path: Path) -> None:
+    with ClaudeServer(Storm(expired=1.0)) as server:
+        answers = list(teacher(server, tmp_path, "batch").generate(requests(3)))
+    assert {answer.error for answer in answers} == {"expired before it was answered"}
+    assert (len(answers), server.books.batches_created, server.books.micro_usd) == (3, 5, 0)
 
 
 def test_a_batch_of_a_killed_process_is_collected_and_not_made_again(tmp_path: Path) -> None:
@@ -154,7 +163,7 @@ def test_a_batch_whose_id_was_never_noted_is_found_by_its_ids(tmp_path: Path) ->
         list(teacher(server, tmp_path, "batch").generate(requests(9)))
         list(teacher(server, tmp_path, "batch").generate(requests(19)[9:]))
         notes = tmp_path / "batches.jsonl"
-        kept = [line for line in notes.read_text(encoding="utf-8").splitlines() if '"batch"' not in line]
+        kept = [line for line in notes.read_text(encoding="utf-8").splitlines() if '"ids"' in line]
         notes.write_text("\n".join(kept) + '\n{"intent": "torn', encoding="utf-8")
         answers = list(teacher(server, tmp_path, "batch").generate(requests(9)))
     assert len(answers) == 9
