@@ -104,14 +104,18 @@ def pass_gate(run: Run, *, always_ask: bool, ask: Ask | None) -> None:
         elif ask is not None and ask(plan, sha256):
             _record(run, sha256, getpass.getuser(), "person")
         else:
-            raise WaitingAtGate(
-                f"the plan {short(sha256)} of run {run.id} waits for approval",
-                why="it was edited after it was made" if edited else _price(plan, always_ask),
-                next=f"forge plan {run.id}, then forge approve {run.id} --plan {short(sha256)}",
-            )
+            raise waiting(run, sha256, "it was edited after it was made" if edited else _price(plan, always_ask))
     if edited:
         _adopt(run, plan)
     _publish(run, sha256)
+
+
+def waiting(run: Run, sha256: str, why: str) -> WaitingAtGate:
+    """The error of a plan that nobody has approved, with the commands that show and approve it."""
+    return WaitingAtGate(
+        f"the plan {short(sha256)} of run {run.id} waits for approval", why=why,
+        next=f"forge review {run.id}, or forge approve {run.id} --plan {short(sha256)}",
+    )
 
 
 def short(sha256: str) -> str:

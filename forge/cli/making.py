@@ -1,4 +1,4 @@
-"""Commands that forge a model: run, plan, approve, reject, resume, teardown."""
+"""Commands that forge a model: run, plan, review, approve, reject, resume, teardown."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import typer
 
 from forge import ui
 from forge.cli.complete import phase_names, recipe_names, run_names
+from forge.cli.reviewing import review
 
 PANEL = "Forge"
 
@@ -33,7 +34,7 @@ Refetch = typer.Option(False, "--refetch", help="Fetch the sources of a sources.
 
 def add(app: typer.Typer) -> None:
     """Put the commands on the application."""
-    for function in (run, plan, approve, reject, resume, teardown):
+    for function in (run, plan, review, approve, reject, resume, teardown):
         app.command(rich_help_panel=PANEL)(function)
 
 

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from forge.errors import UsageError, nearest
 from forge.phase import Context
 from forge.records import Pair, Record, canonical_json, digest, read_jsonl, write_jsonl
 from forge.run import Run
@@ -67,11 +66,7 @@ class Reviewed:
 
 
 def decide(run: Run, told: Sequence[Told]) -> None:
-    """Record decisions and publish their effect. Call it while holding the run's lock. Raises UsageError for unknown pairs."""
-    known = {row.id for row in read_pairs(run)}
-    for one in told:
-        if one.id not in known:
-            raise UsageError(f'run {run.id} has no pair "{one.id}"', why=nearest(one.id, list(known)[:2000]), next=f"forge review {run.id} --export FILE.jsonl")
+    """Record decisions and publish their effect. Call it while holding the run's lock."""
     now, who = time.time(), getpass.getuser()
     with run.state.transaction() as db:
         db.executemany(
@@ -154,11 +149,3 @@ def apply(pairs: Iterable[Pair], decided: Mapping[str, Decided]) -> Reviewed:
 def fingerprint(pair: Pair) -> str:
     """The hash by which an edit knows the pair that it was made of."""
     return digest(canonical_json(pair))
-
-
-def read_pairs(run: Run) -> list[Pair]:
-    """The pairs as synth wrote them. Raises UsageError before synth has finished."""
-    artifact = run.store.get(PAIRS)
-    if artifact is None or not run.store.link(artifact).exists():
-        raise UsageError(f"run {run.id} has no pairs yet", next=f"forge resume {run.id} --until synth")
-    return list(read_jsonl(run.store.link(artifact), Pair))
