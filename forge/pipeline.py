@@ -15,7 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from forge import gate, model_registry, record, reuse
+from forge import gate, model_registry, record, reuse, tracking
 from forge.config import Config, load_data
 from forge.context import FolderContext, InputFile
 from forge.corpus import walk_corpus
@@ -120,6 +120,9 @@ class Pipeline:
         libraries = {name: _version(name) for name in phase.libraries}
         settings = self.config.section(phase.name).model_dump(mode="json")
         hashes = {name: artifact.sha256 for name, artifact in inputs.items() if not artifact.telemetry}
+        named = getattr(phase, "named_files", None)
+        if named and (files := named(self.config.section(phase.name))):
+            hashes["files named in settings"] = files
         return digest(
             phase.name, str(phase.VERSION), canonical_json(settings), canonical_json(hashes), canonical_json(libraries),
             str(self.seed), str(self.run.dry_run), self.registry.sources(), *self._task_if_other(),
@@ -429,6 +432,19 @@ class Pipeline:
             model_registry.register(self.run)
         except (ForgeError, OSError) as error:
             self.run.events.emit("notice", text=f"the model is not in the registry: {error}; forge champion registers it again")
+            return
+        self._mirror_model()
+
+    def _mirror_model(self) -> None:
+        """Tell the tracker that the settings name. A tracker that is down costs a notice, never the run."""
+        chosen = self.config.section("run")
+        if not chosen.track or self.run.dry_run or not self.did_work:
+            return
+        try:
+            where, changed = tracking.mirror(self.registry, chosen.track, [self.run.id], chosen.track_to)
+            self.run.events.emit("notice", text=f"mirrored to {chosen.track} at {where}" if changed else f"{chosen.track} has it already")
+        except (ForgeError, OSError) as error:
+            self.run.events.emit("notice", text=f"not mirrored to {chosen.track}: {error}; forge track {self.run.id} does it again")
 
     def _set_outcome(self, outcome: str, failure: BaseException | None) -> None:
         try:

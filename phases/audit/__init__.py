@@ -65,7 +65,8 @@ class Audit:
         by_language, allowed = filters.drop_unfit(sieve, ctx.check_stop, settings)
         stage(3, "copies")
         copied = copies.drop_copies(sieve, documents, engine=settings.dedup_engine, threshold=settings.near_duplicate)
-        stage(4, "documents that share text")
+        stage(4, "evaluation sets" if settings.evaluation_sets else "documents that share text")
+        contaminated = filters.drop_evaluation_items(sieve, ctx.check_stop, settings)
         group_of = copies.merged_groups(everything, copied)
         sieve.merge_groups(group_of)
         stage(5, "subtopics")
@@ -84,6 +85,7 @@ class Audit:
             engine=settings.dedup_engine,
             threshold=settings.near_duplicate,
             subtopics=topics.counts(subtopic_of),
+            contamination=contaminated,
         )
         report.check_enough(
             sieve,
@@ -99,6 +101,12 @@ class Audit:
         write_json(ctx.output("audit"), numbers)
         stage(STAGES, "done")
         return metrics(numbers)
+
+    def named_files(self, settings: AuditSettings) -> str:
+        """The contents of the evaluation sets."""
+        from forge.phases.audit.evaluation_sets import fingerprint
+
+        return fingerprint(settings.evaluation_sets)
 
     def undo(self, settings: AuditSettings, ctx: Context) -> None:
         """Nothing outside the run folder."""
@@ -119,6 +127,8 @@ def metrics(numbers: Mapping[str, Any]) -> dict[str, float | str]:
     found["summary"] = f"{numbers['kept']:,} of {numbers['read']:,} kept · dropped: {reasons or 'none'} · {masked:,} private items masked"
     found["documents_merged"] = sum(map(len, numbers["merged_documents"]))
     found["secrets_masked"] = masked
+    if numbers["contamination"]:
+        found["evaluation_items_found"] = numbers["contamination"]["items_found"]
     found["subtopics"] = len(numbers["subtopics"])
     found["languages_kept"] = ", ".join(numbers["languages_kept"])
     return found

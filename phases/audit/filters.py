@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from forge.errors import ForgeError
 from forge.phases.audit.boilerplate import find_boilerplate, without_lines
+from forge.phases.audit.contamination import MIN_WORDS, EvaluationIndex, Found, describe_contamination, search
+from forge.phases.audit.evaluation_sets import find_files, read_items
 from forge.phases.audit.language import UNDETERMINED, Languages, characters_by_language
 from forge.phases.audit.prose import has_words, prose_of, word_list
 from forge.phases.audit.quality import describe, hard_signal, is_poor, soft_signals
@@ -97,6 +100,32 @@ def drop_poor(sieve: Sieve, tick: Tick, *, least: int, english: bool, prose_by_i
         )
         if is_poor(signals, least):
             sieve.drop(id, "low_quality", describe(signals))
+
+
+def drop_evaluation_items(sieve: Sieve, tick: Tick, settings: AuditSettings) -> dict[str, Any]:
+    """Let passages go that hold items of the evaluation sets (or only list them); returns what audit.json tells, {} without sets."""
+    if not settings.evaluation_sets:
+        return {}
+    files = find_files(settings.evaluation_sets)
+    indexes = [(name, EvaluationIndex(read_items(name, path))) for name, path in files]
+    ids = sorted(sieve.kept)
+    texts = [sieve.kept[id].text for id in ids]
+    found: dict[int, Found] = {}
+    sets = []
+    for name, index in indexes:
+        here = search(index, texts, tick)
+        sets.append({"name": name, "items": index.items, "unchecked": index.unchecked, "passages": len(here)})
+        found = {one.text: one for one in here} | found
+    if empty := [str(one["name"]) for one in sets if one["items"] == one["unchecked"]]:
+        raise ForgeError(
+            f"the evaluation set {empty[0]} has no item that can be looked for", why=f"an item needs {MIN_WORDS} words; a set that finds nothing would look clean",
+            next="check the file, or leave it out of audit.evaluation_sets",
+        )
+    hits = [found[number] for number in sorted(found)]
+    told = describe_contamination(settings.evaluation_action, sets, hits, [sieve.kept[id] for id in ids])
+    for one in hits if settings.evaluation_action == "drop" else ():
+        sieve.drop(ids[one.text], "evaluation_item", f"{one.rule} of {one.place}")
+    return told
 
 
 def drop_references(sieve: Sieve, tick: Tick) -> None:

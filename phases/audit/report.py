@@ -21,6 +21,7 @@ _FIXES = {
     "metadata": ("{n:,} passages only state facts about a file", "audit.metadata=true"),
     "references": ("{n:,} passages are lists of references", ""),
     "boilerplate": ("{n:,} passages consist of lines that other documents repeat", ""),
+    "evaluation_item": ("{n:,} passages hold items of the evaluation sets", "audit.evaluation_action=flag"),
     "exact_duplicate": ("{n:,} passages repeat others", ""),
     "near_duplicate": ("{n:,} passages nearly repeat others", "audit.near_duplicate=0.95"),
     "contained": ("{n:,} passages lie inside other documents", ""),
@@ -113,6 +114,7 @@ def summarize(
     engine: str,
     threshold: float,
     subtopics: Mapping[str, int],
+    contamination: Mapping[str, Any],
 ) -> dict[str, Any]:
     """audit.json. Shares are 0..1 of the characters; `groups`: before and after merging."""
     total = sum(characters_by_language.values())
@@ -135,5 +137,6 @@ def summarize(
         "secrets_masked": dict(sorted(sieve.masked.items())),
         "passages_masked_late": len(sieve.masked_passages),
         "subtopics": dict(subtopics),
+        "contamination": dict(contamination),
         "samples": samples(sieve.drops),
     }

@@ -15,6 +15,11 @@ def _split(value: Any) -> Any:
     return tuple(part for part in re.split(r"[,\s]+", value) if part) if isinstance(value, str) else value
 
 
+def _split_paths(value: Any) -> Any:
+    """ "a.jsonl,b" as well as a list; spaces belong to names."""
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
 class AuditSettings(Settings):
     """What a passage must be to stay."""
 
@@ -41,6 +46,12 @@ class AuditSettings(Settings):
     )
     subtopics: int = Field(
         0, ge=0, le=50, description="subtopics to divide the passages into; 0 = by the size of the corpus (none below 60 passages), 1 = none"
+    )
+    evaluation_sets: Annotated[tuple[str, ...], BeforeValidator(_split_paths)] = Field(
+        (), description="evaluation sets that the model must not have seen: JSONL, JSON, CSV, TSV or text files, or folders of them, comma-separated"
+    )
+    evaluation_action: Literal["drop", "flag"] = Field(
+        "drop", description="what happens to a passage that holds an item of them; flag keeps it and only lists it in audit.json"
     )
     metadata: bool = Field(
         False, description="also train on passages that only state facts about a file (its shape, its tags)"

@@ -47,7 +47,7 @@ def shingle_batch(texts: Sequence[str]) -> tuple[Hashes, Offsets]:
     """
     import numpy as np
 
-    ids, words_before = _word_ids(texts)
+    ids, words_before = word_ids(texts)
     n_words = np.diff(words_before)
     n_shingles = np.maximum(n_words - WORDS_PER_SHINGLE + 1, np.minimum(n_words, 1))
     offsets = np.concatenate(([0], np.cumsum(n_shingles)))
@@ -62,7 +62,7 @@ def shingle_batch(texts: Sequence[str]) -> tuple[Hashes, Offsets]:
     ):  # its own words only, not the next text's
         own = ids[words_before[text] : words_before[text + 1]]
         hashes[offsets[text]] = (own * np.array(_POSITION[: len(own)], np.uint64)).sum(dtype=np.uint64)
-    return _mix(hashes), offsets
+    return mix(hashes), offsets
 
 
 def unique_shingles(text: str) -> Hashes:
@@ -72,7 +72,7 @@ def unique_shingles(text: str) -> Hashes:
     return np.unique(shingle_batch([text])[0])
 
 
-def _word_ids(texts: Sequence[str]) -> tuple[Hashes, Offsets]:
+def word_ids(texts: Sequence[str]) -> tuple[Hashes, Offsets]:
     """A 64-bit id for each word of all texts, and how many words come before each text.
 
     The id is a polynomial over the word's characters modulo 2**64. All words are done at once: characters times
@@ -99,7 +99,7 @@ def _word_ids(texts: Sequence[str]) -> tuple[Hashes, Offsets]:
         own_starts = starts[first:last] - begin
         sums = np.add.reduceat(value_by_code[block] * powers[: len(block)], own_starts)
         ids[first:last] = sums * inverses[own_starts]
-    return _mix(ids), words_before
+    return mix(ids), words_before
 
 
 def _codes(text: str) -> NDArray[np.uint8] | NDArray[np.uint32]:
@@ -119,7 +119,7 @@ def _character_tables() -> tuple[NDArray[np.bool_], Hashes]:
     everything = np.arange(CODE_POINTS, dtype="<u4").tobytes().decode("utf-32-le", "surrogatepass")
     for run in _WORD.finditer(everything):
         in_word[run.start() : run.end()] = True
-    values = _mix((np.arange(CODE_POINTS, dtype=np.uint64) + np.uint64(1)) * np.uint64(_MULTIPLIER))
+    values = mix((np.arange(CODE_POINTS, dtype=np.uint64) + np.uint64(1)) * np.uint64(_MULTIPLIER))
     values[~in_word] = 0
     return in_word, values
 
@@ -143,7 +143,7 @@ def _powers(count: int) -> tuple[Hashes, Hashes]:
     return _power_tables[0]
 
 
-def _mix(values: Hashes) -> Hashes:
+def mix(values: Hashes) -> Hashes:
     """Spread every input bit over all output bits (murmur3's finaliser); changes `values` in place."""
     import numpy as np
 
