@@ -664,6 +664,7 @@ PLUGIN_KINDS: dict[str, tuple[str, str]] = {
     "teacher": ("forge.teachers", "teacher"),
     "provider": ("forge.compute", "provider"),
     "task": ("forge.tasks", "task"),
+    "importer": ("forge.importers", "importer"),
     "hub": ("forge.hubs", "hub"),
     "tracker": ("forge.trackers", "tracker"),
 }

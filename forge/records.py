@@ -277,7 +277,10 @@ class KnownBase(Record):
 
 
 class DataContract(Record):
-    """shape.json: what the rows promise, counted with the real tokenizer. All lengths in tokens."""
+    """shape.json: what the rows promise, counted with the real tokenizer. All lengths in tokens.
+
+    ready: for rows of ready-made data, what was read and left out, by reason.
+    """
 
     base: str
     system_prompt: str
@@ -294,6 +297,8 @@ class DataContract(Record):
     vocab_size: int
     leakage: dict[str, float]
     buckets: dict[str, int]
+    task: str = "chat"
+    ready: dict[str, int] = Field(default_factory=dict)
     model: KnownBase | None = None
     subtopics: dict[str, int] = Field(default_factory=dict)
     reviewed: dict[str, int] = Field(default_factory=dict)

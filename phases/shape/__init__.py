@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from forge.phase import Context, Estimate, Output, Requirement, Settings
+from forge.phases.shape.imports import DataSource
 
 SECONDS_PER_MB, SECONDS_TO_START = 6.0, 1.0
 """Tokenizer training, counting and the similarity search on the Rust book and the OWASP cheat sheets."""
@@ -25,6 +26,10 @@ class ShapeSettings(Settings):
     max_length: int = Field(512, ge=64, le=32768, description="longest row, system prompt and answer included, in tokens")
     max_too_long_share: float = Field(0.02, ge=0, le=1, description="share of rows over max_length from which the phase fails, 0..1")
     vocab_size: int = Field(0, ge=0, description="entries of the tokenizer trained on the corpus; 0 = 2,048 below a million characters, else 4,096")
+    data: tuple[DataSource, ...] = Field(
+        (), description="ready-made data for the tasks label and extract: a list of {path, format, task, ratio, columns, labels, options, split}; empty: every file that an importer knows"
+    )
+    balance: bool = Field(False, description="as many training rows of each label as the rarest has (ready-made data)")
     system_prompt: str = Field(
         "You answer questions about the documents you were trained on.", min_length=1, max_length=2000,
         description="the system prompt of every row; it ships with the model",
@@ -35,10 +40,10 @@ class Shape:
     """Rows for training and three tests, a tokenizer, and the contract that describes them."""
 
     name: ClassVar[str] = "shape"
-    VERSION: ClassVar[int] = 4
+    VERSION: ClassVar[int] = 5
     summary: ClassVar[str] = "Split the pairs by document, train the tokenizer, count real tokens, assert that nothing leaks."
-    reads: ClassVar[tuple[str, ...]] = ("clean", "pairs", "review")
-    optional: ClassVar[tuple[str, ...]] = ("review",)
+    reads: ClassVar[tuple[str, ...]] = ("corpus", "clean", "pairs", "review")
+    optional: ClassVar[tuple[str, ...]] = ("corpus", "review")
     writes: ClassVar[tuple[Output, ...]] = (
         Output(name="train", path="train.jsonl"),
         Output(name="val", path="val.jsonl"),

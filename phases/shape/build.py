@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, get_args
 from forge.errors import ForgeError
 from forge.phase import Context
 from forge.phases.shape.bases import find_base, write_source
+from forge.phases.shape.imports import import_examples
 from forge.phases.shape.leakage import assert_no_leakage, identical, measure_leakage, near_identical, question
+from forge.phases.shape.material import Material, Rows
 from forge.phases.shape.own_tokenizer import OwnTokenizer
+from forge.phases.shape.ready import divide_examples, measure_ready, pretraining_of
 from forge.phases.shape.split import Sides, hold_out_forms, split_abstentions, split_groups
 from forge.phases.shape.template import SCRATCH, ChatFormat
 from forge.phases.shape.tokenizer import choose_vocab_size, count_tokens, save_tokenizer, train_tokenizer
@@ -28,6 +31,7 @@ from forge.records import (
     write_jsonl,
 )
 from forge.review.decisions import reviewed_pairs
+from forge.rows import as_chat
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -38,7 +42,6 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 TESTS: tuple[Split, ...] = ("test_recall", "test_unseen", "test_abstain")
 STAGES = 6
 
-Rows = dict[Split, list[Example]]
 Lengths = dict[Split, list[tuple[int, int]]]
 """For each row (prompt with the opened answer, whole row), in tokens."""
 
@@ -46,6 +49,8 @@ Lengths = dict[Split, list[tuple[int, int]]]
 def build_data(settings: ShapeSettings, ctx: Context) -> dict[str, float | str]:
     """Write every artifact of the phase; returns the numbers for the report."""
     passages = list(read_jsonl(ctx.input("clean"), Passage))
+    if ctx.task != "chat":
+        return build_ready(passages, settings, ctx)
     review = reviewed_pairs(ctx)
     if review.summary:
         ctx.notice(review.summary)
@@ -61,22 +66,35 @@ def build_data(settings: ShapeSettings, ctx: Context) -> dict[str, float | str]:
     _stage(ctx, 1, "looking for questions on both sides")
     _purge(rows, ctx)
     pretrain, pretrain_val = _pretraining(passages, side_of, chat, ctx)
+    by_id = {pair.id: pair for pair in pairs}
+    material = Material(
+        rows=rows, pretrain=pretrain, pretrain_val=pretrain_val, abstention=abstention, system_prompt=settings.system_prompt,
+        base=base, folder=folder, own=own, leakage=lambda kept, read: measure_leakage(kept, read, by_id),
+        prune=lambda kept: _drop_untrained(kept, pairs), reviewed=review.counts,
+    )
+    return finish(material, settings, ctx)
+
+
+def finish(material: Material, settings: ShapeSettings, ctx: Context) -> dict[str, float | str]:
+    """From rows on both sides to files: tokenizer, lengths, leakage, contract."""
+    rows, own, chat = material.rows, material.own, material.chat
+    pretrain, pretrain_val = material.pretrain, material.pretrain_val
     _stage(ctx, 2, "training the tokenizer")
     tokenizer = own.load() if own else _tokenizer(rows["train"], pretrain, settings, ctx)
     _stage(ctx, 3, "counting tokens")
     too_long = _refuse_long(rows, tokenizer, chat, settings, ctx)
-    _drop_untrained(rows, pairs)
+    material.prune(rows)
     lengths = _lengths(rows, tokenizer, chat)
     pretrain, pretrain_val = _with_tokens(pretrain, tokenizer), _with_tokens(pretrain_val, tokenizer)
     _stage(ctx, 4, "checking for leakage")
-    leakage = measure_leakage(rows, pretrain, {pair.id: pair for pair in pairs})
+    leakage = material.leakage(rows, pretrain)
     assert_no_leakage(leakage)
-    base = base.model_copy(update={"template": own.template if own else "chatml"})
-    base = write_source(base, folder, ctx.output("base_source"), dry_run=ctx.dry_run)
-    contract = _contract(rows, settings, abstention, lengths, too_long, pretrain, tokenizer, leakage, review.counts, base, chat)
+    base = material.base.model_copy(update={"template": own.template if own else "chatml"})
+    base = write_source(base, material.folder, ctx.output("base_source"), dry_run=ctx.dry_run)
+    contract = _contract(material, settings, lengths, too_long, pretrain, tokenizer, leakage, base)
     _stage(ctx, 5, "writing")
     for split in SPLITS:
-        write_jsonl(ctx.output(split), rows[split])
+        write_jsonl(ctx.output(split), [material.originals.get(row.id, row) for row in rows[split]])
     write_jsonl(ctx.output("pretrain"), pretrain)
     write_jsonl(ctx.output("pretrain_val"), pretrain_val)
     if own:
@@ -86,6 +104,27 @@ def build_data(settings: ShapeSettings, ctx: Context) -> dict[str, float | str]:
     write_json(ctx.output("shape"), contract)
     _stage(ctx, STAGES, "done")
     return _numbers(contract)
+
+
+def build_ready(passages: Sequence[Passage], settings: ShapeSettings, ctx: Context) -> dict[str, float | str]:
+    """The same for ready-made data: examples from the files of the corpus instead of a teacher's pairs."""
+    base, folder = find_base(settings, ctx)
+    own = OwnTokenizer(folder, base.name) if folder else None
+    chat = own.chat if own else SCRATCH
+    _stage(ctx, 0, "reading ready-made data")
+    imported = import_examples(settings, ctx)
+    originals = divide_examples(imported, settings, ctx)
+    task = ctx.use("task", ctx.task)
+    rows: Rows = {split: [as_chat(row, task) for row in originals[split]] for split in SPLITS}
+    _refuse_special(rows, chat, ctx)
+    _stage(ctx, 1, "text for the base")
+    pretrain, pretrain_val = pretraining_of(rows, passages, imported.files, chat)
+    material = Material(
+        rows=rows, pretrain=pretrain, pretrain_val=pretrain_val, abstention="", system_prompt=imported.instruction, base=base, folder=folder,
+        own=own, leakage=measure_ready, task=ctx.task, ready=imported.counts,
+        originals={row.id: row for found in originals.values() for row in found},
+    )
+    return finish(material, settings, ctx)
 
 
 def _stage(ctx: Context, number: int, note: str) -> None:
@@ -250,19 +289,19 @@ def _drop_untrained(rows: Rows, pairs: Sequence[Pair]) -> None:
 
 
 def _contract(
-    rows: Rows, settings: ShapeSettings, abstention: str, lengths: Lengths, too_long: int,
-    pretrain: Sequence[Passage], tokenizer: Tokenizer, leakage: dict[str, float], reviewed: dict[str, int],
-    base: KnownBase, chat: ChatFormat,
+    material: Material, settings: ShapeSettings, lengths: Lengths, too_long: int,
+    pretrain: Sequence[Passage], tokenizer: Tokenizer, leakage: dict[str, float], base: KnownBase,
 ) -> DataContract:
-    flat = [size for sizes in lengths.values() for size in sizes]
+    rows, flat = material.rows, [size for sizes in lengths.values() for size in sizes]
     return DataContract(
-        base=base.name, model=base, system_prompt=settings.system_prompt, abstention=abstention, chat_template_sha256=chat.sha256,
+        base=base.name, model=base, system_prompt=material.system_prompt, abstention=material.abstention,
+        chat_template_sha256=material.chat.sha256, task=material.task, ready=material.ready,
         counts={split: len(rows[split]) for split in SPLITS},
         groups={split: len({row.group for row in rows[split]}) for split in SPLITS},
         tokens={split: sum(whole for _, whole in lengths[split]) for split in SPLITS},
         longest=max((whole for _, whole in flat), default=0), longest_prompt=max((prompt for prompt, _ in flat), default=0),
         max_length=settings.max_length, too_long=too_long, pretrain_tokens=sum(passage.tokens for passage in pretrain),
-        vocab_size=tokenizer.get_vocab_size(), leakage=leakage, reviewed=reviewed,
+        vocab_size=tokenizer.get_vocab_size(), leakage=leakage, reviewed=material.reviewed,
         buckets=dict(sorted(Counter(row.bucket for found in rows.values() for row in found).items())),
         subtopics=dict(sorted(Counter(row.subtopic for found in rows.values() for row in found if row.subtopic).items())),
     )
