@@ -32,6 +32,8 @@ class RunSettings(Settings):
         None, ge=0, description="dollars that the teacher may spend before approval; default: 10 % of the budget"
     )
     seed: int = Field(7, description="seed of every random choice")
+    track: str = Field("", description="tracker that the finished model is mirrored to (mlflow); empty = none")
+    track_to: str = Field("", description="where that tracker is (sqlite:////path/mlflow.db, http://host:5000); empty = below FORGE_HOME")
     task: Literal["chat", "label", "extract"] = Field(
         "chat", description="what the model learns: answers about the documents, or labels or extractions from ready-made data in the corpus"
     )

@@ -1,4 +1,4 @@
-"""Commands about finished models: compare, champion, serve."""
+"""Commands about finished models: compare, champion, track, serve."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import typer
 
+from forge import ui
 from forge.cli.complete import run_names
 
 PANEL = "Use"
@@ -15,7 +16,7 @@ RunId = typer.Argument("", metavar="RUN", help="Run id; without one, the newest 
 
 def add(app: typer.Typer) -> None:
     """Put the commands on the application."""
-    for function in (compare, champion):
+    for function in (compare, champion, track):
         app.command(rich_help_panel=PANEL)(function)
 
 
@@ -47,3 +48,22 @@ def champion(
         champions.show_model(run_id, as_json=as_json)
     else:
         champions.show_all(as_json=as_json)
+
+
+def track(
+    runs: list[str] = typer.Argument(None, metavar="[RUN ...]", help="Runs with a model; without one, all of them.", show_default=False, autocompletion=run_names),
+    to: str = typer.Option("", "--to", metavar="URI", help="Where the tracker is, for example http://localhost:5000 [a sqlite file below FORGE_HOME].", show_default=False),
+    tracker: str = typer.Option("mlflow", "--tracker", help="Which tracker."), as_json: bool = Json,
+) -> None:
+    """Mirror finished models to MLflow: numbers with intervals, curves, lineage. Doing it again changes nothing."""
+    from forge.cli.champions import registered
+    from forge.registry import Registry
+    from forge.tracking import mirror
+
+    registered()
+    where, changed = mirror(Registry(), tracker, runs or [], to)
+    if as_json:
+        ui.out_json({"tracker": tracker, "where": where, "changed": list(changed)})
+        return
+    ui.out(f"{', '.join(changed) or 'nothing new'} → {tracker} at {where}")
+    ui.next_step(f"mlflow ui --backend-store-uri {where}" if where.startswith("sqlite") else f"open {where}")

@@ -1,0 +1,1 @@
+"""Where runs are mirrored to, one file a tracker."""
