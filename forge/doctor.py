@@ -24,8 +24,8 @@ from forge.run import home
 
 MIN_FREE_GB = 5.0
 DISTRIBUTION = "slm-forge"
-OPTIONAL_EXTRAS = {"mupdf", "media", "datasketch", "sources", "aws", "clickhouse", "snowflake", "bigquery", "cassandra", "mssql", "oracle"}
-"""What a run over a folder does not need."""
+NEEDED_EXTRAS = {"docs", "train", "export"}
+"""What a run over a folder on this machine cannot do without."""
 
 
 class Finding(Record):
@@ -39,7 +39,7 @@ class Finding(Record):
 
 def examine() -> list[Finding]:
     """All checks. Starts nothing, needs no network, imports no heavy library."""
-    checks: list[Callable[[], list[Finding]]] = [_python, _foreign_forge, _extras, _plugins, _isolation, _gpu, _ocr, _disk, _writable, _keys]
+    checks: list[Callable[[], list[Finding]]] = [_python, _foreign_forge, _extras, _plugins, _isolation, _gpu, _llama, _ocr, _disk, _writable, _keys]
     return [finding for check in checks for finding in check()]
 
 
@@ -74,7 +74,7 @@ def _extras() -> list[Finding]:
         if not absent:
             findings.append(Finding(name=f"extra [{extra}]", state="ok", detail=", ".join(sorted({n.module for n in needs}))))
             continue
-        optional = extra in OPTIONAL_EXTRAS
+        optional = extra not in NEEDED_EXTRAS
         findings.append(
             Finding(
                 name=f"extra [{extra}]", state="missing" if optional else "problem",
@@ -126,6 +126,15 @@ def _gpu() -> list[Finding]:
     if shutil.which("nvidia-smi"):
         return [Finding(name="gpu", state="ok", detail="nvidia-smi is on PATH; `forge plan` shows what fits")]
     return [Finding(name="gpu", state="missing", detail="no NVIDIA GPU: models are trained from scratch on the CPU", fix="run on a machine with a GPU")]
+
+
+def _llama() -> list[Finding]:
+    """Without it a model is exported, but no exported file is opened and compared."""
+    if importlib.util.find_spec("llama_cpp"):
+        return [Finding(name="llama.cpp", state="ok", detail="files are quantized, opened and compared with the trained model")]
+    compiler = any(shutil.which(name) for name in ("c++", "g++", "clang++"))
+    fix = "pip install 'slm-forge[gguf]'" if compiler else "install a C++ compiler (apt-get install g++ make), then pip install 'slm-forge[gguf]'"
+    return [Finding(name="llama.cpp", state="missing", detail="not installed: only F16 and Q8_0 files, which nothing compares with the model", fix=fix)]
 
 
 def _ocr() -> list[Finding]:

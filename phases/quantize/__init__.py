@@ -47,7 +47,7 @@ class Quantize:
     libraries: ClassVar[tuple[str, ...]] = ("slm-forge", "torch", "transformers", "peft", "gguf", "llama-cpp-python")
     requires: ClassVar[tuple[Requirement, ...]] = (
         Requirement(module="transformers", extra="train"), Requirement(module="peft", extra="train"),
-        Requirement(module="gguf", extra="gguf"), Requirement(module="llama_cpp", extra="gguf"),
+        Requirement(module="gguf", extra="export"),
     )
     always: ClassVar[bool] = False
 
@@ -64,8 +64,9 @@ class Quantize:
     def run(self, settings: QuantizeSettings, ctx: Context) -> Mapping[str, float | str]:
         """Make and measure the files. Raises GateFailed when a file is not the model that was trained."""
         from forge.phases.quantize.ship import ship_model
+        from forge.phases.quantize.unmeasured import has_llama_cpp, ship_unmeasured
 
-        return ship_model(settings, ctx)
+        return ship_model(settings, ctx) if has_llama_cpp() else ship_unmeasured(settings, ctx)
 
     def undo(self, settings: QuantizeSettings, ctx: Context) -> None:
         """Nothing exists outside the run folder."""

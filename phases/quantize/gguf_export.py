@@ -28,11 +28,20 @@ def export_f16(model: Path, target: Path, *, name: str, license: str) -> GgufFil
     The file appears under its name only when complete. Raises ForgeError for a model that this export does not know,
     a missing or unexpected tensor, or a weight that F16 cannot hold.
     """
+    return _export(model, target, "F16", name=name, license=license)
+
+
+def export_q8_0(model: Path, target: Path, *, name: str, license: str) -> GgufFile:
+    """The same with 8 bits a weight, without llama.cpp: tensor for tensor what its quantizer makes of the F16 file (tested)."""
+    return _export(model, target, "Q8_0", name=name, license=license)
+
+
+def _export(model: Path, target: Path, kind: str, *, name: str, license: str) -> GgufFile:
     shape = read_shape(model)
     tensors = gguf_tensors(model, shape)
     partial = target.with_name(target.name + ".partial")
-    _write(partial, model, shape, tensors, name=name, license=license)
-    facts = read_facts(partial, quantization="F16")
+    _write(partial, model, shape, tensors, kind, name=name, license=license)
+    facts = read_facts(partial, quantization=kind)
     if facts.parameters != sum(value.size for key, value in tensors.items() if key != "rope_freqs.weight"):
         raise ForgeError(f"{target.name} does not hold the model's {len(tensors)} tensors when read back")
     partial.replace(target)
@@ -113,7 +122,7 @@ def _file_order(name: str) -> tuple[int, int, str]:
     return (1, int(parts[1]), name) if parts[0] == "blk" else (0, 0, name)
 
 
-def _write(path: Path, model: Path, shape: ModelShape, tensors: dict[str, Array], *, name: str, license: str) -> None:
+def _write(path: Path, model: Path, shape: ModelShape, tensors: dict[str, Array], kind: str, *, name: str, license: str) -> None:
     """No wall-clock time and no path goes in: the same model gives the same bytes."""
     import gguf
 
@@ -123,16 +132,27 @@ def _write(path: Path, model: Path, shape: ModelShape, tensors: dict[str, Array]
     writer.add_size_label(gguf.size_label(sum(value.size for value in tensors.values()), 0, 0, 0))
     if license:
         writer.add_license(license)
-    writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
+    writer.add_file_type(gguf.LlamaFileType[f"MOSTLY_{kind}"])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     _write_shape(writer, shape)
     _write_tokenizer(writer, model, shape)
     for key, values in tensors.items():
-        writer.add_tensor(key, values)
+        _add(writer, key, values, kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def _add(writer: Any, key: str, values: Array, kind: str) -> None:
+    """Matrices in the file's type, where their rows are whole blocks of it; everything else as it is."""
+    import gguf
+
+    type_ = gguf.GGMLQuantizationType[kind]
+    if kind == "F16" or values.dtype != "float16" or values.shape[-1] % gguf.GGML_QUANT_SIZES[type_][0]:
+        writer.add_tensor(key, values)
+    else:
+        writer.add_tensor(key, gguf.quantize(values.astype("float32"), type_), raw_dtype=type_)
 
 
 def _write_shape(writer: Any, shape: ModelShape) -> None:

@@ -49,13 +49,19 @@ class Bench:
 
     ctx: Context
     journal: Journal
-    llama: Llama
+    process: Llama | None
     tokenizer: ChatTokenizer
     plan: Plan
     caps: Caps
     context_tokens: int
     scored: tuple[Encoded, ...]
     asked: tuple[Encoded, ...]
+
+    @property
+    def llama(self) -> Llama:
+        """llama.cpp, which measuring needs; writing down what was made does not."""
+        assert self.process is not None
+        return self.process
 
     @property
     def compared(self) -> tuple[Encoded, ...]:
@@ -83,7 +89,7 @@ class Bench:
 
 
 def fill_bench(
-    splits: Sequence[Sequence[Row]], *, ctx: Context, journal: Journal, llama: Llama, tokenizer: ChatTokenizer, plan: Plan,
+    splits: Sequence[Sequence[Row]], *, ctx: Context, journal: Journal, llama: Llama | None, tokenizer: ChatTokenizer, plan: Plan,
     caps: Caps, context_tokens: int,
 ) -> Bench:
     """A bench with the capped rows of each split, evenly spread over it."""
@@ -92,7 +98,7 @@ def fill_bench(
         return tuple(row for row in rows if len(row.prompt) + len(row.answer) <= context_tokens)
 
     return Bench(
-        ctx=ctx, journal=journal, llama=llama, tokenizer=tokenizer, plan=plan, caps=caps, context_tokens=context_tokens,
+        ctx=ctx, journal=journal, process=llama, tokenizer=tokenizer, plan=plan, caps=caps, context_tokens=context_tokens,
         scored=pick(caps.likelihood_rows), asked=pick(caps.generated_rows),
     )
 

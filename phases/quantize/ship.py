@@ -55,27 +55,38 @@ CHAT_CONTEXT_TOKENS = 4096
 def ship_model(settings: QuantizeSettings, ctx: Context) -> Mapping[str, float | str]:
     """Run the phase. Everything measured is in ship-eval.json before an integrity failure raises GateFailed."""
     plan = read_record(ctx.input("plan"), Plan)
-    caps = Caps(likelihood_rows=settings.likelihood_rows, generated_rows=settings.generated_rows)
-    caps = DRY_RUN if ctx.dry_run else caps
-    splits = [read_rows(ctx, plan.task, name) for name in ("test_recall", "test_abstain")]
+    caps, splits = read_task(settings, plan, ctx)
     with Llama(ctx.work) as llama:   # started first: it loads while this process imports torch
         llama.threads = use_threads(plan.parameters)
         journal = ctx.journal()
-        model, merge = _merge(ctx, journal, splits)
+        model, merge = merge_once(ctx, journal, splits)
         files = _make_files(ctx, plan, model, llama, settings.imatrix_rows)
         bench = fill_bench(
             splits, ctx=ctx, journal=journal, llama=llama, tokenizer=ChatTokenizer(model), plan=plan, caps=caps,
             context_tokens=read_shape(model).context,
         )
         verdicts, answers = _measure(bench, model, files, ctx.work / "gguf")
-    _publish(ctx, model, files)
-    verdicts = [judge_merge(merge), *verdicts, _write_modelfile(bench, files), *_judge_sizes(files)]
-    _write_report(ctx, verdicts, files, answers)
+    return finish(bench, model, files, [judge_merge(merge), *verdicts], answers)
+
+
+def read_task(settings: QuantizeSettings, plan: Plan, ctx: Context) -> tuple[Caps, list[list[Row]]]:
+    """How much is measured, and the rows of the two tests."""
+    caps = Caps(likelihood_rows=settings.likelihood_rows, generated_rows=settings.generated_rows)
+    return DRY_RUN if ctx.dry_run else caps, [read_rows(ctx, plan.task, name) for name in ("test_recall", "test_abstain")]
+
+
+def finish(
+    bench: Bench, model: Path, files: list[GgufFile], verdicts: Sequence[Verdict], answers: list[dict[str, str]]
+) -> Mapping[str, float | str]:
+    """Write the outputs; the numbers for the report. Raises GateFailed, after writing, when integrity failed."""
+    _publish(bench.ctx, model, files)
+    verdicts = [*verdicts, _write_modelfile(bench, files), *_judge_sizes(files)]
+    _write_report(bench.ctx, verdicts, files, answers)
     _stop_on_failure(verdicts)
     return _metrics(verdicts, files)
 
 
-def _merge(ctx: Context, journal: Journal, splits: Sequence[Sequence[Row]]) -> tuple[Path, MergeCheck]:
+def merge_once(ctx: Context, journal: Journal, splits: Sequence[Sequence[Row]]) -> tuple[Path, MergeCheck]:
     """model/ in ctx.work; made again unless it was finished and checked."""
     target = ctx.work / "model"
     if "merge" not in journal or not target.exists():
@@ -94,8 +105,7 @@ def _make_files(ctx: Context, plan: Plan, model: Path, llama: Llama, imatrix_row
     f16 = folder / f"{plan.name}-F16.gguf"
     if not f16.exists():
         ctx.progress(1, 3, "writing the F16 file")
-        inherited = "" if plan.base == "scratch" else plan.base_license   # publish decides that of a model from scratch
-        export_f16(model, f16, name=plan.name, license=inherited)
+        export_f16(model, f16, name=plan.name, license=inherited_licence(plan))
     files = [read_facts(f16, quantization="F16")]
     for kind in (kind for kind in plan.quantizations if kind != "F16"):
         target = folder / f"{plan.name}-{kind}.gguf"
@@ -108,6 +118,11 @@ def _make_files(ctx: Context, plan: Plan, model: Path, llama: Llama, imatrix_row
             raise ForgeError(f"{target.name} holds {facts.parameters:,} weights and {f16.name} {files[0].parameters:,}")
         files.append(facts)
     return files
+
+
+def inherited_licence(plan: Plan) -> str:
+    """The base's licence; publish decides that of a model from scratch."""
+    return "" if plan.base == "scratch" else plan.base_license
 
 
 def _importance(ctx: Context, plan: Plan, model: Path, rows: int) -> Path | None:
