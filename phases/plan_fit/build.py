@@ -94,7 +94,7 @@ def build_plan(draft: Draft, settings: PlanFitSettings, ctx: Context, verdicts: 
     choice, offer, contract, to_come = draft.choice, draft.offer, draft.data.contract, total(draft.rows)
     return Plan(
         run=ctx.run_id, name=model_name(settings.name, _corpus_name(ctx.corpus_root), choice.parameters),
-        task=_task(draft.data), base=choice.base, base_license=choice.license, architecture=choice.architecture,
+        task=contract.task, base=choice.base, base_license=choice.license, architecture=choice.architecture,
         parameters=choice.parameters, scratch=choice.scratch, lora=choice.lora, precision=choice.precision, seed=ctx.seed,
         dry_run=ctx.dry_run, system_prompt=contract.system_prompt, abstention=contract.abstention,
         teacher=", ".join(_teachers(draft.data)), provider=offer.provider, offer=offer.name, usd_per_hour=offer.usd_per_hour,
@@ -125,7 +125,7 @@ def _reasons(draft: Draft, settings: PlanFitSettings) -> dict[str, str]:
     freer = "; set synth.teacher and a key for freer questions" if teachers == ["offline"] else ""
     return {
         "provider": f"{offer.provider} {offer.name} at ${offer.usd_per_hour:.2f}/h: {offer.reason or 'its first offer'};"
-        f" the plan needs {needed_memory_gib(draft.choice):g} GiB{unlock}",
+        f" the plan needs {needed_memory_gib(draft.choice, draft.offer):g} GiB{unlock}",
         "deadline": f"{deadline_seconds(draft.rows)} s: twice the P90 of what runs on the machine (P50 {leased:.0f} s),"
         " at least half an hour",
         "teacher": f"{', '.join(teachers) or 'nobody'} wrote the pairs{freer}",
@@ -135,10 +135,6 @@ def _reasons(draft: Draft, settings: PlanFitSettings) -> dict[str, str]:
 
 def _teachers(data: Data) -> list[str]:
     return sorted({pair.teacher for pair in data.pairs if pair.teacher})
-
-
-def _task(data: Data) -> Literal["chat", "label", "extract", "detect"]:
-    return data.splits["train"][0].body.task if data.splits["train"] else "chat"
 
 
 def _corpus_name(root: Path) -> str:

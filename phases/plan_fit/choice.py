@@ -15,7 +15,7 @@ from forge.phases.plan_fit.speed import adapter_tokens_per_second, tokens_per_se
 from forge.phases.plan_fit.tables import Size, load_tables, reading_for, tuning_for
 from forge.phases.plan_fit.verdicts import plural
 from forge.protocols import Offer
-from forge.records import LoraPlan, ScratchBase
+from forge.records import DataContract, LoraPlan, ScratchBase
 
 SCRATCH = "scratch"
 SCRATCH_LICENSE = "apache-2.0"
@@ -47,7 +47,7 @@ def choose(data: Data, offer: Offer, settings: PlanFitSettings, *, dry_run: bool
         parameters, license, architecture = count_parameters(scratch), SCRATCH_LICENSE, "LlamaForCausalLM"
         context, seconds = scratch.context, 60 * settings.train_minutes - _reading_seconds(scratch, parameters, offer, precision)
     else:
-        scratch, (parameters, license, architecture, longest) = None, _known(base, reasons)
+        scratch, (parameters, license, architecture, longest) = None, _known(data.contract, reasons)
         context, seconds = min(_context(data, CONTEXT_STEP), longest), 60 * settings.train_minutes
     rate = adapter_tokens_per_second(parameters, offer, precision)
     lora = _lora(data, parameters, context, settings, reasons, int(seconds * rate), dry_run)
@@ -83,7 +83,7 @@ def _scratch(
         model = model.model_copy(update={"steps": steps})
     reasons["base"] = (
         "scratch: tokenizer and base are trained on this corpus, which needs no network, no GPU and no foreign licence;"
-        " it has read nothing else. A pretrained base (configs/models.yaml) is planned when shape's tokenizer is its own"
+        " it has read nothing else. shape.base=OWNER/NAME or a folder tunes a pretrained one"
     )
     asked = "plan_fit.size asks for it" if settings.size != "auto" else f"for {size.use}"
     reasons["size"] = (
@@ -135,8 +135,17 @@ def _steps(
     return steps
 
 
-def _known(base: str, reasons: dict[str, str]) -> tuple[int, str, str, int]:
-    bases = load_tables().bases
+def _known(contract: DataContract, reasons: dict[str, str]) -> tuple[int, str, str, int]:
+    """Parameters, licence, architecture and the longest row of a base that shape found, or that only the table knows."""
+    base, bases, model = contract.base, load_tables().bases, contract.model
+    if model is not None and model.kind != "scratch":
+        where = f"from the hub at {model.revision[:12]}" if model.kind == "hub" else "a local folder" if model.kind == "folder" else "tiny and random, as this is a rehearsal"
+        given = "its own" if model.template == "own" else f"none of its own, so {model.template} was given to it"
+        reasons["base"] = f"{base} ({where}), licence {model.license or 'unknown'}; chat template: {given}"
+        reasons["size"] = f"{model.parameters:,} parameters, counted from its configuration"
+        longest = min(model.context, bases[base].context if base in bases else model.context)
+        reasons["context"] = f"at most {longest} tokens in training"
+        return model.parameters, model.license, model.architecture, longest
     if base not in bases:
         raise UsageError(
             f'the base "{base}" is not in configs/models.yaml', why=nearest(base, [SCRATCH, *bases]),

@@ -11,6 +11,10 @@ from forge.phases.plan_fit.verdicts import plural, some, undecided
 from forge.protocols import Offer
 from forge.records import Chat, Example, Verdict
 
+NF4_BYTES = 0.7
+"""4 bits a weight with the scales, and the embeddings in bf16 (7B: 5.3 GB)."""
+BF16_ROOM = 0.9
+
 
 def judge_hyperparameters(
     data: Data, choice: Choice, offer: Offer, thresholds: Mapping[str, float], *, dry_run: bool
@@ -21,7 +25,7 @@ def judge_hyperparameters(
     if rows < thresholds["min_train_rows"]:
         return undecided("hyperparameters", f"only {plural(rows, 'training row')}", n=rows, threshold=high)
     long_share = data.contract.too_long / (data.contract.too_long + sum(map(len, data.splits.values())))
-    memory = needed_memory_gib(choice)
+    memory = needed_memory_gib(choice, offer)
     have = offer.gpu_memory_gib if offer.device == "cuda" else offer.memory_gib
     broken = [
         text for text, bad in (
@@ -45,14 +49,22 @@ def judge_hyperparameters(
     )
 
 
-def needed_memory_gib(choice: Choice) -> float:
-    """Memory for the planned training. A known base is held in bf16 with its adapter in fp32."""
+def needed_memory_gib(choice: Choice, offer: Offer) -> float:
+    """Memory for the planned training. A known base is held in bf16, or in 4 bits on a GPU that bf16 does not fit; on a CPU
+    without bfloat16 units in fp32. What training needs beside it is a fifth, and 2 GiB.
+    """
     scratch = choice.scratch
     if scratch is None:
-        return round(1.2 * 2 * choice.parameters / 2**30 + 2, 2)
+        room = offer.gpu_memory_gib if offer.device == "cuda" else offer.memory_gib
+        sizes = [_beside(choice.parameters, byte) for byte in ((2.0, NF4_BYTES) if offer.device == "cuda" else (4.0,))]
+        return next((size for size in sizes if size < room * BF16_ROOM), sizes[-1])
     return memory_gib(
         choice.parameters, scratch.rows_per_step * scratch.context, scratch.hidden_size, scratch.layers, scratch.vocab_size
     )
+
+
+def _beside(parameters: int, bytes_each: float) -> float:
+    return round(1.2 * bytes_each * parameters / 2**30 + 2, 2)
 
 
 def judge_leakage(data: Data) -> Verdict:

@@ -6,6 +6,7 @@ Its result is journalled, so a killed and resumed plan_fit does not rehearse twi
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -18,6 +19,7 @@ from forge.protocols import Offer, Prediction
 from forge.records import (
     Chat,
     Example,
+    KnownBase,
     Passage,
     Plan,
     Record,
@@ -59,20 +61,33 @@ def write_inputs(folder: Path, plan: Plan, data: Data, offer: Offer) -> dict[str
     """Everything that train and quantize read, small: sampled rows, a tiny plan with its approval, a made-up eval."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = {name: folder / f"{name}.jsonl" for name in (*SPLITS, "pretrain", "pretrain_val", "predictions")}
-    sampled = {name: sample_rows(data.splits[name]) for name in SPLITS}
+    sampled = {name: sample_rows(data.rows(name)) for name in SPLITS}
+    chats = {row.id: row for name in TESTS for row in data.splits[name]}
     for name, rows in sampled.items():
         write_jsonl(paths[name], rows)
     write_jsonl(paths["pretrain"], _sample(data.pretrain, PASSAGES))
     write_jsonl(paths["pretrain_val"], _sample(data.pretrain_val, PASSAGES // 4))
-    write_jsonl(paths["predictions"], [_prediction(row) for name in TESTS for row in sampled[name]])
-    hashes = {name: hash_path(path) for name, path in {**paths, "tokenizer": data.tokenizer}.items() if name in HASHED}
+    write_jsonl(paths["predictions"], [_prediction(chats[row.id]) for name in TESTS for row in sampled[name]])
+    given = {"tokenizer": data.tokenizer, "base_source": _tiny_base(folder / "base-source", data)}
+    hashes = {name: hash_path(path) for name, path in {**paths, **given}.items() if name in HASHED}
     write_json(folder / "plan.json", tiny_plan(plan, hashes))
     approval = {"plan_sha256": hash_path(folder / "plan.json"), "who": "rehearsal", "kind": "rehearsal"}
     write_json(folder / "approval.json", approval)
     write_json(folder / "eval.json", {"verdicts": [], "counts": {}, "quality": "undecided", "headline": "a rehearsal"})
     write_json(folder / "machine.json", {"offer": offer.model_dump(mode="json"), "lease": "rehearsal"})
     made = {name: folder / f"{name}.json" for name in ("plan", "approval", "eval", "machine")}
-    return {**paths, **made, "tokenizer": data.tokenizer}
+    return {**paths, **made, **given}
+
+
+def _tiny_base(folder: Path, data: Data) -> Path:
+    """A tiny random model of the base's architecture in place of its gigabytes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model = data.contract.model or KnownBase(kind="scratch", name=data.contract.base)
+    if model.kind != "scratch" and data.base_source is not None:
+        shutil.copyfile(data.base_source / "tiny" / "config.json", folder / "config.json")
+        model = model.model_copy(update={"kind": "random"})
+    write_json(folder / "base.json", model)
+    return folder
 
 
 def tiny_plan(plan: Plan, hashes: dict[str, str]) -> Plan:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from forge.errors import UsageError
 from forge.phase import Context, Estimate, Output, Requirement, Settings
+from forge.phases.train.bases import prepare_base, read_base
+from forge.phases.train.ways import Machine, look_at_machine
 from forge.records import Plan, read_record, write_json
 
 FIXED_SECONDS = 20.0  # imports (7 s on an idle core), loading, saving
@@ -19,6 +20,9 @@ SPREAD_P90 = 2.5
 class TrainSettings(Settings):
     """What a machine's owner may want to change; every hyperparameter is in the plan."""
 
+    precision: Literal["auto", "fp8", "bf16", "nf4", "fp32"] = Field(
+        "auto", description="of the frozen base while an adapter is trained; auto: FP8 or bfloat16 where the GPU has them and the base fits, else 4 bits; float32 on a CPU"
+    )
     threads: int = Field(1, ge=1, description="CPU threads; another number changes the last bits of the weights")
     checkpoint_steps: int = Field(50, ge=1, description="steps between checkpoints: at most so many are trained again after a kill")
     log_steps: int = Field(5, ge=1, description="steps between progress reports")
@@ -28,10 +32,10 @@ class Train:
     """Pretraining and tuning on the leased machine, resumable to the bit."""
 
     name: ClassVar[str] = "train"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     summary: ClassVar[str] = "trains the base and the adapter that the plan names"
     reads: ClassVar[tuple[str, ...]] = (
-        "plan", "approval", "machine", "train", "val", "pretrain", "pretrain_val", "tokenizer",
+        "plan", "approval", "machine", "train", "val", "pretrain", "pretrain_val", "tokenizer", "base_source",
     )
     writes: ClassVar[tuple[Output, ...]] = (
         Output(name="base_model", path="base"),
@@ -61,20 +65,20 @@ class Train:
     def run(self, settings: TrainSettings, ctx: Context) -> Mapping[str, float | str]:
         """Check that the data are the approved ones, train, and write base/, adapter/, train.json and progress.jsonl."""
         from forge.phases.train.guards import check_data
-        from forge.phases.train.runtime import pick_device, pick_precision, prepare_libraries
+        from forge.phases.train.runtime import pick_precision, prepare_libraries
 
         plan = read_record(ctx.input("plan"), Plan)
         check_data(plan, ctx)
+        known = read_base(ctx)
         if plan.scratch is None:
-            raise UsageError(
-                f"the base {plan.base} cannot be trained here", why="only scratch bases are built into this version",
-                next="forge resume --set shape.base=scratch",
-            )
+            ctx.progress(0, None, f"preparing {known.name}")
+            prepare_base(plan, ctx, known)
         prepare_libraries(settings.threads, plan.seed, ctx.work / "datasets")
-        device = pick_device()
-        precision, reason = pick_precision(plan.precision, device)
-        ctx.notice(f"training in {precision} on {device}: {reason}")
-        return _train(plan, settings, ctx, precision, device)
+        machine = look_at_machine(measure=plan.scratch is None)
+        precision, reason = pick_precision(plan.precision, machine.device)
+        if plan.scratch is not None:
+            ctx.notice(f"training in {precision} on {machine.device}: {reason}")
+        return _train(plan, settings, ctx, precision, machine)
 
     def undo(self, settings: TrainSettings, ctx: Context) -> None:
         """Nothing is made outside the run folder."""
@@ -83,26 +87,31 @@ class Train:
 phase = Train()
 
 
-def _train(plan: Plan, settings: TrainSettings, ctx: Context, precision: str, device: str) -> Mapping[str, float | str]:
+def _train(plan: Plan, settings: TrainSettings, ctx: Context, precision: str, machine: Machine) -> Mapping[str, float | str]:
     from forge.phases.train.recipes.lora_sft import tune_lora
     from forge.phases.train.recipes.scratch_base import train_scratch_base
     from forge.phases.train.reporter import Reporter
 
-    assert plan.scratch is not None
-    before, total = plan.scratch.steps, plan.scratch.steps + plan.lora.steps
-    first = Reporter(ctx, "pretrain", before, before=0, total=total, every=settings.log_steps)
-    how: dict[str, Any] = {"precision": precision, "device": device, "checkpoint_steps": settings.checkpoint_steps}
-    base = train_scratch_base(plan, ctx, first, **how)
+    before = plan.scratch.steps if plan.scratch else 0
+    total, report, numbers = before + plan.lora.steps, {}, {}
+    if plan.scratch is not None:
+        first = Reporter(ctx, "pretrain", before, before=0, total=total, every=settings.log_steps)
+        base = train_scratch_base(plan, ctx, first, precision=precision, device=machine.device, checkpoint_steps=settings.checkpoint_steps)
+        pretrain = base._asdict()
+        report = {"parameters": pretrain.pop("parameters"), "pretrain": pretrain}
+        numbers = {"parameters": base.parameters, "pretrain_tokens": base.tokens, "pretrain_loss": base.loss[-1][1]}
     second = Reporter(ctx, "lora", plan.lora.steps, before=before, total=total, every=settings.log_steps)
-    tuned = tune_lora(plan, ctx, second, **how)
+    tuned = tune_lora(
+        plan, ctx, second, machine=machine, precision=settings.precision, checkpoint_steps=settings.checkpoint_steps, log_steps=settings.log_steps
+    )
     second.publish(ctx.output("progress"))
-    lora, pretrain = tuned._asdict(), base._asdict()
-    report = {"guards": lora.pop("guards"), "parameters": pretrain.pop("parameters"), "precision": precision}
-    write_json(ctx.output("train_report"), {**report, "pretrain": pretrain, "lora": lora})
-    losses = f"loss {base.loss[0][1]:.2f} → {base.loss[-1][1]:.2f} pretrained, {tuned.loss[0][1]:.2f} → {tuned.loss[-1][1]:.2f} tuned"
+    lora = tuned._asdict()
+    guards = lora.pop("guards")
+    write_json(ctx.output("train_report"), {"parameters": plan.parameters, "guards": guards, "precision": precision, "lora": lora, **report})
+    first_loss = f"loss {base.loss[0][1]:.2f} → {base.loss[-1][1]:.2f} pretrained, " if plan.scratch else "loss "
+    tokens = tuned.tokens + (base.tokens if plan.scratch else 0)
     return {
-        "summary": f"{losses} · {base.tokens + tuned.tokens:,} tokens",
-        "parameters": base.parameters, "pretrain_tokens": base.tokens, "pretrain_loss": base.loss[-1][1],
-        "lora_tokens": tuned.tokens, "lora_loss": tuned.loss[-1][1],
+        "summary": f"{first_loss}{tuned.loss[0][1]:.2f} → {tuned.loss[-1][1]:.2f} tuned · {tokens:,} tokens",
+        **numbers, "lora_tokens": tuned.tokens, "lora_loss": tuned.loss[-1][1],
         **({"val_loss": tuned.val_loss[-1][1]} if tuned.val_loss else {}),
     }

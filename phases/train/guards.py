@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from forge.errors import GateFailed
 from forge.phase import Context
+from forge.phases.train.packing import IGNORED, Encoded, labels_of
 from forge.records import Plan
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
-APPROVED = ("train", "val", "pretrain", "pretrain_val", "tokenizer")
-IGNORED = -100
+APPROVED = ("train", "val", "pretrain", "pretrain_val", "tokenizer", "base_source")
 ENOUGH_STEPS = 20
 """Fewer steps say nothing about whether the loss falls: a dry run takes four."""
 
@@ -32,20 +32,22 @@ def check_data(plan: Plan, ctx: Context) -> None:
             )
 
 
-def check_rows(rows: Any, given: int, tokenizer: PreTrainedTokenizerBase, max_length: int) -> dict[str, bool | None]:
-    """Check the tokenized rows that the trainer really uses (columns prompt, input_ids, labels). Raises GateFailed.
+def check_rows(
+    examples: Sequence[Encoded], rows: Sequence[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> dict[str, bool | None]:
+    """Check the encoded rows that the trainer really uses against those that were given. Raises GateFailed.
 
-    given: how many rows were handed in; `max_length` is in tokens.
+    rows: columns prompt and completion. `max_length` is in tokens.
     """
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
-    enforce("no_row_lost", len(rows) == given, f"{given} rows were given, {len(rows)} are left")
-    for index, row in enumerate(rows):
-        ids, labels = row["input_ids"], row["labels"]
+    enforce("no_row_lost", len(examples) == len(rows), f"{len(rows)} rows were given, {len(examples)} are left")
+    for index, (example, row) in enumerate(zip(examples, rows, strict=True)):
+        ids, labels = list(example.ids), labels_of(example)
         prompt = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, return_dict=False)
         told = f"row {index}: {tokenizer.decode(ids)[:120]!r}"
         enforce("eos_in_labels", eos in labels, f"the template does not end the answer with {tokenizer.eos_token}; {told}")
         enforce("single_bos", bos is None or ids[:2] != [bos, bos], told)
-        enforce("prompt_masked", all(label == IGNORED for label in labels[: len(prompt)]), told)
+        enforce("prompt_masked", ids[: len(prompt)] == prompt and all(label == IGNORED for label in labels[: len(prompt)]), told)
         enforce("no_truncation", len(ids) <= max_length, f"{len(ids)} tokens, the plan allows {max_length}; {told}")
     return dict.fromkeys(("no_row_lost", "eos_in_labels", "single_bos", "prompt_masked", "no_truncation"), True)
 

@@ -5,8 +5,6 @@ Every epoch goes through all rows in an order of its own; a step may reach over 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from forge.errors import ArtifactDamaged
 
 
@@ -23,11 +21,3 @@ def rows_of_step(step: int, rows_per_step: int, rows: int, seed: int) -> list[in
             orders[epoch] = torch.randperm(rows, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
         picked.append(int(orders[epoch][index]))
     return picked
-
-
-def rows_by_length(lengths: Sequence[int], steps: int, rows_per_step: int, seed: int) -> list[int]:
-    """The rows of all steps in one list; inside a step from short to long, so that micro-batches hold rows of about one length."""
-    found: list[int] = []
-    for step in range(1, steps + 1):
-        found += sorted(rows_of_step(step, rows_per_step, len(lengths), seed), key=lambda row: (lengths[row], row))
-    return found

@@ -25,7 +25,7 @@ def prepare_libraries(threads: int, seed: int, cache: Path) -> None:
 
     logging.disable_progress_bar()
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True)
+    torch.use_deterministic_algorithms(not torch.cuda.is_available())  # on a GPU they are slow, or missing, and kernels differ anyway
     # Deterministic mode also fills fresh memory with NaN, which no kernel of ours reads: 45 % of a tuning step (2026-11-20).
     torch.utils.deterministic.fill_uninitialized_memory = False
     torch.manual_seed(seed)

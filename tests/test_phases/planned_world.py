@@ -15,6 +15,7 @@ from forge.records import (
     DataContract,
     Document,
     Example,
+    KnownBase,
     Message,
     Pair,
     Passage,
@@ -99,8 +100,11 @@ class World:
         write_jsonl(self.folder / "documents.jsonl", self.read_files())
         tokenizer = write_tokenizer(self.folder / "tokenizer", self.template)
         write_json(self.folder / "shape.json", self._contract(tokenizer))
+        (self.folder / "base-source").mkdir(exist_ok=True)
+        write_json(self.folder / "base-source" / "base.json", KnownBase(kind="scratch", name="scratch"))
         return {
             **paths, "documents": self.folder / "documents.jsonl", "audit": self.folder / "audit.json", "shape": self.folder / "shape.json", "tokenizer": tokenizer,
+            "base_source": self.folder / "base-source",
         }
 
     def read_files(self) -> list[Document]:

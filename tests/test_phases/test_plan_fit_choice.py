@@ -51,7 +51,7 @@ def test_a_known_base_is_planned_from_the_table_with_its_licence_and_small_learn
     choice = choose(data_of(tmp_path, base="Qwen/Qwen2.5-3B-Instruct"), GPU, PlanFitSettings(), dry_run=False)
     assert (choice.scratch, choice.license, choice.architecture) == (None, "qwen-research", "qwen2")
     assert choice.lora.learning_rate == pytest.approx(2e-4)
-    assert needed_memory_gib(choice) > 5
+    assert needed_memory_gib(choice, GPU) > 5
 
 
 def test_small_corpora_are_read_more_often_and_never_less_than_600_steps(tmp_path: Path) -> None:

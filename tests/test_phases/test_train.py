@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from forge.context import FolderContext, InputFile
-from forge.errors import GateFailed, Interrupted, UsageError
+from forge.errors import ForgeError, GateFailed, Interrupted
 from forge.phases.train import TrainSettings, phase
 from forge.records import Example as Row
-from forge.records import Plan, read_jsonl, read_record, write_jsonl
+from forge.records import KnownBase, Plan, read_jsonl, read_record, write_json, write_jsonl
 from forge.registry import Registry
 from forge.store import hash_path
 from forge.testing import CountingMoney, run_phase
@@ -137,12 +137,15 @@ def test_data_that_changed_after_approval_are_refused(inputs: dict[str, Path], t
     assert error.value.why.startswith("train has sha256")
 
 
-def test_a_base_that_is_not_scratch_is_refused(inputs: dict[str, Path], tmp_path: Path) -> None:
-    plan = read_record(inputs["plan"], Plan)
-    paths = dict(inputs)
-    approve(tmp_path, paths, scratch=None, base="Qwen/Qwen3-1.7B", data=plan.data)
-    with pytest.raises(UsageError, match=r"Qwen3-1\.7B cannot be trained here"):
+def test_weights_that_cannot_be_fetched_are_an_error_with_the_command_that_helps(inputs: dict[str, Path], tmp_path: Path) -> None:
+    plan, paths = read_record(inputs["plan"], Plan), dict(inputs)
+    paths["base_source"] = tmp_path / "base-source"
+    paths["base_source"].mkdir()
+    write_json(paths["base_source"] / "base.json", KnownBase(kind="hub", name="nobody/no-such-model", revision="0" * 40))
+    approve(tmp_path, paths, scratch=None, base="nobody/no-such-model", data=plan.data | {"base_source": hash_path(paths["base_source"])})
+    with pytest.raises(ForgeError, match="weights of nobody/no-such-model cannot be fetched") as error:
         run_phase(phase, tmp_path / "run", inputs=paths)
+    assert "hf download nobody/no-such-model" in error.value.next
 
 
 def test_a_template_that_ends_no_turn_is_refused(tmp_path: Path) -> None:

@@ -11,8 +11,10 @@ import pytest
 
 from forge.errors import ArtifactDamaged, GateFailed
 from forge.phases.train.checkpoints import drop_damaged, latest_checkpoint, save_checkpoint
+from forge.phases.train.encode import encode_rows
 from forge.phases.train.guards import check_rows, check_training
-from forge.phases.train.order import rows_by_length, rows_of_step
+from forge.phases.train.order import rows_of_step
+from forge.phases.train.packing import Encoded
 from forge.phases.train.recipes.scratch_base import (
     build_model,
     load_tokenizer,
@@ -87,16 +89,6 @@ def test_every_epoch_reads_every_row_once_in_its_own_order() -> None:
 
 
 @pytest.mark.local
-def test_a_step_keeps_its_rows_and_has_them_from_short_to_long() -> None:
-    lengths = [(7 * row) % 11 for row in range(20)]
-    order = rows_by_length(lengths, 4, 5, seed=7)
-    for step in range(4):
-        given = order[5 * step : 5 * step + 5]
-        assert sorted(given) == sorted(rows_of_step(step + 1, 5, 20, seed=7))
-        assert [lengths[row] for row in given] == sorted(lengths[row] for row in given)
-
-
-@pytest.mark.local
 def test_no_rows_are_an_error() -> None:
     with pytest.raises(ArtifactDamaged, match="no rows to train on"):
         rows_of_step(1, 4, 0, seed=7)
@@ -142,38 +134,35 @@ def test_the_learning_rate_warms_up_and_falls_to_a_tenth() -> None:
     assert rates[-1] == pytest.approx(0.1)
 
 
-def rendered(folder: Path, template: str = CHATML) -> tuple[Any, list[dict[str, Any]]]:
-    """A tokenizer and one row as trl prepares it."""
+def rendered(folder: Path, template: str = CHATML) -> tuple[Any, list[dict[str, Any]], list[Encoded]]:
+    """A tokenizer, one row, and the row in tokens."""
     tokenizer: Any = load_tokenizer(make_tokenizer(folder, ["When? At once."], template), SHAPE)
-    prompt, answer = [{"role": "user", "content": "When?"}], [{"role": "assistant", "content": "At once."}]
-    asked = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False)
-    ids = tokenizer.apply_chat_template(prompt + answer, return_dict=False)
-    return tokenizer, [{"prompt": prompt, "input_ids": ids, "labels": [-100] * len(asked) + ids[len(asked) :]}]
+    rows = [{"prompt": [{"role": "user", "content": "When?"}], "completion": [{"role": "assistant", "content": "At once."}]}]
+    return tokenizer, rows, encode_rows(rows, tokenizer)
 
 
 @pytest.mark.local
 def test_good_rows_pass_every_guard(tmp_path: Path) -> None:
-    tokenizer, rows = rendered(tmp_path)
-    assert set(check_rows(rows, 1, tokenizer, 128).values()) == {True}
+    tokenizer, rows, examples = rendered(tmp_path)
+    assert set(check_rows(examples, rows, tokenizer, 128).values()) == {True}
 
 
 @pytest.mark.local
 def test_each_bad_row_is_refused_by_its_guard(tmp_path: Path) -> None:
-    tokenizer, rows = rendered(tmp_path / "good")
-    row = rows[0]
+    tokenizer, rows, examples = rendered(tmp_path / "good")
+    one = examples[0]
     with pytest.raises(GateFailed, match="no_row_lost"):
-        check_rows(rows, 2, tokenizer, 128)
+        check_rows(examples, rows * 2, tokenizer, 128)
     with pytest.raises(GateFailed, match="no_truncation"):
-        check_rows(rows, 1, tokenizer, len(row["input_ids"]) - 1)
+        check_rows(examples, rows, tokenizer, len(one.ids) - 1)
     with pytest.raises(GateFailed, match="prompt_masked"):
-        check_rows([{**row, "labels": row["input_ids"]}], 1, tokenizer, 128)
-    endless, bad = rendered(tmp_path / "endless", ENDLESS)
+        check_rows([one._replace(prompt_length=2)], rows, tokenizer, 128)
+    endless, bad_rows, bad = rendered(tmp_path / "endless", ENDLESS)
     with pytest.raises(GateFailed, match="eos_in_labels"):
-        check_rows(bad, 1, endless, 128)
+        check_rows(bad, bad_rows, endless, 128)
     tokenizer.bos_token = "<|im_start|>"
-    doubled = [tokenizer.bos_token_id, *row["input_ids"]]
     with pytest.raises(GateFailed, match="single_bos"):
-        check_rows([{**row, "input_ids": doubled, "labels": [-100, *row["labels"]]}], 1, tokenizer, 128)
+        check_rows([Encoded((tokenizer.bos_token_id, *one.ids), one.prompt_length + 1)], rows, tokenizer, 128)
 
 
 @pytest.mark.local

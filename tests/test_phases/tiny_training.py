@@ -9,6 +9,7 @@ from typing import Any
 from forge.records import (
     Chat,
     Example,
+    KnownBase,
     LoraPlan,
     Message,
     Passage,
@@ -56,6 +57,9 @@ def make_inputs(folder: Path, *, template: str = CHATML, **plan: Any) -> dict[st
     for name, records in rows.items():
         write_jsonl(paths[name], records)
     paths["tokenizer"] = make_tokenizer(folder / "tokenizer", [passage.text for passage in passages], template)
+    paths["base_source"] = folder / "base-source"
+    paths["base_source"].mkdir(exist_ok=True)
+    write_json(paths["base_source"] / "base.json", KnownBase(kind="scratch", name="scratch"))
     approve(folder, paths, **plan)
     return paths
 

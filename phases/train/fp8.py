@@ -1,0 +1,93 @@
+"""A frozen base in FP8: both products of a LoRA step on the tensor cores' fastest path.
+
+A frozen weight is needed twice, for the output and for the gradient of the input. It is rounded once for each to e4m3, with one
+scale a row (an output channel, respectively an input channel); activations and gradients are rounded on the fly, one scale a token.
+Two copies of one byte take the memory of bfloat16. A product differs by 3.7 % of its norm (NF4 weights: 9.2 %). Measured on
+one H200: bf16 3.6667, FP8 3.6670, its adapter on the bf16 base 3.6670 (validation loss, 629 M parameters, training research 7).
+Rounding only pays fused into its neighbours: without per-layer compile it is slower than bfloat16.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+LARGEST = 448.0
+"""The largest e4m3 value."""
+CAPABILITY = (8, 9)
+"""First compute capability with FP8 tensor cores (Ada)."""
+ALIGNMENT = 16
+"""_scaled_mm wants rows and columns in multiples of it."""
+
+
+def quantize_rows(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(values in e4m3, scales (rows, 1) in float32) of a matrix."""
+    import torch
+
+    scales = values.abs().amax(dim=1, keepdim=True).float().clamp(min=1e-12) / LARGEST
+    return (values.float() / scales).to(torch.float8_e4m3fn), scales
+
+
+def freeze_in_fp8(model: Any) -> int:
+    """Turn every frozen bfloat16 Linear but the head into FP8, one after the other; returns how many."""
+    import torch
+
+    head, linear = model.get_output_embeddings(), _linear_class()
+    count = 0
+    for module in list(model.modules()):
+        if type(module) is not torch.nn.Linear or module is head or module.weight.requires_grad or module.weight.dtype != torch.bfloat16:
+            continue
+        if module.in_features % ALIGNMENT or module.out_features % ALIGNMENT:
+            continue
+        weight = module.weight.data
+        module.row_values, module.row_scales = quantize_rows(weight)
+        columns, scales = quantize_rows(weight.t().contiguous())
+        module.column_values, module.column_scales = columns, scales.contiguous()
+        module.weight.data = module.row_values
+        module.__class__ = linear
+        count += 1
+    return count
+
+
+@functools.cache
+def _linear_class() -> Any:
+    import torch
+
+    class Fp8Product(torch.autograd.Function):  # type: ignore[misc, unused-ignore]
+        """input (..., in) @ weight.T (in, out), with the gradient of the input; weights are constants."""
+
+        @staticmethod
+        def forward(ctx: Any, values: Any, rows: Any, row_scales: Any, columns: Any, column_scales: Any) -> Any:
+            ctx.save_for_backward(columns, column_scales)
+            ctx.shape = values.shape
+            rounded, scales = quantize_rows(values.reshape(-1, values.shape[-1]))
+            return _product(rounded, scales, rows, row_scales).reshape(*values.shape[:-1], rows.shape[0])
+
+        @staticmethod
+        def backward(ctx: Any, *outer: Any) -> Any:
+            columns, column_scales = ctx.saved_tensors
+            rounded, scales = quantize_rows(outer[0].reshape(-1, outer[0].shape[-1]))
+            return _product(rounded, scales, columns, column_scales).reshape(ctx.shape), None, None, None, None
+
+    class Fp8Linear(torch.nn.Linear):  # type: ignore[misc, unused-ignore]
+        """A Linear whose weight is two rounded copies."""
+
+        def forward(self, input: Any) -> Any:
+            out = Fp8Product.apply(
+                input.to(torch.bfloat16), self.row_values, self.row_scales, self.column_values, self.column_scales
+            )
+            return out if self.bias is None else out + self.bias
+
+    return Fp8Linear
+
+
+def _product(left: torch.Tensor, left_scales: torch.Tensor, right: torch.Tensor, right_scales: torch.Tensor) -> torch.Tensor:
+    """left @ right.T in bfloat16. On a CPU the same rounded values are multiplied in float32."""
+    import torch
+
+    if not left.is_cuda:
+        return ((left.float() * left_scales) @ (right.float() * right_scales).t()).to(torch.bfloat16)
+    return torch._scaled_mm(left, right.t(), scale_a=left_scales, scale_b=right_scales.t(), out_dtype=torch.bfloat16, use_fast_accum=True)

@@ -1,0 +1,25 @@
+"""What training leaves: the adapter without anything that differs from run to run, and the base that it was trained on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from forge.records import write_json
+
+
+def save_adapter(model: Any, target: Path) -> None:
+    """Write the adapter without the base's absolute path, the order of a set, and a README."""
+    model.save_pretrained(target)
+    (target / "README.md").unlink(missing_ok=True)
+    config = json.loads((target / "adapter_config.json").read_text(encoding="utf-8"))
+    config |= {"base_model_name_or_path": "base", "target_modules": sorted(config["target_modules"])}
+    write_json(target / "adapter_config.json", config)
+
+
+def save_rounded_base(model: Any, target: Path) -> None:
+    """Replace the weights in `target` by those of the base that the adapter was trained on (nf4.py says why)."""
+    for old in (*target.glob("*.safetensors"), *target.glob("*.safetensors.index.json")):
+        old.unlink()
+    model.unload().save_pretrained(target)

@@ -1,0 +1,249 @@
+"""Adapter training itself, from a loaded base and encoded examples to a tuned model: a thin layer over trl's SFTTrainer.
+
+recipes/lora_sft.py calls it for a run, bench/gpu_train.py to measure it, with the same functions. What is added to trl: rows that
+hold a fixed number of examples a step (packing.py), the way that fits the machine (ways.py), checked by a trial step and made
+smaller by itself when memory runs out, the lean loss and optimizer for GPUs, and checkpoints that are whole or not there.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from forge.errors import ForgeError
+from forge.phases.train.attention import register_varlen
+from forge.phases.train.fp8 import freeze_in_fp8
+from forge.phases.train.loss import install_label_loss
+from forge.phases.train.masters import master_adamw
+from forge.phases.train.nf4 import freeze_in_nf4
+from forge.phases.train.packing import Encoded, Packed, flat_rows, pack_rows
+from forge.phases.train.ways import Way
+
+WARMUP_SHARE = 0.03  # trl's and the QLoRA paper's
+MAX_NORM = 1.0
+VALIDATIONS = 6
+
+
+class Numbers(NamedTuple):
+    """What the plan decides. save_steps, log_steps: in optimizer steps."""
+
+    steps: int
+    learning_rate: float
+    seed: int
+    save_steps: int
+    log_steps: int
+
+
+def adapt(base: Any, adapter: Any, way: Way, *, seed: int) -> Any:
+    """The base with a fresh adapter (a peft LoraConfig), ready to be trained the given way."""
+    import torch
+    from peft import get_peft_model
+
+    base.set_attn_implementation(register_varlen())
+    base.config.use_cache = False
+    if way.precision == "nf4":
+        freeze_in_nf4(base)
+        base.is_loaded_in_4bit = True  # peft asks; the Trainer would take it for a model that cannot be trained
+    torch.manual_seed(seed)  # the adapter's first values
+    model = get_peft_model(base, adapter, autocast_adapter_dtype=not way.lean)
+    base.__dict__.pop("is_loaded_in_4bit", None)
+    if way.lean:
+        _adapters_in_bfloat16(model)
+    if way.precision == "fp8":
+        freeze_in_fp8(model)
+    set_checkpointing(model, way.checkpoint_every)
+    if way.compile:
+        compile_layers(model)
+    return model
+
+
+def set_checkpointing(model: Any, every: int) -> None:
+    """Compute every n-th layer twice instead of keeping its activations; 0: none."""
+    base = model.get_base_model()
+    if not every:
+        return
+    base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    base.enable_input_require_grads()
+    for number, layer in enumerate(base.model.layers):  # by hand: every_n_layers is newer than transformers 5.17
+        if hasattr(layer, "gradient_checkpointing"):
+            layer.gradient_checkpointing = number % every == 0
+
+
+def compile_layers(model: Any) -> None:
+    """Compile each layer by itself: one graph that all share, ready in seconds, whatever the length of a row."""
+    import torch
+
+    torch._dynamo.config.cache_size_limit = max(64, torch._dynamo.config.cache_size_limit)
+    for layer in model.get_base_model().model.layers:
+        layer.compile(dynamic=None)
+
+
+def release(model: Any) -> Any:
+    """The base without adapter, compiled code and checkpointing; an FP8 or NF4 base stays rounded."""
+    base = model.get_base_model()
+    base.gradient_checkpointing_disable()
+    for layer in base.model.layers:
+        layer._compiled_call_impl = None
+    base.__dict__.pop("forward", None)  # the loss that was installed
+    return model.unload()
+
+
+def make_trainer(
+    model: Any, tokenizer: Any, examples: Sequence[Encoded], packed: Packed, numbers: Numbers, way: Way, folder: Path,
+    *, validation: Sequence[Encoded] = (), learning_rate_schedule: str = "cosine",
+) -> Any:
+    """An SFTTrainer over the packed rows; `folder` gets its checkpoints."""
+    import datasets
+    from trl import SFTConfig
+
+    datasets.disable_caching()
+    datasets.disable_progress_bars()
+    held_out = flat_rows(validation, pack_rows([len(one.ids) for one in validation], way.row_tokens)) if validation else None
+    arguments = SFTConfig(
+        output_dir=str(folder), max_steps=numbers.steps, per_device_train_batch_size=1, per_device_eval_batch_size=1,
+        gradient_accumulation_steps=packed.rows_per_step // processes(), train_sampling_strategy="sequential",
+        learning_rate=numbers.learning_rate, lr_scheduler_type=learning_rate_schedule, warmup_steps=WARMUP_SHARE, weight_decay=0.0,
+        max_grad_norm=0.0 if way.lean else MAX_NORM, optim="adamw_torch",
+        bf16=False,  # a lean model is bfloat16 as it is: autocast would cast every weight at every use
+        use_cpu=way.device == "cpu", gradient_checkpointing=False, seed=numbers.seed,
+        padding_free=True, packing=False, max_length=None, eos_token=tokenizer.eos_token,
+        logging_steps=1 if way.device == "cpu" else numbers.log_steps,  # a resumed Trainer forgets losses that it has not logged yet
+        logging_nan_inf_filter=False,  # it reads every loss back from the GPU
+        eval_strategy="steps" if held_out else "no", eval_steps=max(1, numbers.steps // VALIDATIONS), prediction_loss_only=True,
+        save_strategy="steps", save_steps=numbers.save_steps, save_total_limit=2, ddp_find_unused_parameters=False,
+        disable_tqdm=True, report_to="none", dataloader_num_workers=0, dataloader_pin_memory=way.device == "cuda",
+    )  # fmt: skip
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    optimizer = master_adamw(weights, learning_rate=numbers.learning_rate, max_norm=MAX_NORM) if way.lean else None
+    if optimizer is not None:
+        for weight in weights:
+            weight.grad = None
+    trainer = _trainer_class()(
+        model=model, args=arguments, processing_class=tokenizer, optimizers=(optimizer, None),
+        train_dataset=datasets.Dataset.from_dict(flat_rows(examples, packed.rows)),
+        eval_dataset=datasets.Dataset.from_dict(held_out) if held_out else None,
+    )
+    if way.lean:
+        trainer.make_lean()
+    return trainer
+
+
+def train_on(trainer: Any, watcher: Any, checkpoint: Path | None) -> None:
+    """Train to the end, or from a checkpoint on. Nothing is printed."""
+    from transformers.trainer_callback import PrinterCallback
+
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(watcher)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+
+
+def processes() -> int:
+    """How many processes train together (one without a launcher)."""
+    import os
+
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def trial_step(trainer: Any, packed: Packed, lengths: Sequence[int]) -> bool:
+    """One forward and backward pass over the longest row; False when memory does not suffice. Changes nothing that is trained."""
+    import torch
+
+    longest = max(range(len(packed.rows)), key=lambda number: sum(lengths[example] for example in packed.rows[number]))
+    model = trainer.model
+    try:
+        batch = trainer.data_collator([trainer.train_dataset[longest]])
+        model.to(trainer.args.device).train()
+        trainer.compute_loss(model, trainer._prepare_inputs(batch), num_items_in_batch=torch.tensor(1, device=trainer.args.device)).backward()
+    except torch.OutOfMemoryError:
+        return False
+    finally:
+        model.zero_grad(set_to_none=True)
+        trainer._total_train_tokens = 0
+        trainer._metrics["train"].clear()
+    return True
+
+
+def first_that_fits(ways: Sequence[Way], build: Callable[[Way], Any], tell: Callable[[str], None]) -> Any:
+    """What `build` makes of the first way for which it does not run out of memory (it returns None then).
+
+    Raises ForgeError when even the smallest does not fit.
+    """
+    for number, way in enumerate(ways):
+        if (built := build(way)) is not None:
+            return built
+        _forget_memory()
+        if number + 1 < len(ways):
+            tell(f"out of memory with {way.row_tokens:,} tokens a pass; going on with {ways[number + 1].row_tokens:,}")
+    raise ForgeError(
+        "the model does not fit this machine", why=f"even {ways[-1].row_tokens:,} tokens a pass, all layers computed twice, ran out of memory",
+        next="forge resume --set train.precision=nf4, or plan a machine with more GPU memory",
+    )
+
+
+def _forget_memory() -> None:
+    import gc
+
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _adapters_in_bfloat16(model: Any) -> None:
+    import torch
+
+    for weight in model.parameters():
+        if weight.requires_grad:
+            weight.data = weight.data.to(torch.bfloat16)
+
+
+@functools.cache
+def _trainer_class() -> Any:
+    from trl import SFTTrainer
+
+    class PackedTrainer(SFTTrainer):  # type: ignore[misc, unused-ignore]
+        """trl's trainer; on a GPU with a loss and a collator that never wait for it."""
+
+        is_lean = False
+        data_collator: Any
+        optimizer: Any
+
+        def make_lean(self) -> None:
+            """Replace trl's loss by the one of loss.py and let batches bring the positions of their answers."""
+            self.is_lean = True
+            install_label_loss(self.model.get_base_model())
+            self.data_collator = _LeanCollator(self.data_collator)
+
+        def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+            """The summed loss of the answers over `num_items_in_batch`, the answer tokens of the whole step."""
+            if not self.is_lean:
+                return super().compute_loss(model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch)
+            inputs = {name: value for name, value in inputs.items() if name != "labels"}
+            loss = model(**inputs).loss
+            counted = inputs["targets"].numel() if num_items_in_batch is None else num_items_in_batch
+            together = self.accelerator.num_processes if self.model.training and num_items_in_batch is not None else 1  # DDP takes the mean
+            return loss * together / counted
+
+        def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+            """With the norm that the optimizer clipped."""
+            if self.is_lean and "loss" in logs:
+                logs["grad_norm"] = float(getattr(self.optimizer, "optimizer", self.optimizer).grad_norm)
+            super().log(logs, start_time)
+
+    class _LeanCollator:
+        """trl's flat batch with the positions that predict an answer token and their targets, found on the CPU."""
+
+        def __init__(self, inner: Any) -> None:
+            self.inner = inner
+
+        def __call__(self, rows: Any) -> Any:
+            batch = self.inner(rows)
+            batch.pop("seq_idx", None)
+            following = batch["labels"][:, 1:].flatten()
+            positions = (following != -100).nonzero().flatten()
+            return {**batch, "label_positions": positions, "targets": following[positions]}
+
+    return PackedTrainer

@@ -1,0 +1,246 @@
+"""How an adapter is trained on this machine: precision of the base, compile, tokens a pass, checkpointing; each with its reason.
+
+The numbers are a model of memory and time that one trial step then checks (tuner.py). Its constants were fitted to the H200
+measurements of 2026-11-20 (Qwen2.5-7B shape, rank 32, bf16 and FP8: 22.8 / 46.4 / 74.7 GiB at 2k / 8k / 16k tokens a pass, 19.6 with
+every 2nd layer checkpointed; 17,737 / 18,693 / 19,458 / 20,299 tokens/s at 1.5k / 2k / 8k / 16k).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal, NamedTuple
+
+from forge.errors import UsageError
+
+Precision = Literal["fp32", "bf16", "fp8", "nf4"]
+GIB = 1024**3
+FP8_CAPABILITY, BF16_CAPABILITY = (8, 9), (8, 0)
+
+BYTES_PER_WEIGHT = {"fp32": 4.0, "bf16": 2.0, "fp8": 2.0, "nf4": 0.53}
+"""Of the matrices in the layers; embeddings and head stay in two bytes. fp8 keeps two copies of one byte."""
+ADAPTER_BYTES = {"fp32": 16, "bf16": 20}
+"""A trained parameter: weight, gradient, moments, and for bfloat16 a float32 copy of weight and gradient."""
+KEPT_COMPILED, KEPT_EAGER = (3.0, 3.6), (4.0, 5.2)
+"""Values a layer keeps for the backward pass, in (feed-forward widths, hidden widths) a token."""
+MARGIN, WORKSPACE = 1.06, 0.4 * GIB
+LARGEST_ROW, SMALLEST_ROW = 18000, 512
+SPREAD_SLACK = 1.04
+"""Rows of one step are equally long up to this."""
+PASS_OVERHEAD_TOKENS = 180.0
+"""What a pass costs besides its tokens, in tokens' time: launches, and the optimizer."""
+CHECKPOINT_COST = 0.5
+"""Extra time when every layer is computed twice: a third more arithmetic and what cannot be overlapped (18,693 -> 15,430 at half)."""
+COMPILE_SECONDS, COMPILE_GAIN, EAGER_SHARE = 20.0, 0.21, 0.5
+"""Per-layer compile: what it costs once, the time it saves (15,511 -> 19,458), and the share of the peak without it."""
+CPU_ROW_TOKENS = 1024
+
+
+class Machine(NamedTuple):
+    """What training can use. memory: free bytes on the GPU (0 on a CPU); peak_flops: measured bfloat16 product, 0 if not measured."""
+
+    device: str
+    name: str
+    capability: tuple[int, int]
+    memory: int
+    bf16: bool
+    peak_flops: float = 0.0
+
+
+class Shape(NamedTuple):
+    """The sizes of a model that memory and time depend on."""
+
+    parameters: int
+    hidden: int
+    layers: int
+    intermediate: int
+    vocab: int
+    tied: bool
+    adapter: int = 0
+
+    @property
+    def embeddings(self) -> int:
+        """Parameters of embedding and head."""
+        return self.vocab * self.hidden * (1 if self.tied else 2)
+
+    @property
+    def flops_per_token(self) -> float:
+        """Frozen-base step without recompute: forward and activation gradient of every matrix, the head on 60 % of the tokens."""
+        matrices = self.parameters - self.embeddings
+        return 4 * matrices + 4 * 0.6 * self.vocab * self.hidden + 6 * self.adapter
+
+
+class Way(NamedTuple):
+    """How a step is computed. checkpoint_every: 0 none, 1 all layers, n every n-th is computed twice to save memory."""
+
+    device: str
+    precision: Precision
+    compile: bool
+    row_tokens: int
+    checkpoint_every: int
+    reasons: dict[str, str]
+
+    @property
+    def lean(self) -> bool:
+        """True where adapters are bfloat16 with float32 copies and the loss reads nothing back: on GPUs."""
+        return self.precision != "fp32"
+
+
+def look_at_machine(*, measure: bool = True) -> Machine:
+    """The GPU that torch sees, or the CPU."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return Machine("cpu", "this CPU", (0, 0), 0, bool(torch.cpu._is_avx512_bf16_supported()))
+    free, _ = torch.cuda.mem_get_info()
+    capability = torch.cuda.get_device_capability()
+    peak = measure_peak() if measure else 0.0
+    return Machine("cuda", torch.cuda.get_device_name(), capability, free, capability >= BF16_CAPABILITY, peak)
+
+
+def measure_peak(size: int = 8192, repeats: int = 5) -> float:
+    """Operations a second of a bfloat16 product size x size x size on the GPU: the limit that training is compared with."""
+    import torch
+
+    values = torch.randn(size, size, device="cuda", dtype=torch.bfloat16)
+    for _ in range(2):
+        values @ values
+    began, ended = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    began.record()
+    for _ in range(repeats):
+        values @ values
+    ended.record()
+    ended.synchronize()
+    del values
+    torch.cuda.empty_cache()
+    return float(repeats * 2 * size**3 / (began.elapsed_time(ended) / 1e3))
+
+
+def shape_of(config: Any, parameters: int, adapter: int = 0) -> Shape:
+    """From a transformers configuration."""
+    return Shape(
+        parameters, config.hidden_size, config.num_hidden_layers, config.intermediate_size, config.vocab_size,
+        bool(config.tie_word_embeddings), adapter,
+    )
+
+
+def needed_bytes(shape: Shape, precision: Precision, *, row_tokens: int, checkpoint_every: int, compiled: bool) -> int:
+    """The peak of a training step."""
+    matrices = shape.parameters - shape.embeddings
+    weights = BYTES_PER_WEIGHT[precision] * matrices + (4 if precision == "fp32" else 2) * shape.embeddings
+    adapter = ADAPTER_BYTES["fp32" if precision == "fp32" else "bf16"] * shape.adapter
+    each = 4 if precision == "fp32" else 2
+    wide, narrow = KEPT_COMPILED if compiled else KEPT_EAGER
+    layer = each * (wide * shape.intermediate + narrow * shape.hidden)
+    twice = math.ceil(shape.layers / checkpoint_every) if checkpoint_every else 0
+    kept = (shape.layers - twice + (1 if twice else 0)) * layer + twice * each * shape.hidden
+    head = min(row_tokens, 2048) * shape.vocab * 6
+    return int(weights + adapter + MARGIN * row_tokens * kept + head + WORKSPACE)
+
+
+def relative_time(row_tokens: int, checkpoint_every: int) -> float:
+    """Time of a token against the best case."""
+    return (1 + PASS_OVERHEAD_TOKENS / row_tokens) * (1 + (CHECKPOINT_COST / checkpoint_every if checkpoint_every else 0.0))
+
+
+def choose_way(
+    machine: Machine, shape: Shape, *, asked: str, step_tokens: int, longest: int, total_tokens: float, compile: bool | None = None,
+    limit_bytes: int = 0,
+) -> list[Way]:
+    """Ways from the fastest that should fit to the smallest; the first that survives a trial step is used.
+
+    asked: "auto" or a precision. compile None: by the run's length. limit_bytes: 0 = nine tenths of what is free.
+    Raises UsageError for a precision that this machine does not have.
+    """
+    reasons: dict[str, str] = {}
+    if machine.device == "cpu":
+        return [_on_cpu(machine, asked, reasons)]
+    compiled = _compile_pays(machine, shape, total_tokens, reasons) if compile is None else compile
+    reasons.setdefault("compile", "asked for" if compiled else "off, as asked")
+    limit = limit_bytes or int(0.9 * machine.memory)
+    precision = _precision(machine, shape, asked, compiled, limit, longest, reasons)
+    if precision == "fp8" and not compiled:
+        compiled, reasons["compile"] = True, "per layer: FP8 is slower than bfloat16 without it"
+    found = _candidates(machine, shape, precision, compiled, limit, max(step_tokens, longest), longest)
+    return [way._replace(reasons={**reasons, "memory": _told(way, shape, limit)}) for way in found]
+
+
+def _on_cpu(machine: Machine, asked: str, reasons: dict[str, str]) -> Way:
+    if asked in ("fp8", "nf4"):
+        raise UsageError(
+            f"train.precision={asked} needs a GPU", why="this machine has none that torch sees", next="forge resume --set train.precision=auto"
+        )
+    reasons["precision"] = "float32 adapters on a CPU, so that a resumed run ends with the same bits"
+    return Way("cpu", "fp32", False, CPU_ROW_TOKENS, 0, reasons)
+
+
+def _compile_pays(machine: Machine, shape: Shape, total_tokens: float, reasons: dict[str, str]) -> bool:
+    seconds = total_tokens * shape.flops_per_token / (EAGER_SHARE * max(machine.peak_flops, 1e12))
+    saved = COMPILE_GAIN * seconds
+    pays = saved > COMPILE_SECONDS
+    reasons["compile"] = (
+        f"{'per layer' if pays else 'off'}: {total_tokens:,.0f} tokens take about {seconds:.0f} s without it, of which it would save"
+        f" {saved:.0f} s and cost {COMPILE_SECONDS:.0f} s"
+    )
+    return pays
+
+
+def _precision(
+    machine: Machine, shape: Shape, asked: str, compiled: bool, limit: int, longest: int, reasons: dict[str, str]
+) -> Precision:
+    if asked == "fp8" and machine.capability < FP8_CAPABILITY:
+        raise UsageError(
+            "train.precision=fp8 needs a GPU with FP8 units", why=f"{machine.name} has compute capability {machine.capability[0]}.{machine.capability[1]}; 8.9 is the first with them",
+            next="forge resume --set train.precision=auto",
+        )
+    if asked != "auto":
+        reasons["precision"] = f"{asked}: train.precision asks for it"
+        return asked  # type: ignore[return-value]
+    smallest = needed_bytes(shape, "bf16", row_tokens=max(longest, SMALLEST_ROW), checkpoint_every=1, compiled=compiled)
+    if not machine.bf16:
+        reasons["precision"] = f"fp32: {machine.name} has no bfloat16 units"
+        return "fp32"
+    if smallest > limit:
+        reasons["precision"] = f"nf4: bfloat16 weights need {smallest / GIB:.1f} GiB with everything, {limit / GIB:.1f} are free"
+        return "nf4"
+    if machine.capability >= FP8_CAPABILITY and compiled:
+        reasons["precision"] = f"fp8: {machine.name} has the units, and compile makes them pay"
+        return "fp8"
+    missing = "this run is too short for compile, without which FP8 is slower" if machine.capability >= FP8_CAPABILITY else f"{machine.name} has no FP8 units"
+    reasons["precision"] = f"bf16: it fits; {missing}"
+    return "bf16"
+
+
+def _candidates(
+    machine: Machine, shape: Shape, precision: Precision, compiled: bool, limit: int, step_tokens: int, longest: int
+) -> list[Way]:
+    sizes = []
+    for rows in range(-(-step_tokens // LARGEST_ROW), step_tokens // min(SMALLEST_ROW, step_tokens) + 1):
+        size = step_tokens if rows == 1 else int(SPREAD_SLACK * step_tokens / rows)
+        if size >= longest:
+            sizes.append(size)
+    sizes = sizes or [longest]
+    ways = [Way(machine.device, precision, compiled, size, every, {}) for size in sizes for every in (0, 4, 2, 1)]
+    fits = [way for way in ways if _bytes(way, shape) <= limit]
+    ordered = sorted(fits, key=lambda way: relative_time(way.row_tokens, way.checkpoint_every))
+    smallest = min(ways, key=lambda way: _bytes(way, shape))
+    best = ordered[0] if ordered else smallest
+    smaller = sorted((way for way in ways if _bytes(way, shape) < 0.85 * _bytes(best, shape)), key=lambda way: relative_time(way.row_tokens, way.checkpoint_every))
+    return _falling([best, *smaller, smallest], shape)
+
+
+def _falling(ways: list[Way], shape: Shape) -> list[Way]:
+    """Each clearly smaller than the one before, so that a fallback is worth its trial."""
+    kept = [ways[0]]
+    for way in ways[1:]:
+        if _bytes(way, shape) < 0.85 * _bytes(kept[-1], shape):
+            kept.append(way)
+    return kept
+
+
+def _bytes(way: Way, shape: Shape) -> int:
+    return needed_bytes(shape, way.precision, row_tokens=way.row_tokens, checkpoint_every=way.checkpoint_every, compiled=way.compile)
+
+
+def _told(way: Way, shape: Shape, limit: int) -> str:
+    twice = {0: "nothing computed twice", 1: "all layers computed twice"}.get(way.checkpoint_every, f"every {way.checkpoint_every}th layer computed twice")
+    return f"at most {way.row_tokens:,} tokens a pass, {twice}: about {_bytes(way, shape) / GIB:.1f} of {limit / GIB:.1f} GiB"
