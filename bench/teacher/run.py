@@ -27,7 +27,7 @@ from tests.servers.claude import ClaudeServer, Storm
 def serve(here: Connection, per_minute: int, seconds: float) -> None:
     """Run the server until the other side closes the pipe; then send what it counted."""
     with ClaudeServer(Storm(requests_per_minute=per_minute, seconds=seconds)) as server:
-        server.level = 1.0  # an empty bucket: what counts is the refill
+        server.levels["requests"] = 1.0  # an empty bucket: what counts is the refill
         here.send(server.url)
         here.recv()
         here.send((dict(server.books.statuses), server.books.micro_usd))

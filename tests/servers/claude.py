@@ -3,7 +3,7 @@
 It answers with pairs made from the passages between the markers, answers questions on them and judges pairs (as its manner
 is: "honest", "yes" to everything, "no" to everything, "forgetful" without answers, "blind" to numbers), counts four bytes as a token and bills what it answers,
 in exact decimals rounded up to a micro-dollar a request. It bills nothing for refusals to serve (429, 529) and for
-connections that it drops before it has answered.
+connections that it drops before it has answered; what it resets in the middle of the answer's body is billed.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 import random
 import re
 import socket
+import struct
 import threading
 import time
 from collections import Counter
@@ -32,21 +33,31 @@ PASSAGE = re.compile(r"\[(\w+) passage 1 begins\]\nsection: .*\n\n(.*?)\n\[\1 pa
 
 @dataclass
 class Storm:
-    """Shares of the requests (0..1) that meet each trouble; seconds that an answer takes."""
+    """Shares of the requests (0..1) that meet each trouble; seconds that an answer takes; limits a minute, 0 = none.
+
+    reset: billed, and half of the answer's body sent. proxy: answered, billed, and a 502 of something in between sent instead.
+    output_per_minute is charged at a request's max_tokens and corrected when it is answered, as Anthropic does.
+    """
 
     too_many: float = 0.0
     retry_after: str = ""
     overloaded: float = 0.0
     dropped: float = 0.0
+    reset: float = 0.0
+    proxy: float = 0.0
     truncated: float = 0.0
     refused: float = 0.0
     garbled: float = 0.0
     expired: float = 0.0
     errored: float = 0.0
     seconds: float = 0.0
+    slow: float = 0.0
+    slow_seconds: float = 0.5
     batch_seconds: float = 0.0
     create_dropped: int = 0
     requests_per_minute: int = 0
+    input_per_minute: int = 0
+    output_per_minute: int = 0
 
 
 @dataclass
@@ -55,6 +66,7 @@ class Books:
 
     micro_usd: int = 0
     billed: Counter[str] = field(default_factory=Counter)
+    bills: dict[str, list[int]] = field(default_factory=dict)
     bodies: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     statuses: Counter[int] = field(default_factory=Counter)
@@ -74,7 +86,9 @@ class ClaudeServer(ThreadingHTTPServer):
         self.models = models or {"claude-haiku-5-5": "active", "claude-haiku-4-5": "deprecated"}
         self.batches: dict[str, dict[str, Any]] = {}
         self.numbers, self.random = itertools.count(1), random.Random(seed)
-        self.level, self.at = float(self.storm.requests_per_minute), time.monotonic()
+        storm = self.storm
+        self.limits = {"requests": storm.requests_per_minute, "input-tokens": storm.input_per_minute, "output-tokens": storm.output_per_minute}
+        self.levels, self.at = {kind: float(limit) for kind, limit in self.limits.items()}, time.monotonic()
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
 
     def __enter__(self) -> ClaudeServer:
@@ -90,18 +104,20 @@ class ClaudeServer(ThreadingHTTPServer):
         with self.lock:
             return self.random.random() < share
 
-    def admitted(self) -> bool:
-        """One request out of the bucket, if the limit is set."""
-        limit = self.storm.requests_per_minute
-        if not limit:
-            return True
+    def admitted(self, body: dict[str, Any]) -> str:
+        """Take a request's costs out of the buckets; the limit that refuses it, or ""."""
+        costs = {"requests": 1, "input-tokens": _input_tokens(body), "output-tokens": body.get("max_tokens", 0)}
         with self.lock:
             now = time.monotonic()
-            self.level, self.at = min(limit, self.level + (now - self.at) * limit / 60), now
-            if self.level < 1:
-                return False
-            self.level -= 1
-            return True
+            for kind, limit in self.limits.items():
+                self.levels[kind] = min(limit, self.levels[kind] + (now - self.at) * limit / 60)
+            self.at = now
+            for kind, limit in self.limits.items():
+                if limit and self.levels[kind] < costs[kind]:
+                    return kind
+            for kind, limit in self.limits.items():
+                self.levels[kind] -= costs[kind] if limit else 0
+        return ""
 
     def message(self, body: dict[str, Any], *, batch: bool) -> dict[str, Any]:
         """The answer to one request, billed."""
@@ -114,11 +130,12 @@ class ClaudeServer(ThreadingHTTPServer):
             text = text.replace('"pairs"', '"pears"')
         if len(text.encode()) > 4 * body["max_tokens"]:
             text, stop = text.encode()[: 4 * body["max_tokens"]].decode(errors="ignore"), "max_tokens"
-        asked = body["system"] + body["messages"][0]["content"]
-        used = {"input_tokens": len(asked.encode()) // 4, "output_tokens": max(1, len(text.encode()) // 4)}
+        used = {"input_tokens": _input_tokens(body), "output_tokens": max(1, len(text.encode()) // 4)}
         self._bill(body, used, batch)
         with self.lock:
             number = next(self.numbers)
+            if not batch and self.limits["output-tokens"]:
+                self.levels["output-tokens"] += body["max_tokens"] - used["output_tokens"]
         return {
             "id": f"msg_{number}", "type": "message", "role": "assistant", "model": body["model"], "stop_reason": stop, "stop_sequence": None,
             "content": [{"type": "text", "text": text, "citations": None}], "usage": used,
@@ -130,6 +147,7 @@ class ClaudeServer(ThreadingHTTPServer):
         with self.lock:
             self.books.micro_usd += int(micro)
             self.books.billed[body["messages"][0]["content"]] += 1
+            self.books.bills.setdefault(body["messages"][0]["content"], []).append(int(micro))
 
     def open_batch(self, requests: list[dict[str, Any]]) -> dict[str, Any]:
         """A new batch that ends after storm.batch_seconds."""
@@ -182,7 +200,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         parts = self.path.split("?")[0].strip("/").split("/")
-        if parts[1] == "models":
+        if parts == ["bill"]:
+            self._raw(200, str(self.server.books.micro_usd).encode(), {})
+        elif parts[1] == "models":
             self._model(parts[2])
         elif len(parts) == 3:
             self._send(200, {"data": [self.server.show(name) for name in reversed(self.server.batches)], "has_more": False, "first_id": None, "last_id": None})
@@ -197,7 +217,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         storm = self.server.storm
-        if self._refused(storm):
+        if self._refused(storm, body):
             return
         if self.path.endswith("/batches"):
             made = self.server.open_batch(body["requests"])
@@ -207,21 +227,36 @@ class _Handler(BaseHTTPRequestHandler):
                 return
             self._send(200, made)
             return
-        time.sleep(storm.seconds)
+        time.sleep(storm.slow_seconds if self.server.happens(storm.slow) else storm.seconds)
         if self.server.happens(storm.dropped):
             self._hang_up()
             return
         with self.server.lock:
             self.server.books.bodies.append(body)
             self.server.books.headers.append({name.lower(): value for name, value in self.headers.items()})
-        self._send(200, self.server.message(body, batch=False))
+        answer = self.server.message(body, batch=False)
+        if self.server.happens(storm.reset):
+            self._reset(json.dumps(answer).encode())
+        elif self.server.happens(storm.proxy):
+            self._raw(502, b"<html>Bad Gateway</html>", {"content-type": "text/html"})
+        else:
+            self._send(200, answer)
+
+    def _reset(self, data: bytes) -> None:
+        """Half of the body, then a TCP reset."""
+        self.send_response(200)
+        self.send_header("content-length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data[: len(data) // 2])
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.close_connection = True
 
     def _hang_up(self) -> None:
         self.connection.shutdown(socket.SHUT_RDWR)
         self.close_connection = True
 
-    def _refused(self, storm: Storm) -> bool:
-        if not self.server.admitted():
+    def _refused(self, storm: Storm, body: dict[str, Any]) -> bool:
+        if self.server.admitted(body):
             self._fault(429, "rate_limit_error", {"retry-after": "1"})
         elif self.server.happens(storm.too_many):
             self._fault(429, "rate_limit_error", {"retry-after": storm.retry_after} if storm.retry_after else {})
@@ -248,18 +283,24 @@ class _Handler(BaseHTTPRequestHandler):
         self._raw(status, json.dumps(value).encode(), {"content-type": "application/json", **(headers or {})})
 
     def _raw(self, status: int, data: bytes, headers: dict[str, str]) -> None:
-        limit = self.server.storm.requests_per_minute
         with self.server.lock:
             self.server.books.statuses[status] += 1
+            levels = dict(self.server.levels)
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
-        if limit:
-            self.send_header("anthropic-ratelimit-requests-limit", str(limit))
-            self.send_header("anthropic-ratelimit-requests-remaining", str(int(self.server.level)))
+        for kind, limit in self.server.limits.items():
+            if limit:
+                self.send_header(f"anthropic-ratelimit-{kind}-limit", str(limit))
+                self.send_header(f"anthropic-ratelimit-{kind}-remaining", str(max(0, int(levels[kind]))))
         self.send_header("content-length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
+
+
+def _input_tokens(body: dict[str, Any]) -> int:
+    """Four bytes a token; nothing for a batch as a whole."""
+    return len((body["system"] + body["messages"][0]["content"]).encode()) // 4 if "messages" in body else 0
 
 
 def _content(body: dict[str, Any], manner: str) -> dict[str, Any]:
