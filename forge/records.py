@@ -297,7 +297,7 @@ class DataContract(Record):
     vocab_size: int
     leakage: dict[str, float]
     buckets: dict[str, int]
-    task: str = "chat"
+    task: Literal["chat", "label", "extract", "detect"] = "chat"
     ready: dict[str, int] = Field(default_factory=dict)
     model: KnownBase | None = None
     subtopics: dict[str, int] = Field(default_factory=dict)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from forge.errors import GateFailed, OverBudget
 from forge.ledger import MICRO, Spend
@@ -22,6 +21,7 @@ from forge.phases.plan_fit.forecast import ON_MACHINE, Row, deadline_seconds, fo
 from forge.phases.plan_fit.format import judge_format, with_rehearsal
 from forge.phases.plan_fit.machines import Considered
 from forge.phases.plan_fit.names import model_name
+from forge.phases.plan_fit.ready import judge_ready
 from forge.phases.plan_fit.settings import PlanFitSettings
 from forge.phases.plan_fit.verdicts import changed
 from forge.protocols import Offer
@@ -55,17 +55,22 @@ def grade(draft: Draft, ctx: Context) -> list[Verdict]:
     """The seven axes and the leakage re-check, in the order in which people read them."""
     data, limits = draft.data, draft.thresholds
     to_come, deadline = total(draft.rows), deadline_seconds(draft.rows)
-    judges: tuple[Callable[[], Verdict], ...] = (
+    about_pairs: tuple[Callable[[], Verdict], ...] = (
         lambda: judge_content(data.clean, limits, ctx.seed),
         lambda: judge_coverage(data.clean, data.pairs, limits),
         lambda: judge_accuracy(data.pairs, data.passages, data.contract.abstention, limits, ctx.seed),
         lambda: judge_diversity(data.pairs, limits),
+    )
+    about_rows: tuple[Callable[[], Verdict], ...] = (
         lambda: judge_hyperparameters(data, draft.choice, draft.offer, limits, dry_run=ctx.dry_run),
         lambda: judge_format(data, draft.choice.lora.max_length),
         lambda: judge_budget(draft.spend, to_come, draft.offer, deadline, limits),
         lambda: judge_leakage(data),
     )
-    verdicts: list[Verdict] = []
+    judges, verdicts = (*about_pairs, *about_rows), list[Verdict]()
+    if data.contract.task != "chat":   # ready-made data: no pairs to judge, but classes and sources
+        judges, verdicts = about_rows, judge_ready(data, ctx.use("task", data.contract.task), limits)
+        verdicts = [_lenient(verdict) for verdict in verdicts] if ctx.dry_run else verdicts
     for judge in judges:
         ctx.check_stop()
         verdicts.append(_lenient(judge()) if ctx.dry_run else judge())

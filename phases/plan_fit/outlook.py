@@ -30,7 +30,7 @@ LARGE_CORPUS_CHARS = 1_000_000
 
 def outlook_rows(data: Data, offer: Offer, settings: PlanFitSettings, documents: Sequence[Document]) -> list[Row]:
     """The forecast of the run that is rehearsed, phase by phase."""
-    whole = _whole(data, files_share(documents))
+    whole = _whole(data, files_share(documents)) if data.contract.task == "chat" else _whole_ready(data)
     return forecast_rows(whole, choose(whole, offer, settings, dry_run=False), offer)
 
 
@@ -55,6 +55,21 @@ def _whole(data: Data, share: float) -> Data:
         }
     )
     return replace(data, splits={name: _repeated(data, name, count) for name, count in counts.items()}, contract=_checked(contract))
+
+
+def _whole_ready(data: Data) -> Data:
+    """Ready-made data: the rehearsal's rows are a known share of all examples."""
+    contract, sampled = data.contract, sum(data.contract.counts.values())
+    times = max(1.0, contract.ready.get("examples", sampled) / max(1, sampled))
+    counts = {name: int(count * times) for name, count in contract.counts.items()}
+    larger = contract.model_copy(
+        update={
+            "counts": counts,
+            "tokens": {name: int(tokens * times * TOKENS_OF_REAL_VOCABULARY) for name, tokens in contract.tokens.items()},
+            "pretrain_tokens": int(contract.pretrain_tokens * TOKENS_OF_REAL_VOCABULARY * times), "vocab_size": SMALL_VOCABULARY,
+        }
+    )
+    return replace(data, splits={name: _repeated(data, name, counts.get(name, 0)) for name in SPLITS}, contract=_checked(larger))
 
 
 def _portion(split: str) -> float:

@@ -121,7 +121,7 @@ def build_ready(passages: Sequence[Passage], settings: ShapeSettings, ctx: Conte
     pretrain, pretrain_val = pretraining_of(rows, passages, imported.files, chat)
     material = Material(
         rows=rows, pretrain=pretrain, pretrain_val=pretrain_val, abstention="", system_prompt=imported.instruction, base=base, folder=folder,
-        own=own, leakage=measure_ready, task=ctx.task, ready=imported.counts,
+        own=own, leakage=measure_ready, task=imported.task, ready=imported.counts,
         originals={row.id: row for found in originals.values() for row in found},
     )
     return finish(material, settings, ctx)

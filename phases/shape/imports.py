@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -47,6 +47,7 @@ class Imported:
     counts: dict[str, int] = field(default_factory=dict)
     files: frozenset[str] = frozenset()
     instruction: str = ""
+    task: Literal["label", "extract"] = "label"
 
 
 def import_examples(settings: ShapeSettings, ctx: Context) -> Imported:
@@ -72,7 +73,7 @@ def import_examples(settings: ShapeSettings, ctx: Context) -> Imported:
     found = [one.model_copy(update={"body": body}) for one, body in zip(found, bodies, strict=True)]
     counts["examples"] = len(found)
     _tell(counts, ctx)
-    return Imported(found, dict(sorted((+counts).items())), frozenset(files), str(bodies[0].instruction))
+    return Imported(found, dict(sorted((+counts).items())), frozenset(files), str(bodies[0].instruction), found[0].body.task)
 
 
 def _sources(settings: ShapeSettings, entries: Sequence[CorpusEntry], ctx: Context) -> list[tuple[DataSource, Any, list[CorpusEntry]]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from forge.phases.shape.own_tokenizer import OwnTokenizer
 from forge.phases.shape.template import SCRATCH, ChatFormat
@@ -31,7 +32,7 @@ class Material:
     own: OwnTokenizer | None
     leakage: Callable[[Rows, Sequence[Passage]], dict[str, float]]
     prune: Callable[[Rows], None] = lambda rows: None
-    task: str = "chat"
+    task: Literal["chat", "label", "extract", "detect"] = "chat"
     ready: dict[str, int] = field(default_factory=dict)
     reviewed: dict[str, int] = field(default_factory=dict)
     originals: dict[str, Example] = field(default_factory=dict)
