@@ -231,3 +231,16 @@ def test_a_dry_run_is_quick_once_torch_is_loaded(inputs: dict[str, Path], tmp_pa
     assert time.monotonic() - started < 8
 
 
+
+
+def test_a_model_that_was_never_told_to_stop_fails_and_its_twin_passes(inputs: dict[str, Path], tmp_path: Path) -> None:
+    bad = trained_run(tmp_path / "bad", never_told_to_stop=True)
+    told = {}
+    for name, made in (("good", inputs), ("bad", bad)):
+        run = run_phase(phase, tmp_path / name, inputs={key: made[key] for key in phase.reads if key in made})
+        told[name] = {v["name"]: v for v in read_json(run.out / "ship-eval.json")["verdicts"]}
+        assert run.metrics["parity"] == "pass", "the export is not to blame"
+    for measure in ("stop_probability_q4_k_m", "stop_share_q4_k_m"):
+        assert told["good"][measure]["estimate"] > 0.9
+        assert told["bad"][measure]["outcome"] == "fail"
+        assert told["bad"][measure]["estimate"] < 0.2

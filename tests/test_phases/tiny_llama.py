@@ -107,8 +107,11 @@ def random_model(folder: Path, kind: str = "llama", *, pre: str = "gpt-2", **cha
     return folder
 
 
-def trained_run(folder: Path, *, steps: int = 40) -> dict[str, Path]:
-    """Every artifact that quantize reads: a base trained on the facts, a LoRA adapter trained on, rows, predictions."""
+def trained_run(folder: Path, *, steps: int = 40, never_told_to_stop: bool = False) -> dict[str, Path]:
+    """Every artifact that quantize reads: a base trained on the facts, a LoRA adapter trained on, rows, predictions.
+
+    never_told_to_stop: trained on the whole chat with its end of turn masked, as a collator does that takes it for padding.
+    """
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
@@ -118,10 +121,10 @@ def trained_run(folder: Path, *, steps: int = 40) -> dict[str, Path]:
     base = folder / "base"
     write_tokenizer(base)
     model = AutoModelForCausalLM.from_config(config())
-    _fit(model, base, steps, 3e-3)
+    _fit(model, base, steps, 3e-3, never_told_to_stop)
     model.save_pretrained(base)
     tuned = get_peft_model(model, LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM"))
-    _fit(tuned, base, steps // 3, 3e-3)
+    _fit(tuned, base, steps // 3, 3e-3, never_told_to_stop)
     tuned.save_pretrained(folder / "adapter")
     return {"base_model": base, "adapter": folder / "adapter", **write_rows(folder)}
 
@@ -165,8 +168,8 @@ def _prediction(row: Example) -> Prediction:
     )
 
 
-def _fit(model: Any, folder: Path, steps: int, learning_rate: float) -> None:
-    """Train on the answers only, end of turn included."""
+def _fit(model: Any, folder: Path, steps: int, learning_rate: float, never_told_to_stop: bool = False) -> None:
+    """Train on the answers only, end of turn included; or on everything but the ends of turns."""
     import torch
     from transformers import AutoTokenizer
 
@@ -175,6 +178,9 @@ def _fit(model: Any, folder: Path, steps: int, learning_rate: float) -> None:
     width = max(len(ids) for ids, _ in rows)
     ids = torch.tensor([row + [0] * (width - len(row)) for row, _ in rows])
     labels = torch.tensor([[-100] * skip + row[skip:] + [-100] * (width - len(row)) for row, skip in rows])
+    if never_told_to_stop:
+        end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+        labels = torch.tensor([[-100 if token == end else token for token in row] + [-100] * (width - len(row)) for row, _ in rows])
     mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row, _ in rows])
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=learning_rate)
     model.train()
