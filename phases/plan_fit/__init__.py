@@ -24,6 +24,7 @@ from forge.phases.plan_fit.outlook import outlook_rows
 from forge.phases.plan_fit.page import plan_page
 from forge.phases.plan_fit.rehearse import rehearse
 from forge.phases.plan_fit.settings import PlanFitSettings
+from forge.phases.plan_fit.synth_checks import read_synth_checks
 from forge.protocols import Need
 from forge.records import Document, Plan, read_jsonl, write_json
 
@@ -35,9 +36,9 @@ class PlanFit:
     """The phase."""
 
     name: ClassVar[str] = "plan_fit"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     summary: ClassVar[str] = "checks the data, chooses model and machine, forecasts the cost, rehearses"
-    reads: ClassVar[tuple[str, ...]] = ("documents", "audit", "clean", "pairs", "review", *HASHED)
+    reads: ClassVar[tuple[str, ...]] = ("documents", "audit", "clean", "pairs", "synth_checks", "review", *HASHED)
     optional: ClassVar[tuple[str, ...]] = ("review",)
     writes: ClassVar[tuple[Output, ...]] = (
         Output(name="plan", path="plan.json"),
@@ -60,7 +61,7 @@ class PlanFit:
     def run(self, settings: PlanFitSettings, ctx: Context) -> Mapping[str, float | str]:
         """Choose, grade, rehearse, write. Raises GateFailed on leakage, format, rehearsal; OverBudget on the budget."""
         draft = self._draft(settings, ctx)
-        verdicts = grade(draft, ctx)
+        verdicts = grade(draft, settings, ctx)
         check_integrity(verdicts)
         plan, seconds = self._rehearsed(settings, ctx, build_plan(draft, settings, ctx, verdicts), draft)
         write_json(ctx.output("plan"), plan)
@@ -81,7 +82,7 @@ class PlanFit:
         choice = choose(data, offer, settings, dry_run=ctx.dry_run)
         return Draft(
             data=data, choice=choice, offer=offer, considered=tuple(considered), spend=ctx.money.totals(),
-            rows=tuple(forecast_rows(data, choice, offer)), thresholds=thresholds,
+            rows=tuple(forecast_rows(data, choice, offer)), thresholds=thresholds, checks=read_synth_checks(ctx.input("synth_checks")),
         )
 
     def _outlook(self, settings: PlanFitSettings, ctx: Context, draft: Draft) -> list[Row]:

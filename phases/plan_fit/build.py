@@ -9,7 +9,7 @@ from pathlib import Path
 from forge.errors import GateFailed, OverBudget
 from forge.ledger import MICRO, Spend
 from forge.phase import Context
-from forge.phases.plan_fit.accuracy import judge_accuracy
+from forge.phases.plan_fit.accuracy import all_defects, judge_accuracy
 from forge.phases.plan_fit.budget import judge_budget
 from forge.phases.plan_fit.choice import Choice
 from forge.phases.plan_fit.content import judge_content
@@ -19,10 +19,13 @@ from forge.phases.plan_fit.diversity import judge_diversity
 from forge.phases.plan_fit.fit import judge_hyperparameters, judge_leakage, needed_memory_gib
 from forge.phases.plan_fit.forecast import ON_MACHINE, Row, deadline_seconds, forecast, total
 from forge.phases.plan_fit.format import judge_format, with_rehearsal
+from forge.phases.plan_fit.grader import grade_sample
+from forge.phases.plan_fit.groups import judge_subtopics
 from forge.phases.plan_fit.machines import Considered
 from forge.phases.plan_fit.names import model_name
 from forge.phases.plan_fit.ready import judge_ready
 from forge.phases.plan_fit.settings import PlanFitSettings
+from forge.phases.plan_fit.synth_checks import NO_CHECKS, SynthChecks
 from forge.phases.plan_fit.verdicts import changed
 from forge.protocols import Offer
 from forge.records import Plan, Verdict
@@ -39,6 +42,7 @@ class Draft:
     rows: tuple[Row, ...]
     spend: Spend
     thresholds: dict[str, float]
+    checks: SynthChecks = NO_CHECKS
 
 
 def forecast_rows(
@@ -51,15 +55,20 @@ def forecast_rows(
     )
 
 
-def grade(draft: Draft, ctx: Context) -> list[Verdict]:
-    """The seven axes and the leakage re-check, in the order in which people read them."""
+def grade(draft: Draft, settings: PlanFitSettings, ctx: Context) -> list[Verdict]:
+    """The seven axes, accuracy by subtopic and the leakage re-check, in the order in which people read them."""
     data, limits = draft.data, draft.thresholds
+    found = all_defects(data.pairs, data.passages, data.contract.abstention)
     to_come, deadline = total(draft.rows), deadline_seconds(draft.rows)
     about_pairs: tuple[Callable[[], Verdict], ...] = (
         lambda: judge_content(data.clean, limits, ctx.seed),
         lambda: judge_coverage(data.clean, data.pairs, limits),
-        lambda: judge_accuracy(data.pairs, data.passages, data.contract.abstention, limits, ctx.seed),
-        lambda: judge_diversity(data.pairs, limits),
+        lambda: judge_accuracy(
+            data.pairs, data.passages, data.contract.abstention, limits, ctx.seed, judge=draft.checks.judge, found=found,
+            grades=grade_sample(data.pairs, data.passages, limits, settings, ctx),
+        ),
+        lambda: judge_subtopics(data.pairs, data.passages, found, limits),
+        lambda: judge_diversity(data.pairs, limits, draft.checks.targets),
     )
     about_rows: tuple[Callable[[], Verdict], ...] = (
         lambda: judge_hyperparameters(data, draft.choice, draft.offer, limits, dry_run=ctx.dry_run),

@@ -1,7 +1,7 @@
 """The deterministic check of one pair against its passage. Free, so every pair is checked, not a sample of fifty.
 
-It finds what can be found by comparing words: evidence that the passage does not contain, numbers and names in the
-answer that the passage does not have, and sentences of the answer with few of the passage's words. It cannot tell a
+It finds what can be found by comparing words: evidence that the passage does not contain, numbers in the answer that the
+evidence does not have, names that the passage does not have, and sentences of the answer with few of the passage's words. It cannot tell a
 true sentence from a false one made of the passage's own words ("is not", swapped roles).
 planted.py measures what it finds.
 """
@@ -9,6 +9,7 @@ planted.py measures what it finds.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from forge.records import Pair, Passage
@@ -39,15 +40,17 @@ class Vocabulary(NamedTuple):
     numbers: frozenset[str]
 
 
-def find_defects(pair: Pair, passage: Passage | None, abstention: str) -> list[str]:
+def find_defects(pair: Pair, passages: Mapping[str, Passage], abstention: str) -> list[str]:
     """What is wrong with a pair, by kind, in a fixed order; empty when nothing was found."""
-    if not pair.passage:
+    if not pair.passage or pair.answer.strip() == abstention.strip():
         return [] if pair.answer.strip() == abstention.strip() else ["abstention"]
+    passage = passages.get(pair.passage)
     if passage is None:
         return ["passage"]
     known = vocabulary(pair, passage)
+    quoted = [(pair.evidence, passage), *((quote.evidence, passages.get(quote.passage)) for quote in pair.also)]
     return [
-        *(["evidence"] if not pair.evidence or pair.evidence not in passage.text else []),
+        *(["evidence"] if any(not text or place is None or text not in place.text for text, place in quoted) else []),
         *(["number"] if set(NUMBER.findall(pair.answer)) - known.numbers else []),
         *(["name"] if set(names(pair.answer)) - known.names else []),
         *(["unsupported"] if any(not _supported(part, known.stems) for part in sentences(pair.answer)) else []),
@@ -55,14 +58,19 @@ def find_defects(pair: Pair, passage: Passage | None, abstention: str) -> list[s
 
 
 def vocabulary(pair: Pair, passage: Passage) -> Vocabulary:
-    """The words and numbers of the passage, its headings and file name, and of the question."""
-    heading = " ".join([passage.source.path, passage.source.locator, *(value for key, value in passage.meta.items() if key != "subtopic"), pair.question])
-    text = f"{passage.text} {heading}"
+    """What an answer may use: words of the passage, of its headings and file name, of what else is quoted, and of the
+    conversation; numbers of the evidence (a swap with another number of the passage is a defect), the headings and the
+    conversation.
+    """
+    meta = (value for key, value in passage.meta.items() if key != "subtopic")
+    heading = " ".join([passage.source.path, passage.source.locator, *meta, pair.question, *(turn.content for turn in pair.earlier)])
+    quoted = " ".join([pair.evidence, *(quote.evidence for quote in pair.also)])
+    text = f"{passage.text} {quoted} {heading}"
     written = set(NAME.findall(text)) | set(WORD.findall(text))
     return Vocabulary(
         names=frozenset(written | {part for word in written for part in re.split(r"[-_.+#/]", word)}),
         stems=frozenset(stem(word) for word in WORD.findall(text)),
-        numbers=frozenset(NUMBER.findall(text)),
+        numbers=frozenset(NUMBER.findall(f"{quoted} {heading}")),
     )
 
 

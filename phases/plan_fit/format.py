@@ -22,7 +22,7 @@ TEMPLATE = "chat_template.jinja"
 
 
 def judge_format(data: Data, max_length: int) -> Verdict:
-    """Rows with any fault of rendering; the hash of the template must be the one that shape recorded. 0 is the limit."""
+    """Rows with any fault of rendering (a template that drops the system prompt loses a turn); the hash of the template must be the one that shape recorded. 0 is the limit."""
     rows = [row for name in SPLITS for row in data.splits[name]]
     if not rows:
         return _integrity(undecided("format", "no rows", threshold=0.0))
@@ -86,7 +86,8 @@ class Renderer:
             "does not decode back": self._tokenizer.decode(ids, skip_special_tokens=False) != whole,
             "too long": len(ids) > max_length,
             "empty answer": not any(turn.content.strip() for turn in row.body.completion),
-            "another system prompt": bool(systems) and systems != [system_prompt],
+            "another system prompt": systems != ([system_prompt] if system_prompt else []),
+            "turn lost": any(turn.content.strip() not in whole for turn in turns),
         }
         return [kind for kind, bad in checks.items() if bad]
 

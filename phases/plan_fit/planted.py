@@ -1,4 +1,4 @@
-"""Defects planted into good pairs, to measure what the checker finds. A judge that nobody has tested judges nothing."""
+"""Defects planted into good pairs, to measure what a grader finds. A judge that nobody has tested judges nothing."""
 
 from __future__ import annotations
 
@@ -6,11 +6,20 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from forge.phases.plan_fit.checker import NUMBER, Vocabulary, find_defects, names, vocabulary
+from forge.phases.plan_fit.verdicts import ONE_SIDED_95
 from forge.records import Pair, Passage, digest
+from forge.stats import clopper_pearson
 
 EACH = 60
 """Defects of each kind: with 60 of 60 found, the exact lower bound of the recall is 0.95."""
 ENOUGH_TO_JUDGE = 10
+
+
+class Planted(NamedTuple):
+    """A pair that was spoiled, and how."""
+
+    kind: str
+    pair: Pair
 
 
 class Recall(NamedTuple):
@@ -30,25 +39,38 @@ class Recall(NamedTuple):
         shares = [self.found[kind] / n for kind, n in self.planted.items() if n >= ENOUGH_TO_JUDGE]
         return min(shares) if shares else sum(self.found.values()) / max(self.total, 1)
 
+    @property
+    def bound(self) -> float:
+        """What the recall of all kinds together surely is: the exact one-sided 95 % bound."""
+        return clopper_pearson(sum(self.found.values()), self.total, ONE_SIDED_95)[0]
+
     def __str__(self) -> str:
         return ", ".join(f"{kind} {self.found[kind]} of {n}" for kind, n in self.planted.items() if n)
 
 
-def measure_recall(good: Sequence[Pair], passages: Mapping[str, Passage], abstention: str, seed: int) -> Recall:
-    """Plant swapped numbers, swapped names and foreign claims into pairs without a defect, and count what is found."""
-    order = sorted((pair for pair in good if pair.passage), key=lambda pair: digest(str(seed), pair.id))
-    recall = Recall({}, {})
-    for kind, plant in (("number", _swap_number), ("name", _swap_name), ("claim", _add_claim)):
-        recall.found[kind] = recall.planted[kind] = 0
+def plant(pairs: Sequence[Pair], passages: Mapping[str, Passage], seed: int, *, each: int = EACH) -> list[Planted]:
+    """Up to `each` swapped numbers, swapped names and foreign claims, made from pairs drawn by the seed."""
+    order = sorted((pair for pair in pairs if pair.passage), key=lambda pair: digest(str(seed), pair.id))
+    planted: list[Planted] = []
+    for kind, spoil in (("number", _swap_number), ("name", _swap_name), ("claim", _add_claim)):
+        made = 0
         for index, pair in enumerate(order):
-            if recall.planted[kind] == EACH:
+            if made == each:
                 break
             passage = passages[pair.passage]
-            answer = plant(pair, vocabulary(pair, passage), passage, order[index + 1 :] + order[:index], passages)
+            answer = spoil(pair, vocabulary(pair, passage), passage, order[index + 1 :] + order[:index], passages)
             if answer:
-                recall.planted[kind] += 1
-                spoiled = pair.model_copy(update={"answer": answer})
-                recall.found[kind] += bool(find_defects(spoiled, passage, abstention))
+                made += 1
+                planted.append(Planted(kind, pair.model_copy(update={"answer": answer})))
+    return planted
+
+
+def measure_recall(good: Sequence[Pair], passages: Mapping[str, Passage], abstention: str, seed: int) -> Recall:
+    """How many of the defects that are planted into good pairs the exact checks find."""
+    recall = Recall(dict.fromkeys(("number", "name", "claim"), 0), dict.fromkeys(("number", "name", "claim"), 0))
+    for kind, pair in plant(good, passages, seed):
+        recall.planted[kind] += 1
+        recall.found[kind] += bool(find_defects(pair, passages, abstention))
     return recall
 
 
@@ -59,7 +81,7 @@ def _swap_number(
     if match is None:
         return ""
     value = 7
-    while str(value) in known.numbers:
+    while str(value) in known.numbers or str(value) in passage.text:
         value = value * 3 + 1
     return pair.answer[: match.start()] + str(value) + pair.answer[match.end() :]
 

@@ -27,3 +27,8 @@ class PlanFitSettings(Settings):
     hub: str = Field("local", description="where to publish: local (a folder) or a hub's name")
     visibility: Literal["local", "private", "public"] = Field("local", description="who may see what is published")
     rehearse: bool = Field(True, description="rehearse training and export on a few rows before the gate")
+    grader: str = Field(
+        "", description="a paid teacher that grades a random sample of the pairs again (anthropic); empty: synth's judge and the exact checks decide"
+    )
+    grader_model: str = Field("", description="the grader's model, best a stronger one than wrote the pairs; empty: the teacher's default")
+    grader_endpoint: str = Field("", description="where the grader is reached: a base URL; empty: the vendor's")

@@ -85,6 +85,7 @@ class World:
         self.pretrain_val = [passage for passage in self.clean if passage.group in val]
         self.template, self.left_out = TEMPLATE, 0
         self.contract: dict[str, Any] = {}
+        self.checks: dict[str, Any] = {"judge": {"state": "off", "why": "the teacher offline copies its answers"}, "round_trip": {"state": "off"}}
 
     def write(self) -> dict[str, Path]:
         """Write every input and return its path by artifact name."""
@@ -97,13 +98,14 @@ class World:
         write_jsonl(paths["pretrain"], self.pretrain)
         write_jsonl(paths["pretrain_val"], self.pretrain_val)
         write_json(self.folder / "audit.json", {"kept": len(self.clean)})
+        write_json(self.folder / "checks.json", self.checks)
         write_jsonl(self.folder / "documents.jsonl", self.read_files())
         tokenizer = write_tokenizer(self.folder / "tokenizer", self.template)
         write_json(self.folder / "shape.json", self._contract(tokenizer))
         (self.folder / "base-source").mkdir(exist_ok=True)
         write_json(self.folder / "base-source" / "base.json", KnownBase(kind="scratch", name="scratch"))
         return {
-            **paths, "documents": self.folder / "documents.jsonl", "audit": self.folder / "audit.json", "shape": self.folder / "shape.json", "tokenizer": tokenizer,
+            **paths, "synth_checks": self.folder / "checks.json", "documents": self.folder / "documents.jsonl", "audit": self.folder / "audit.json", "shape": self.folder / "shape.json", "tokenizer": tokenizer,
             "base_source": self.folder / "base-source",
         }
 

@@ -37,7 +37,7 @@ def fit(tmp_path: Path, world: World | None = None, **more: Any) -> PhaseRun:
 def test_a_good_corpus_gets_a_plan_in_which_every_check_passes(tmp_path: Path) -> None:
     plan = plan_of(fit(tmp_path))
     assert {verdict.name: verdict.outcome for verdict in plan.verdicts} == dict.fromkeys(
-        ("content", "coverage", "accuracy", "diversity", "hyperparameters", "format", "budget", "leakage"), "pass"
+        ("content", "coverage", "accuracy", "subtopics", "diversity", "hyperparameters", "format", "budget", "leakage"), "pass"
     )
     assert plan.thresholds == {name: float(value) for name, value in load_data("gates").items()}
 
@@ -252,7 +252,7 @@ def test_the_rehearsal_gets_every_input_small_and_consistent(tmp_path: Path) -> 
     assert approval == {"plan_sha256": hash_path(inputs["plan"]), "who": "rehearsal", "kind": "rehearsal"}
     assert len(list(read_jsonl(inputs["train"], Row))) == 16
     expected = {"plan", "approval", "machine", "train", "val", "pretrain", "pretrain_val", "tokenizer", "eval", "predictions",
-                "test_recall", "test_unseen", "test_abstain"}
+                "test_recall", "test_unseen", "test_abstain", "base_source"}
     assert set(inputs) == expected
     assert all(path.exists() for path in inputs.values())
 

@@ -149,8 +149,8 @@ def test_accuracy_fails_when_one_bucket_is_bad_although_the_whole_is_good() -> N
 
 def test_an_out_of_scope_pair_with_another_wording_is_a_defect() -> None:
     off = pair("I cannot answer that.", passage="", bucket="out_of_scope")
-    assert find_defects(off, None, ABSTENTION) == ["abstention"]
-    assert find_defects(off.model_copy(update={"answer": ABSTENTION}), None, ABSTENTION) == []
+    assert find_defects(off, {}, ABSTENTION) == ["abstention"]
+    assert find_defects(off.model_copy(update={"answer": ABSTENTION}), {}, ABSTENTION) == []
 
 
 def test_accuracy_is_undecided_with_few_pairs_even_when_all_are_good() -> None:
