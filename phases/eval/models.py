@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import torch
 
 Which = Literal["base", "tuned"]
+PLAIN_TEMPLATE = "{% for message in messages %}{{ message['content'] + '\n\n' }}{% endfor %}"
+"""For models that never learnt chats: the turns as paragraphs."""
 
 
 class Encoded(NamedTuple):
@@ -38,7 +40,8 @@ class Models:
     The adapter stays unmerged, so what is measured is what was trained; the merged model is quantize's to compare.
     """
 
-    def __init__(self, base: Path, adapter: Path, *, threads: int, precision: str) -> None:
+    def __init__(self, base: Path, adapter: Path | None, *, threads: int, precision: str) -> None:
+        """adapter: None for a model by itself, which is then the tuned one; it cannot be asked as the base of anything."""
         os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error"}
         warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # peft asks for a renamed attribute
         import torch
@@ -53,7 +56,7 @@ class Models:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.tokenizer: Any = AutoTokenizer.from_pretrained(base)
         model = AutoModelForCausalLM.from_pretrained(base, dtype="bfloat16" if precision == "bf16" and self.device == "cuda" else "float32")
-        self.model: Any = PeftModel.from_pretrained(model, adapter).to(self.device).eval()
+        self.model: Any = (PeftModel.from_pretrained(model, adapter) if adapter else model).to(self.device).eval()
 
     def encode(self, prompt: Sequence[Message], answer: str) -> Encoded:
         """Tokens of a row in the chat template. Raises ArtifactDamaged for a template that ends no turn."""
@@ -69,6 +72,40 @@ class Models:
             )
         last = len(whole) - 1 - whole[::-1].index(eos)
         return Encoded(tuple(asked), tuple(whole[len(asked) : last + 1]))
+
+    @property
+    def context(self) -> int:
+        """Tokens that the model can hold, prompt and answer together."""
+        return int(getattr(self.model.config, "max_position_embeddings", 0) or 2048)
+
+    def encode_prompt(self, prompt: Sequence[Message]) -> tuple[int, ...]:
+        """Tokens of a conversation up to where the answer begins."""
+        turns = [turn.model_dump() for turn in prompt]
+        ids: list[int] = self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
+        return tuple(ids)
+
+    def encode_text(self, text: str) -> list[int]:
+        """Tokens of plain text."""
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def cut(self, text: str, percent: int) -> str:
+        """The first part of a text, by its tokens, at most as much as leaves half of the context to the question and the answer."""
+        ids = self.encode_text(text)
+        kept = ids[: min(len(ids), self.context // 2) * percent // 100]
+        return str(self.tokenizer.decode(kept, skip_special_tokens=True))
+
+    def continue_ids(self, prompts: Sequence[tuple[int, ...]], which: Which, count: int) -> list[tuple[int, ...]]:
+        """The likeliest `count` tokens after prompts of one length, greedily; no end is taken for an answer."""
+        import torch
+
+        ids = torch.tensor([list(prompt) for prompt in prompts], device=self.device)
+        with torch.no_grad(), self._as(which):
+            told = self.model.generate(
+                input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=count, min_new_tokens=count, do_sample=False, num_beams=1,
+                pad_token_id=self.tokenizer.pad_token_id,
+            )
+        return [tuple(row) for row in told[:, ids.shape[1] :].tolist()]
 
     def answer_losses(self, rows: Sequence[Encoded], which: Which) -> list[float]:
         """Summed negative log-likelihood of each answer and its end of turn, in nats."""
@@ -106,6 +143,15 @@ class Models:
             return nullcontext()
         found: AbstractContextManager[Any] = self.model.disable_adapter()
         return found
+
+
+def load_other(path: Path, base: Path, *, threads: int, precision: str) -> Models:
+    """A model of somebody else: a folder with a model, or with an adapter of `base`. One without a chat template gets plain text."""
+    adapter = (path / "adapter_config.json").is_file()
+    found = Models(base if adapter else path, path if adapter else None, threads=threads, precision=precision)
+    found.tokenizer.pad_token = found.tokenizer.pad_token or found.tokenizer.eos_token
+    found.tokenizer.chat_template = found.tokenizer.chat_template or PLAIN_TEMPLATE
+    return found
 
 
 def _loss(logits: torch.Tensor, ids: torch.Tensor, row: Encoded) -> float:

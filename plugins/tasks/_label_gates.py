@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from forge.plugins.tasks._verdicts import Outcome, decide
 from forge.records import Verdict
-from forge.stats import ALPHA, clopper_pearson, holm
+from forge.stats import ALPHA, binomial_test, holm
 
 FLOORS = {"compliance": "label_compliance", "accuracy_gain": "label_accuracy_gain"}
 CEILINGS = {"invented_citations": "label_citations"}
@@ -70,14 +70,8 @@ def _class_recall(verdict: Verdict, floor: float | None, enough: float) -> Verdi
 
 
 def _p(hits: int, n: int, floor: float, *, above: bool) -> float:
-    """One-sided exact p of a recall above (below) the floor, by bisection of the exact bounds."""
-    low, high = 0.0, 1.0
-    for _ in range(40):
-        alpha = (low + high) / 2
-        bounds = clopper_pearson(hits, n, 2 * alpha)
-        clear = bounds[0] > floor if above else bounds[1] < floor
-        low, high = (low, alpha) if clear else (alpha, high)
-    return high
+    """One-sided exact p of a recall above (below) the floor."""
+    return binomial_test(hits, n, floor) if above else binomial_test(n - hits, n, 1 - floor)
 
 
 def _plain(verdict: Verdict, threshold: float | None, enough: float, allowed: tuple[float, float]) -> Verdict:

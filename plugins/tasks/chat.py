@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, Literal
 
+from forge.bm25 import Bm25
 from forge.errors import UsageError
 from forge.plugins.tasks._metrics import (
     Ratio,
@@ -43,6 +45,17 @@ class ChatTask:
     def parse(self, text: str) -> str:
         """The answer without white space around it; nothing else is mended."""
         return text.strip()
+
+    def baselines(self, train: Sequence[Example], tests: Sequence[Example], seed: int) -> dict[str, list[str]]:
+        """The commonest answer (the abstention sentence, as a rule), and the answer to the trained question that is most alike (BM25)."""
+        if not train:
+            return {}
+        answers = [self.target(row) for row in train]
+        counts = Counter(answers)
+        common = min(counts, key=lambda text: (-counts[text], text))
+        index = Bm25([self.prompt(row)[-1].content for row in train])
+        nearest = [index.best(self.prompt(row)[-1].content) for row in tests]
+        return {"majority": [common] * len(tests), "nearest": [answers[found[0]] if found else common for found in nearest]}
 
     def score(self, predictions: Sequence[Prediction], *, abstention: str, seed: int) -> list[Verdict]:
         """All metrics, undecided until gates() has looked: gain in nats per answer token, abstention, names, overlap.
@@ -82,6 +95,7 @@ class ChatTask:
             measure("finished", everything, lambda row: (float(row.finished), 1.0), share_interval, "answers that ended by themselves"),
             measure("recall_token_f1", said["r"], lambda row: (token_f1(row.tuned, row.gold), 1.0), interval,
                     "overlap of words with the expected answer"),
+            *_rivals(said["r"], seed),
         ]  # fmt: skip
 
     def measures(self, abstention: str) -> Sequence[Measure]:
@@ -113,6 +127,16 @@ def _chat(example: Example) -> Chat:
     if not isinstance(example.body, Chat):
         raise UsageError(f"{example.id} is no chat example", why=f"its task is {example.body.task}")
     return example.body
+
+
+def _rivals(rows: Sequence[Prediction], seed: int) -> list[Verdict]:
+    """The same overlap for every baseline and compared model, on the questions that it answered."""
+    found = []
+    for name in sorted({name for row in rows for name in row.others}):
+        have = [row for row in rows if name in row.others]
+        value = interval(have, lambda row, name=name: (token_f1(row.others[name], row.gold), 1.0), seed=seed)  # type: ignore[misc]
+        found.append(_verdict(f"recall_token_f1_{name}", have, value, f"the same overlap for {name}"))
+    return found
 
 
 def _split(predictions: Sequence[Prediction], name: str) -> list[Prediction]:

@@ -30,7 +30,7 @@ from forge.plugins.tasks._extract_metrics import (
 )
 from forge.plugins.tasks._gazetteer import Gazetteer
 from forge.plugins.tasks._verdicts import by_name, number, ratio, share, table
-from forge.protocols import Prediction
+from forge.protocols import Measure, Prediction
 from forge.records import Example, Extraction, Message, Verdict
 from forge.stats import compare_counts
 
@@ -120,6 +120,16 @@ class ExtractTask:
             found.append(share("reversed_relations", rows, reversed_relations, "relations that are right but for their direction", seed=seed))
         return found
 
+    def measures(self, abstention: str) -> Sequence[Measure]:
+        """What two models are compared by, on the same rows."""
+        return (
+            Measure("entity_f1", "micro-F1 of (type, text)", _if_said(entity_counts), statistic=f1_of),
+            Measure("relation_f1", "micro-F1 of (head, type, tail)", _if_said(relation_counts), statistic=f1_of),
+            Measure("parsed", "answers with exactly the form that was taught", _if_said(lambda row: (float(read_row(row).parsed), 1.0)), hits=True),
+            Measure("invented_mentions", "mentions that are not in the text", _if_said(invented), lower_is_better=True),
+            Measure("nats_per_character", "surprise at the expected answer", lambda row: (row.nll_tuned, float(len(row.gold))), lower_is_better=True),
+        )
+
     def gates(self, verdicts: Sequence[Verdict], thresholds: Mapping[str, float]) -> list[Verdict]:
         """The same verdicts, decided by the thresholds extract_*; fewer than extract_min_items texts decide nothing."""
         return decide_all(verdicts, thresholds)
@@ -146,6 +156,10 @@ def _body(example: Example) -> Extraction:
     if not isinstance(example.body, Extraction):
         raise UsageError(f"{example.id} is no extraction example", why=f"its task is {example.body.task}")
     return example.body
+
+
+def _if_said(of: Callable[[Prediction], tuple[float, ...]]) -> Callable[[Prediction], tuple[float, ...] | None]:
+    return lambda row: of(row) if row.generated and isinstance(row.body, Extraction) else None
 
 
 def _within(text: str, first: Mapping[str, Sequence[str]]) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import ClassVar
 
@@ -23,8 +23,9 @@ from forge.plugins.tasks._label_metrics import (
     said,
 )
 from forge.plugins.tasks._label_rows import audit_labels
+from forge.plugins.tasks._metrics import Ratio
 from forge.plugins.tasks._verdicts import by_group, by_name, number, ratio, share, statistic, table
-from forge.protocols import Prediction
+from forge.protocols import Measure, Prediction
 from forge.records import Example, Labelled, Message, Verdict
 from forge.stats import clopper_pearson, compare_counts, compare_hits
 
@@ -97,6 +98,15 @@ class LabelTask:
                   lambda row: (row.nll_base - row.nll_tuned, float(row.answer_tokens)), "nats per answer token, base less tuned", seed=seed),
         ]  # fmt: skip
 
+    def measures(self, abstention: str) -> Sequence[Measure]:
+        """What two models are compared by, on the same rows."""
+        return (
+            Measure("accuracy", "right labels", lambda row: _hit(row, lambda body: said(row) == body.label), hits=True),
+            Measure("macro_f1", "mean F1 over the classes", _class_vector, statistic=macro_f1),
+            Measure("compliance", "answers with exactly the form that was taught", lambda row: _hit(row, lambda body: bool(said(row))), hits=True),
+            Measure("nats_per_character", "surprise at the expected answer", lambda row: (row.nll_tuned, float(len(row.gold))), lower_is_better=True),
+        )
+
     def gates(self, verdicts: Sequence[Verdict], thresholds: Mapping[str, float]) -> list[Verdict]:
         """The same verdicts, decided by the thresholds label_*; fewer than label_min_items answers decide nothing."""
         return decide_all(verdicts, thresholds)
@@ -121,6 +131,16 @@ def _body(example: Example) -> Labelled:
     if not isinstance(example.body, Labelled):
         raise UsageError(f"{example.id} is no labelled example", why=f"its task is {example.body.task}")
     return example.body
+
+
+def _hit(row: Prediction, right: Callable[[Labelled], bool]) -> Ratio | None:
+    return (float(right(body_of(row))), 1.0) if row.generated and isinstance(row.body, Labelled) else None
+
+
+def _class_vector(row: Prediction) -> tuple[float, ...] | None:
+    if not row.generated or not isinstance(row.body, Labelled):
+        return None
+    return class_counts(row.body.labels, said)(row)
 
 
 def _setting(rows: Sequence[Prediction]) -> str:
