@@ -28,6 +28,7 @@ class Audit:
         Output(name="clean", path="clean.jsonl"),
         Output(name="drops", path="drops.jsonl"),
         Output(name="audit", path="audit.json"),
+        Output(name="spotcheck", path="spotcheck.jsonl"),
     )
     settings: ClassVar[type[AuditSettings]] = AuditSettings
     where: ClassVar[Literal["engine", "machine"]] = "engine"
@@ -47,7 +48,7 @@ class Audit:
 
     def run(self, settings: AuditSettings, ctx: Context) -> Mapping[str, float | str]:
         """Sieve the passages. Raises ForgeError when fewer than min_passages are left."""
-        from forge.phases.audit import copies, filters, report, topics
+        from forge.phases.audit import copies, filters, report, spotcheck, topics
         from forge.phases.audit.sieve import Sieve
 
         def stage(number: int, note: str) -> None:
@@ -69,8 +70,10 @@ class Audit:
         contaminated = filters.drop_evaluation_items(sieve, ctx.check_stop, settings)
         group_of = copies.merged_groups(everything, copied)
         sieve.merge_groups(group_of)
-        stage(5, "subtopics")
-        subtopic_of = topics.name_subtopics([sieve.kept[id] for id in sorted(sieve.kept)], settings.subtopics, ctx.check_stop)
+        stage(5, "topics")
+        terms = topics.fit_terms(sieve.ordered())
+        strange = filters.drop_outliers(sieve, ctx.check_stop, settings, terms)
+        subtopic_of = topics.name_subtopics(sieve.ordered(), settings.subtopics, ctx.check_stop, terms)
         sieve.label("subtopic", subtopic_of)
         sieve.check_masked()
         clusters = copies.clusters(group_of)
@@ -86,10 +89,12 @@ class Audit:
             threshold=settings.near_duplicate,
             subtopics=topics.counts(subtopic_of),
             contamination=contaminated,
+            outliers=strange.told(settings.outliers),
         )
         report.check_enough(
             sieve,
             run_id=ctx.run_id,
+            ready_made=ctx.task != "chat",
             least=settings.min_passages,
             allowed=allowed,
             min_words=settings.min_words,
@@ -98,8 +103,14 @@ class Audit:
         stage(6, "writing")
         write_jsonl(ctx.output("clean"), sieve.kept.values())
         write_jsonl(ctx.output("drops"), sieve.drops)
+        write_jsonl(ctx.output("spotcheck"), spotcheck.choose(sieve, strange))
         write_json(ctx.output("audit"), numbers)
         stage(STAGES, "done")
+        if strange.found and settings.outliers == "flag":
+            ctx.notice(
+                f"{len(strange.found):,} of {strange.judged:,} documents speak of something else than the rest, such as {strange.found[0].path}:"
+                f" see forge show {ctx.run_id} audit; audit.outliers=drop leaves them out"
+            )
         return metrics(numbers)
 
     def named_files(self, settings: AuditSettings) -> str:
@@ -129,6 +140,7 @@ def metrics(numbers: Mapping[str, Any]) -> dict[str, float | str]:
     found["secrets_masked"] = masked
     if numbers["contamination"]:
         found["evaluation_items_found"] = numbers["contamination"]["items_found"]
+    found["topic_outliers"] = len(numbers["outliers"]["found"])
     found["subtopics"] = len(numbers["subtopics"])
     found["languages_kept"] = ", ".join(numbers["languages_kept"])
     return found

@@ -10,6 +10,7 @@ from forge.phases.audit.boilerplate import find_boilerplate, without_lines
 from forge.phases.audit.contamination import MIN_WORDS, EvaluationIndex, Found, describe_contamination, search
 from forge.phases.audit.evaluation_sets import find_files, read_items
 from forge.phases.audit.language import UNDETERMINED, Languages, characters_by_language
+from forge.phases.audit.outliers import Outliers, find_outliers
 from forge.phases.audit.prose import has_words, prose_of, word_list
 from forge.phases.audit.quality import describe, hard_signal, is_poor, soft_signals
 from forge.phases.audit.references import is_reference_list
@@ -17,6 +18,7 @@ from forge.phases.audit.sieve import Sieve
 
 if TYPE_CHECKING:
     from forge.phases.audit.settings import AuditSettings
+    from forge.phases.audit.terms import Terms
 
 Tick = Callable[[], None]
 
@@ -126,6 +128,18 @@ def drop_evaluation_items(sieve: Sieve, tick: Tick, settings: AuditSettings) -> 
     for one in hits if settings.evaluation_action == "drop" else ():
         sieve.drop(ids[one.text], "evaluation_item", f"{one.rule} of {one.place}")
     return told
+
+
+def drop_outliers(sieve: Sieve, tick: Tick, settings: AuditSettings, terms: Terms) -> Outliers:
+    """Find documents that speak of something else than the rest; let their passages go when the settings say so."""
+    if settings.outliers == "off":
+        return Outliers((), 0, 0, "switched off")
+    outliers = find_outliers(sieve.ordered(), terms, tick)
+    strange = {one.path: one for one in outliers.found} if settings.outliers == "drop" else {}
+    for passage in sieve.ordered() if strange else ():
+        if one := strange.get(passage.source.path):
+            sieve.drop(passage.id, "off_topic", f"its document is {one.likeness:.0%} as similar to the others as is usual")
+    return outliers
 
 
 def drop_references(sieve: Sieve, tick: Tick) -> None:

@@ -22,6 +22,7 @@ _FIXES = {
     "references": ("{n:,} passages are lists of references", ""),
     "boilerplate": ("{n:,} passages consist of lines that other documents repeat", ""),
     "evaluation_item": ("{n:,} passages hold items of the evaluation sets", "audit.evaluation_action=flag"),
+    "off_topic": ("{n:,} passages are of documents that speak of something else than the rest", "audit.outliers=flag"),
     "exact_duplicate": ("{n:,} passages repeat others", ""),
     "near_duplicate": ("{n:,} passages nearly repeat others", "audit.near_duplicate=0.95"),
     "contained": ("{n:,} passages lie inside other documents", ""),
@@ -29,10 +30,12 @@ _FIXES = {
 
 
 def check_enough(
-    sieve: Sieve, *, run_id: str, least: int, allowed: Sequence[str], min_words: int, min_chars: int
+    sieve: Sieve, *, run_id: str, ready_made: bool = False, least: int, allowed: Sequence[str], min_words: int, min_chars: int
 ) -> None:
     """Raise ForgeError, naming what took most passages and what to change, when fewer than `least` passages are left."""
     kept, counts = len(sieve.kept), sieve.dropped_by_reason()
+    if ready_made:   # shape takes the examples from the files themselves; passages are only more text for the base
+        return
     if kept >= least and kept > 0:
         return
     dropped = sieve.read - kept
@@ -73,6 +76,9 @@ def tables(find: Callable[[str], Path], *, dropped: bool) -> Iterator[Table]:
     yield Table(name="masked", head=("kind", "times"), rows=masked)
     subtopics = tuple(sorted(told.get("subtopics", {}).items(), key=lambda one: (-one[1], one[0])))
     yield Table(name="subtopics", head=("subtopic", "passages"), rows=subtopics)
+    strange = told.get("outliers", {}).get("found", [])
+    rows = tuple((one["path"], one["likeness"], ", ".join(one["terms"])) for one in strange)
+    yield Table(name="outliers", head=("file", "likeness", "its terms"), rows=rows)
     if dropped:
         gone = sorted(
             (drop.source.path, drop.source.locator, drop.reason, drop.chars, drop.detail, drop.sample)
@@ -115,6 +121,7 @@ def summarize(
     threshold: float,
     subtopics: Mapping[str, int],
     contamination: Mapping[str, Any],
+    outliers: Mapping[str, Any],
 ) -> dict[str, Any]:
     """audit.json. Shares are 0..1 of the characters; `groups`: before and after merging."""
     total = sum(characters_by_language.values())
@@ -138,5 +145,6 @@ def summarize(
         "passages_masked_late": len(sieve.masked_passages),
         "subtopics": dict(subtopics),
         "contamination": dict(contamination),
+        "outliers": dict(outliers),
         "samples": samples(sieve.drops),
     }

@@ -47,6 +47,9 @@ class AuditSettings(Settings):
     subtopics: int = Field(
         0, ge=0, le=50, description="subtopics to divide the passages into; 0 = by the size of the corpus (none below 60 passages), 1 = none"
     )
+    outliers: Literal["flag", "drop", "off"] = Field(
+        "flag", description="documents that speak of something else than the rest: flag lists them for you to judge, drop leaves them out, off does not look"
+    )
     evaluation_sets: Annotated[tuple[str, ...], BeforeValidator(_split_paths)] = Field(
         (), description="evaluation sets that the model must not have seen: JSONL, JSON, CSV, TSV or text files, or folders of them, comma-separated"
     )
@@ -57,6 +60,12 @@ class AuditSettings(Settings):
         False, description="also train on passages that only state facts about a file (its shape, its tags)"
     )
     min_passages: int = Field(8, ge=1, description="fewest passages that must be left for the run to go on")
+
+    @field_validator("outliers", mode="before")
+    @classmethod
+    def _yaml_word(cls, value: object) -> object:
+        """YAML reads off as false."""
+        return "off" if value is False else value
 
     @field_validator("languages")
     @classmethod

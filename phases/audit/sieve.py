@@ -50,6 +50,10 @@ class Sieve:
             if group != passage.group:
                 self.kept[id] = passage.model_copy(update={"group": group})
 
+    def ordered(self) -> list[Passage]:
+        """The kept passages by id."""
+        return [self.kept[id] for id in sorted(self.kept)]
+
     def label(self, key: str, values: Mapping[str, str]) -> None:
         """Write values[id] into the meta of each kept passage that has one."""
         for id, value in values.items():

@@ -10,7 +10,8 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,12 +30,17 @@ _PLACEHOLDER = re.compile(r"\[[a-z-]{2,20}\]")
 _IS_UNSPACED = re.compile(rf"[{_UNSPACED}]")
 
 
-class Vectors(NamedTuple):
-    """Rows of unit length: terms of row i are term[starts[i]:starts[i + 1]] (sorted), with weight at the same places."""
+@dataclass(frozen=True)
+class Vectors:
+    """Rows of unit length: terms of row i are term[starts[i]:starts[i + 1]] (sorted), with weight at the same places.
+
+    lengths: (rows,) what each was divided by.
+    """
 
     starts: NDArray[np.int64]
     term: NDArray[np.int64]
     weight: NDArray[np.float64]
+    lengths: NDArray[np.float64]
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -75,6 +81,8 @@ class Terms:
         best = sorted(weights, key=lambda word: (-weights[word] * total[word], word))[:MOST_TERMS]
         self.names = sorted(best)
         self.weights = np.array([weights[word] for word in self.names])
+        self.rarest = math.log(1 + max(count, 1))
+        self._plain = {word for word in in_texts if in_texts[word] > MOST_SHARE * count or (in_texts[word] >= least and word not in weights)}
         self._ids = {word: number for number, word in enumerate(self.names)}
         self._ids |= {plural: self._ids[word] for plural, word in singular.items() if word in self._ids}
 
@@ -88,6 +96,10 @@ class Terms:
         ids = self._ids
         return Counter([ids[word] for word in words(text) if word in ids])
 
+    def strange_words(self, text: str) -> set[str]:
+        """The words that are neither terms nor common: too rare in the texts to be terms, or not in them."""
+        return {word for word in words(text) if word not in self._ids and word not in self._plain}
+
     def weighted(self, counts: Sequence[Counter[int]]) -> Vectors:
         """Rows from counted terms: (1 + log count) x weight, scaled to length 1."""
         import numpy as np
@@ -100,7 +112,7 @@ class Terms:
         rows = np.repeat(np.arange(len(counts)), np.diff(starts))
         length = np.sqrt(np.bincount(rows, weight**2, len(counts)))
         length[length == 0] = 1
-        return Vectors(starts, term, weight / length[rows])
+        return Vectors(starts, term, weight / length[rows], length)
 
 
 def words(text: str) -> list[str]:

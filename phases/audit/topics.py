@@ -36,7 +36,14 @@ NAMING_SHARE = 0.15
 """A term names a subtopic when this share of its passages has it: "joebob" in one long example does not."""
 
 
-def name_subtopics(passages: Sequence[Passage], wanted: int = 0, tick: Callable[[], None] = lambda: None) -> dict[str, str]:
+def fit_terms(passages: Sequence[Passage]) -> Terms:
+    """The terms of a corpus, from FITTED_PASSAGES of its passages."""
+    return Terms(passage.text for passage in _sample(passages))
+
+
+def name_subtopics(
+    passages: Sequence[Passage], wanted: int = 0, tick: Callable[[], None] = lambda: None, terms: Terms | None = None
+) -> dict[str, str]:
     """Passage id -> subtopic ("ownership, borrow, reference"); empty for a corpus too small to have any.
 
     passages: in a fixed order. wanted: how many subtopics; 0: by the size of the corpus (2 at 60 passages, 12 from 2,900 on).
@@ -44,11 +51,10 @@ def name_subtopics(passages: Sequence[Passage], wanted: int = 0, tick: Callable[
     count = wanted or min(MOST, round(len(passages) ** 0.5 / 4.5))
     if count < 2 or len(passages) < MIN_PASSAGES:
         return {}
-    sample = passages[:: -(-len(passages) // FITTED_PASSAGES)]
-    terms = Terms(passage.text for passage in sample)
+    terms = terms or fit_terms(passages)
     if not terms.names:
         return {}
-    vectors = terms.vectors(passage.text for passage in sample)
+    vectors = terms.vectors(passage.text for passage in _sample(passages))
     tick()
     centers = _without_small(vectors, _fit(vectors, count, len(terms.names), tick))
     if len(centers) < 2:
@@ -57,6 +63,10 @@ def name_subtopics(passages: Sequence[Passage], wanted: int = 0, tick: Callable[
     starts = range(0, len(passages), PER_BATCH)
     numbers = [number for start in starts for number in _assign(passages[start : start + PER_BATCH], terms, centers, tick)]
     return {passage.id: names[number] for passage, number in zip(passages, numbers, strict=True)}
+
+
+def _sample(passages: Sequence[Passage]) -> Sequence[Passage]:
+    return passages[:: max(1, -(-len(passages) // FITTED_PASSAGES))]
 
 
 def counts(named: dict[str, str]) -> dict[str, int]:
