@@ -163,6 +163,8 @@ def _members(ctx: Context, facts: Facts, card: str, licence: Any) -> dict[str, P
     members |= {f"adapter/{name}": adapter / name for name in ADAPTER_FILES if (adapter / name).is_file()}
     if "adapter/adapter_config.json" in members:
         members["adapter/adapter_config.json"] = _adapter_config(adapter / "adapter_config.json", facts)
+    if facts.adapter_file:
+        members[f"adapter/{facts.adapter_file}"] = ctx.input("gguf") / facts.adapter_file
     members |= {file.path: ctx.input("gguf") / file.name for file in facts.shipped}
     members |= licence_files(licence, facts.plan.base, facts.plan.base_license, facts.document_licences)
     shipped_eval = {key: value for key, value in facts.ship_json.items() if key != "answers"}   # answers quote the corpus

@@ -78,6 +78,7 @@ class Facts(Record):
     parameters: int
     shipped: tuple[ShippedFile, ...]
     gguf: dict[str, GgufHeader]
+    adapter_file: str = ""
     pretrain: Stage | None
     lora: Stage | None
     reported_parameters: int | None
@@ -107,6 +108,7 @@ def read_facts(ctx: Context) -> Facts:
         modelfile=parse_modelfile(modelfile_text), modelfile_text=modelfile_text,
         eval_json=eval_json, ship_json=ship_json, eval_verdicts=_verdicts(eval_json), ship_verdicts=ship_verdicts,
         parameters=count_parameters(ctx.input("model")),
+        adapter_file=_adapter_file(ctx.input("gguf"), ship_json),
         shipped=_shipped(ship_json, ship_verdicts), gguf=_gguf_headers(ctx.input("gguf"), ship_json),
         pretrain=_stage(train.get("pretrain")), lora=_stage(train.get("lora")),
         reported_parameters=train.get("parameters"),
@@ -142,6 +144,17 @@ def _gguf_headers(folder: Path, ship_json: dict[str, Any]) -> dict[str, GgufHead
             )
         headers[row["name"]] = read_gguf(path)
     return headers
+
+
+def _adapter_file(folder: Path, ship_json: dict[str, Any]) -> str:
+    """The name of the adapter's own GGUF file, when one was made and compared; its bytes must be those."""
+    told = ship_json.get("lora")
+    if not told:
+        return ""
+    path = folder / told["name"]
+    if not path.is_file() or hash_file(path) != told["sha256"]:
+        raise ArtifactDamaged(f"{told['name']} is not the file that was measured", next="forge resume --from quantize")
+    return str(told["name"])
 
 
 def _shipped(ship_json: dict[str, Any], verdicts: tuple[Verdict, ...]) -> tuple[ShippedFile, ...]:

@@ -24,6 +24,9 @@ class QuantizeSettings(Settings):
         default=0, ge=0,
         description="training rows on which is measured which weights matter, for the rounding of Q4_K_M, Q5_K_M and Q6_K; 0: off",
     )
+    lora_gguf: bool = Field(
+        default=False, description="also write the adapter alone as a GGUF file, for llama.cpp's --lora on the base; never for a base from scratch"
+    )
     generated_rows: int = Field(
         default=120, ge=2, description="test rows that the file that ships answers freely; rows of each split"
     )
@@ -33,10 +36,10 @@ class Quantize:
     """Merge, export, quantize, parity gate, Modelfile, evaluation of the shipped file. Runs where the adapter was trained."""
 
     name: ClassVar[str] = "quantize"
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
     summary: ClassVar[str] = "merge the adapter, write GGUF files, prove that they are the model, measure the file that ships"
     reads: ClassVar[tuple[str, ...]] = (
-        "plan", "approval", "machine", "base_model", "adapter", "eval", "predictions", "train", "test_recall", "test_abstain",
+        "plan", "approval", "machine", "base_model", "adapter", "eval", "predictions", "train", "test_recall", "test_unseen", "test_abstain",
     )
     writes: ClassVar[tuple[Output, ...]] = (
         Output(name="model", path="model"), Output(name="gguf", path="gguf"),

@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -96,10 +97,14 @@ class Llama:
         self._ask("quantize", f"writing {target.name}", source=str(source), target=str(partial), kind=kind, threads=self.threads, **weighed)
         partial.replace(target)
 
-    def open(self, file: Path, *, context_tokens: int) -> Vocabulary:
-        """Load a file in place of the one before. Its context is `context_tokens` or what the model was trained for."""
+    def open(self, file: Path, *, context_tokens: int, lora: Path | None = None) -> Vocabulary:
+        """Load a file in place of the one before. Its context is `context_tokens` or what the model was trained for.
+
+        lora: an adapter's file that is put on top.
+        """
         self.file = file
-        answer = self._ask("open", f"loading {file.name}", path=str(file), context=context_tokens, threads=self.threads)
+        on_top = {"lora": str(lora)} if lora else {}
+        answer = self._ask("open", f"loading {file.name}", path=str(file), context=context_tokens, threads=self.threads, **on_top)
         return Vocabulary.model_validate(answer)
 
     def tokenize(self, texts: list[str]) -> list[list[int]]:
@@ -124,22 +129,41 @@ class Llama:
         answer = self._ask("generate", f"answering with {self.file.name}", prompt=prompt, limit=limit)
         return Generation.model_validate(answer)
 
+    def stream(self, prompt: list[int], *, limit: int) -> Iterator[str]:
+        """The same piece by piece, as it is made. A reader that leaves early waits for the rest, at most `limit` tokens."""
+        doing = f"answering with {self.file.name}"
+        self._send("stream", doing, prompt=prompt, limit=limit)
+        answer = self._receive(doing)
+        try:
+            while "piece" in answer:
+                yield str(answer["piece"])
+                answer = self._receive(doing)
+        finally:
+            while "piece" in answer:
+                answer = self._receive(doing)
+
     def _ask(self, op: str, doing: str, **fields: Any) -> Any:
+        self._send(op, doing, **fields)
+        return self._receive(doing)["value"]
+
+    def _send(self, op: str, doing: str, **fields: Any) -> None:
         self.doing = doing
         assert self.process.stdin is not None
-        assert self.process.stdout is not None
         try:
             self.process.stdin.write(json.dumps({"op": op, **fields}) + "\n")
             self.process.stdin.flush()
-            line = self.process.stdout.readline()
-        except BrokenPipeError:
-            line = ""
+        except BrokenPipeError as error:
+            raise self._death() from error
+
+    def _receive(self, doing: str) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
         if not line:
             raise self._death()
-        answer = json.loads(line)
+        answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             raise ForgeError(f"llama.cpp failed while {doing}: {answer['error']}", why=self._last_words())
-        return answer["value"]
+        return answer
 
     def _death(self) -> ForgeError:
         code = self.process.wait()

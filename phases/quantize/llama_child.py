@@ -6,6 +6,7 @@ llama.cpp's own log goes to stderr. Ends at the end of stdin.
 
 from __future__ import annotations
 
+import codecs
 import ctypes
 import json
 import os
@@ -28,7 +29,7 @@ FILE_TYPES = {"Q8_0": 7, "Q4_K_M": 15, "Q5_K_M": 17, "Q6_K": 18}  # llama_ftype 
 class Model:
     """An open GGUF file with one context of `context` tokens, decoded by `threads` threads."""
 
-    def __init__(self, path: str, context: int, threads: int) -> None:
+    def __init__(self, path: str, context: int, threads: int, lora: str = "") -> None:
         import llama_cpp
 
         self.api: Any = llama_cpp
@@ -50,6 +51,8 @@ class Model:
         self.session = llama_cpp.llama_init_from_model(self.model, settings)
         if not self.session:
             raise ValueError(f"llama.cpp cannot make a context of {self.context} tokens for {Path(path).name}")
+        if lora:
+            self._put_on_top(lora)
 
     def close(self) -> None:
         """Free the weights."""
@@ -110,18 +113,47 @@ class Model:
 
     def generate(self, prompt: list[int], limit: int) -> dict[str, Any]:
         """Greedy answer of at most `limit` tokens. No stop strings: `ended` says that the model stopped by itself."""
+        ids = list(self.tokens(prompt, limit))
+        ended = bool(ids) and ids[-1] is None
+        told = [token for token in ids if token is not None]
+        return {"ids": told, "text": self.text(told), "ended": ended}
+
+    def tokens(self, prompt: list[int], limit: int) -> Iterator[int | None]:
+        """The tokens of the greedy answer, one by one; None, at the end, when the model stopped by itself."""
         self._forget()
-        ids: list[int] = []
         pending, start = prompt, 0
-        limit = min(limit, self.context - len(prompt))
-        while len(ids) < limit:
+        for _ in range(min(limit, self.context - len(prompt))):
             (_, row), = self._decode(pending, start, start + len(pending) - 1)
             token = int(row.argmax())
             if self.api.llama_vocab_is_eog(self.vocab, token):
-                return {"ids": ids, "text": self.text(ids), "ended": True}
-            ids.append(token)
+                yield None
+                return
+            yield token
             pending, start = [token], start + len(pending)
-        return {"ids": ids, "text": self.text(ids), "ended": False}
+
+    def stream(self, prompt: list[int], limit: int) -> Iterator[dict[str, Any]]:
+        """The same as pieces of text as they come, whole characters only; the answer as a whole last."""
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        ids: list[int] = []
+        ended = False
+        for token in self.tokens(prompt, limit):
+            if token is None:
+                ended = True
+            else:
+                ids.append(token)
+                if piece := decoder.decode(self._piece(token)):
+                    yield {"piece": piece}
+        if rest := decoder.decode(b"", final=True):
+            yield {"piece": rest}
+        yield {"value": {"ids": ids, "text": self.text(ids), "ended": ended}}
+
+    def _put_on_top(self, lora: str) -> None:
+        adapter = self.api.llama_adapter_lora_init(self.model, lora.encode())
+        if not adapter:
+            raise ValueError(f"llama.cpp refuses the adapter {Path(lora).name} for this model")
+        adapters = (self.api.llama_adapter_lora_p_ctypes * 1)(adapter)
+        if self.api.llama_set_adapters_lora(self.session, adapters, 1, (ctypes.c_float * 1)(1.0)):
+            raise ValueError(f"llama.cpp cannot apply the adapter {Path(lora).name}")
 
     def _decode(self, ids: list[int], start: int, wanted_from: int) -> Iterator[tuple[int, Array]]:
         """Feed `ids` at positions from `start`; yields (position, scores) from `wanted_from` on. Rows are reused."""
@@ -163,10 +195,10 @@ class Server:
     def __init__(self) -> None:
         self.model: Model | None = None
 
-    def open(self, path: str, context: int, threads: int) -> dict[str, Any]:
+    def open(self, path: str, context: int, threads: int, lora: str = "") -> dict[str, Any]:
         """Open a file, closing the one before."""
         self.close()
-        self.model = Model(path, context, threads)
+        self.model = Model(path, context, threads, lora)
         return self.model.describe()
 
     def quantize(self, source: str, target: str, kind: str, threads: int, importance: str = "") -> None:
@@ -201,6 +233,10 @@ class Server:
         """See Model.generate."""
         return self._open_model().generate(prompt, limit)
 
+    def stream(self, prompt: list[int], limit: int) -> Iterator[dict[str, Any]]:
+        """See Model.stream."""
+        return self._open_model().stream(prompt, limit)
+
     def close(self) -> None:
         """Free the open model."""
         if self.model:
@@ -234,12 +270,17 @@ def serve(requests: TextIO, answers: TextIO) -> None:
         request = json.loads(line)
         action: Callable[..., Any] = getattr(server, request.pop("op"))
         try:
-            answer = {"value": action(**request)}
+            found = action(**request)
+            for answer in found if isinstance(found, Iterator) else [{"value": found}]:
+                _tell(answers, answer)
         except (ValueError, OSError, KeyError) as error:
-            answer = {"error": str(error)}
-        answers.write(json.dumps(answer) + "\n")
-        answers.flush()
+            _tell(answers, {"error": str(error)})
     server.close()
+
+
+def _tell(answers: TextIO, answer: dict[str, Any]) -> None:
+    answers.write(json.dumps(answer) + "\n")
+    answers.flush()
 
 
 def main() -> None:

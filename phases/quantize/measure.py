@@ -21,6 +21,7 @@ from forge.phases.quantize.quality import (
 )
 from forge.phases.quantize.reference import ChatTokenizer, GreedyAnswer, Reference, load_model
 from forge.phases.quantize.rows import Encoded, Row, encode_row, seen_texts, spread
+from forge.phases.quantize.tasks import judge_task
 from forge.protocols import Prediction
 from forge.records import Plan, Record, Verdict
 
@@ -151,6 +152,8 @@ def judge_shipped(bench: Bench, kind: str, scores: Sequence[Score], vocabulary: 
     stopping = judge_stopping(
         kind, bench.scored, scores, bench.asked, answers, thresholds, seed=seed, control=frozenset(vocabulary.control)
     )
+    if bench.plan.task != "chat":
+        return stopping + judge_task(kind, bench.asked, answers, bench.ctx, bench.plan.task, thresholds, seed=seed)
     return stopping + judge_abstention(kind, bench.asked, answers, bench.plan.abstention, adapter, thresholds, seed=seed)
 
 

@@ -21,6 +21,7 @@ from forge.phases.quantize.gguf_shape import read_shape
 from forge.phases.quantize.imatrix import collect_importance
 from forge.phases.quantize.judge import worst
 from forge.phases.quantize.llama import Generation, Llama, Vocabulary
+from forge.phases.quantize.lora_gguf import LoraFile, check_lora, describe_lora, export_lora
 from forge.phases.quantize.measure import (
     DRY_RUN,
     Bench,
@@ -37,6 +38,7 @@ from forge.phases.quantize.modelfile import Sampling, choose_template, write_mod
 from forge.phases.quantize.modelfile_lint import lint_modelfile
 from forge.phases.quantize.reference import ChatTokenizer, use_threads
 from forge.phases.quantize.rows import Row, read_rows, spread
+from forge.phases.quantize.tasks import tests_of
 from forge.protocols import Prediction
 from forge.records import Plan, Verdict, read_jsonl, read_record, write_json
 
@@ -66,22 +68,25 @@ def ship_model(settings: QuantizeSettings, ctx: Context) -> Mapping[str, float |
             context_tokens=read_shape(model).context,
         )
         verdicts, answers = _measure(bench, model, files, ctx.work / "gguf")
-    return finish(bench, model, files, [judge_merge(merge), *verdicts], answers)
+        lora = _adapter_alone(bench, files[0]) if settings.lora_gguf and plan.base != "scratch" else None
+    return finish(bench, model, files, [judge_merge(merge), *verdicts], answers, lora)
 
 
 def read_task(settings: QuantizeSettings, plan: Plan, ctx: Context) -> tuple[Caps, list[list[Row]]]:
     """How much is measured, and the rows of the two tests."""
     caps = Caps(likelihood_rows=settings.likelihood_rows, generated_rows=settings.generated_rows)
-    return DRY_RUN if ctx.dry_run else caps, [read_rows(ctx, plan.task, name) for name in ("test_recall", "test_abstain")]
+    return DRY_RUN if ctx.dry_run else caps, [read_rows(ctx, plan.task, name) for name in tests_of(plan.task)]
 
 
 def finish(
-    bench: Bench, model: Path, files: list[GgufFile], verdicts: Sequence[Verdict], answers: list[dict[str, str]]
+    bench: Bench, model: Path, files: list[GgufFile], verdicts: Sequence[Verdict], answers: list[dict[str, str]],
+    lora: tuple[LoraFile, Verdict] | None = None,
 ) -> Mapping[str, float | str]:
     """Write the outputs; the numbers for the report. Raises GateFailed, after writing, when integrity failed."""
-    _publish(bench.ctx, model, files)
-    verdicts = [*verdicts, _write_modelfile(bench, files), *_judge_sizes(files)]
-    _write_report(bench.ctx, verdicts, files, answers)
+    alone = [lora[0]] if lora else []
+    _publish(bench.ctx, model, {file.name for file in files} | {file.name for file in alone})
+    verdicts = [*verdicts, *(lora[1:] if lora else ()), _write_modelfile(bench, files), *_judge_sizes(files)]
+    _write_report(bench.ctx, verdicts, files, answers, alone)
     _stop_on_failure(verdicts)
     return _metrics(verdicts, files)
 
@@ -156,18 +161,30 @@ def _measure(bench: Bench, model: Path, files: list[GgufFile], folder: Path) -> 
     return verdicts, answers
 
 
+def _adapter_alone(bench: Bench, f16: GgufFile) -> tuple[LoraFile, Verdict]:
+    """The adapter's own file, compared with the merged one; finished ones are kept."""
+    ctx, folder = bench.ctx, bench.ctx.work / "gguf"
+    file = folder / f"{bench.plan.name}-lora-F16.gguf"
+    ctx.notice(f"writing the adapter alone to {file.name}, and comparing it on the base with {f16.name}")
+    rank = export_lora(ctx.input("adapter"), ctx.input("base_model"), file, name=f"{bench.plan.name} adapter")
+    prompts = [(*row.prompt, *row.answer) for row in spread(bench.scored, bench.caps.logit_prompts)]
+    limit = bench.plan.thresholds.get("logit_diff_f16")
+    difference, verdict = check_lora(bench.llama, ctx.input("base_model"), file, folder / f16.name, prompts, limit)
+    return describe_lora(file, rank, difference), verdict
+
+
 def main_file(files: Sequence[GgufFile]) -> GgufFile:
     """The file that the Modelfile names."""
     return min(files, key=lambda file: BEST_TO_SHIP.index(file.quantization))
 
 
-def _publish(ctx: Context, model: Path, files: Sequence[GgufFile]) -> None:
+def _publish(ctx: Context, model: Path, files: set[str]) -> None:
     """Link the finished files into the outputs; ctx.work keeps its own names for a resume."""
     for name, source in (("model", model), ("gguf", ctx.work / "gguf")):
         target = ctx.output(name)
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir(parents=True)
-        wanted = {file.name for file in files} if name == "gguf" else {file.name for file in source.iterdir()}
+        wanted = files if name == "gguf" else {file.name for file in source.iterdir()}
         for file in sorted(wanted):
             _link(source / file, target / file)
 
@@ -216,7 +233,9 @@ def _judge_sizes(files: Sequence[GgufFile]) -> list[Verdict]:
     ]
 
 
-def _write_report(ctx: Context, verdicts: Sequence[Verdict], files: Sequence[GgufFile], answers: list[dict[str, str]]) -> None:
+def _write_report(
+    ctx: Context, verdicts: Sequence[Verdict], files: Sequence[GgufFile], answers: list[dict[str, str]], alone: Sequence[LoraFile]
+) -> None:
     for file in files:
         if told := describe_fallback(file):
             ctx.notice(told)
@@ -226,6 +245,8 @@ def _write_report(ctx: Context, verdicts: Sequence[Verdict], files: Sequence[Ggu
         "answers": answers,
         "parity": worst([verdict for verdict in verdicts if verdict.kind == "integrity"]),
     }
+    if alone:
+        report["lora"] = alone[0].model_dump(mode="json")
     write_json(ctx.output("ship_eval"), report)
 
 

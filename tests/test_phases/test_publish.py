@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,22 @@ def test_only_allowed_files_are_published(tmp_path: Path) -> None:
     assert not (model / "adapter" / "README.md").exists()
     assert json.loads((model / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"] == "scratch"
     assert "answers" not in json.loads((model / "ship-eval.json").read_text(encoding="utf-8")), "they quote the corpus"
+
+
+def test_the_adapter_for_llama_cpp_is_published_when_it_was_made(tmp_path: Path) -> None:
+    inputs = finished_run(tmp_path / "art", plan=made_plan(base="harbour/base", base_license="mit"))
+    file = inputs["gguf"] / f"{NAME}-lora-F16.gguf"
+    file.write_bytes(b"GGUF adapter")
+    report = json.loads(inputs["ship_eval"].read_text(encoding="utf-8"))
+    report["lora"] = {"name": file.name, "bytes": 12, "sha256": sha256(b"GGUF adapter").hexdigest(), "rank": 8, "difference": 0.001}
+    write_json(inputs["ship_eval"], report)
+    publish(tmp_path, inputs)
+    model = tmp_path / "hub" / NAME
+    assert (model / "adapter" / file.name).read_bytes() == b"GGUF adapter"
+    assert f"--lora adapter/{file.name}" in (model / "README.md").read_text(encoding="utf-8")
+    file.write_bytes(b"another one!")
+    with pytest.raises(ArtifactDamaged, match="not the file that was measured"):
+        publish(tmp_path / "again", inputs)
 
 
 def test_publishing_again_changes_nothing(tmp_path: Path) -> None:
