@@ -38,6 +38,16 @@ def say(text: str = "") -> None:
     _write(sys.stderr, text + "\n")
 
 
+def stream(pieces: Iterable[str]) -> str:
+    """A result that is shown as it comes, without the blank space around it; returns the whole of it."""
+    told = ""
+    for piece in pieces:
+        shown, told = told.rstrip(), (told + piece).lstrip()
+        _write(sys.stdout, told[len(shown) :].rstrip())   # trailing blanks wait until something follows them
+    _write(sys.stdout, "\n")
+    return told.rstrip()
+
+
 def lines(rows: Iterable[str]) -> None:
     """Several lines of the result."""
     for row in rows:

@@ -1,9 +1,11 @@
-"""`forge chat`: the quantized file of a run, asked through llama.cpp in a process of its own."""
+"""`forge chat` and `forge serve`: the published model of a run, through llama.cpp in a process of its own."""
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
+from pathlib import Path
 
 from forge import ui
 from forge.cli.result import model_folder
@@ -14,23 +16,44 @@ from forge.run import Run
 
 
 def talk(run_id: str, question: str, *, as_json: bool) -> None:
-    """Answer one question, or hold a conversation until an empty line."""
+    """Answer one question, or hold a conversation until an empty line. Answers appear as they are made."""
+    folder, plan = published(run_id)
+    with Registry().tool("chat")(folder) as conversation:
+        if question:
+            _show(question, conversation.reply(question), plan.abstention, as_json=as_json)
+            return
+        ui.say(f"{conversation.shipped.file.name} · empty line or Ctrl-D ends it")
+        while asked := _read():
+            _show(asked, conversation.reply(asked), plan.abstention, as_json=as_json)
+
+
+def serve(run_id: str, port: int, *, as_json: bool) -> None:
+    """Answer OpenAI clients on this machine until Ctrl-C."""
+    folder, plan = published(run_id)
+    server = Registry().tool("serve")(folder, name=plan.name, abstention=plan.abstention, port=port)
+    if as_json:
+        ui.out(json.dumps({"url": server.url, "model": plan.name, "file": str(server.conversation.shipped.file)}))
+    else:
+        ui.out(f"{plan.name} answers at {server.url} (this machine only; Ctrl-C ends it)")
+        ui.out("  its system prompt, template and greedy sampling are the shipped ones; `abstained` is true when it declines")
+        body = json.dumps({"messages": [{"role": "user", "content": "What is this about?"}]})
+        ui.next_step(f"curl {server.url}/chat/completions -H 'Content-Type: application/json' -d '{body}'")
+    try:
+        server.serve_forever(poll_interval=0.2)
+    finally:
+        server.server_close()
+        server.conversation.__exit__(None, None, None)
+
+
+def published(run_id: str) -> tuple[Path, Plan]:
+    """The folder of a run's published model, and its plan. Raises UsageError for a run without one."""
     run = Run.open(run_id)
     folder, artifact = model_folder(run), run.store.get("plan")
-    files = sorted((folder / "gguf").glob("*.gguf")) if folder else []
-    if artifact is None or not files:
+    if artifact is None or folder is None or not folder.is_dir():
         raise UsageError(f"run {run.id} has no published model", why=f"its state is {run.state.get('outcome', 'new')}", next=f"forge resume {run.id}")
     if run.dry_run:
         ui.say("this model is from a rehearsal: it has learned next to nothing")
-    plan = read_record(run.store.link(artifact), Plan)
-    gguf = min(files, key=lambda file: ("Q4_K_M" not in file.name, file.name))
-    with Registry().tool("chat")(gguf, plan.system_prompt) as conversation:
-        if question:
-            _show(question, conversation.reply(question), as_json=as_json)
-            return
-        ui.say(f"{gguf.name} · empty line or Ctrl-D ends it")
-        while asked := _read():
-            _show(asked, conversation.reply(asked), as_json=as_json)
+    return folder, read_record(run.store.link(artifact), Plan)
 
 
 def _read() -> str:
@@ -39,5 +62,11 @@ def _read() -> str:
     return sys.stdin.readline().strip()
 
 
-def _show(question: str, answer: str, *, as_json: bool) -> None:
-    ui.out(json.dumps({"question": question, "answer": answer}, ensure_ascii=False) if as_json else answer)
+def _show(question: str, pieces: Iterable[str], abstention: str, *, as_json: bool) -> None:
+    if as_json:
+        answer = "".join(pieces).strip()
+        ui.out(json.dumps({"question": question, "answer": answer, "abstained": answer == abstention}, ensure_ascii=False))
+        return
+    answer = ui.stream(pieces)
+    if answer == abstention:
+        ui.say(ui.paint(ui.DIM, "  (declined: the sentence for what the documents do not tell)", err=True))

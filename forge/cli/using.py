@@ -16,7 +16,7 @@ RunId = typer.Argument("", metavar="RUN", help="Run id; without one, the newest 
 
 def add(app: typer.Typer) -> None:
     """Put the commands on the application."""
-    for function in (compare, champion, track):
+    for function in (compare, champion, track, serve):
         app.command(rich_help_panel=PANEL)(function)
 
 
@@ -67,3 +67,12 @@ def track(
         return
     ui.out(f"{', '.join(changed) or 'nothing new'} → {tracker} at {where}")
     ui.next_step(f"mlflow ui --backend-store-uri {where}" if where.startswith("sqlite") else f"open {where}")
+
+
+def serve(
+    run_id: str = RunId, port: int = typer.Option(8080, "--port", min=0, max=65535, help="Port on 127.0.0.1; 0 takes a free one."), as_json: bool = Json,
+) -> None:
+    """Serve RUN's published model to OpenAI clients on this machine, with the shipped settings."""
+    from forge.cli.chatting import serve as serve_model
+
+    serve_model(run_id, port, as_json=as_json)
