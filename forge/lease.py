@@ -1,57 +1,100 @@
-"""Leases: a machine's worst case is reserved before it starts, and only the provider's word frees the money.
+"""Leases: a machine's worst case is reserved before it is asked for, and only the provider's word frees the money.
 
-INTENT -> REQUESTED -> LIVE -> STOPPING -> CONFIRMED_GONE -> SETTLED. The intent row and its reservation are written in
-one transaction before any call; after a crash the lease is found again by its token, never requested blindly.
+INTENT -> REQUESTED -> LIVE -> STOPPING -> CONFIRMED_GONE -> SETTLED. The intent row and its reservation are one
+transaction with the check of the cap, before any call; what a call without an answer has done is looked up, never asked
+for again blindly. Gone is what the provider does not list, twice, some time apart, and past the time in which it may not
+list a new machine yet. Those times are counted by this process, from its own first look, so that no step of the clock and
+no resume shortens them.
 """
 
 from __future__ import annotations
 
+import json
+import sqlite3
 import time
-from typing import cast
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, cast
 
-from forge.errors import ForgeError, StillBilling
-from forge.ledger import micro_usd
+from forge.errors import ForgeError, Interrupted, NoCapacity, StillBilling
+from forge.ledger import Ended, micro_usd
 from forge.protocols import Channel, Lease, Offer, Provider, Resource
-from forge.records import canonical_json
+from forge.records import Record, canonical_json
 from forge.run import Run
 
 SLACK = 1.10
 """Worst case = rate x (deadline + 10 %): boot and shutdown are billed too."""
 
-CLOSED = ("CONFIRMED_GONE", "SETTLED")
-CONFIRM_SECONDS = 30.0
+CREATION_SECONDS = CONFIRM_SECONDS = 60.0
+"""For providers that do not say: how long a new machine may be missing from their lists (SkyPilot met a second on EC2, and
+its fix waits; PR 4443), and how far apart the two looks are that prove a machine gone."""
+GIVE_UP_SECONDS = 300.0
+"""How long a machine that does not go is waited for, beyond those times."""
+POLL_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 5.0
+UP = ("starting", "live")
+
+
+class Proof(Record):
+    """What is known of one lease: its state, the machine, what it cost, and when the provider did not list it any more.
+
+    seen_gone: UTC times of the looks that found nothing. command: ends the machine by hand, where the provider knows one.
+    """
+
+    lease: str
+    provider: str
+    resource: str
+    state: str
+    micro_usd: int | None = None
+    seen_gone: tuple[str, ...] = ()
+    why: str = ""
+    command: str = ""
+
+    @property
+    def is_gone(self) -> bool:
+        """Nothing bills any more."""
+        return self.state in ("CONFIRMED_GONE", "SETTLED")
+
+
+@dataclass
+class _Looks:
+    """Consecutive looks at the provider's list that found nothing running."""
+
+    creation_seconds: float
+    confirm_seconds: float
+    began: float = field(default_factory=time.monotonic)
+    gone_at: list[float] = field(default_factory=list)
+    times: list[str] = field(default_factory=list)
+
+    def absent(self) -> bool:
+        """Note that nothing was listed; True when that proves it."""
+        now = time.monotonic()
+        self.gone_at.append(now)
+        self.times.append(time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+        return len(self.gone_at) > 1 and now - self.gone_at[0] >= self.confirm_seconds and now - self.began >= self.creation_seconds
+
+    def present(self) -> None:
+        """Something was listed: start counting again."""
+        self.gone_at.clear()
+        self.times.clear()
 
 
 class Leases:
     """The machines of one run."""
 
-    def __init__(self, run: Run, providers: dict[str, Provider]) -> None:
-        self.run, self.providers = run, providers
+    def __init__(self, run: Run, providers: dict[str, Provider], stop_requested: Callable[[], bool] = lambda: False) -> None:
+        self.run, self.providers, self.stop_requested = run, providers, stop_requested
 
     def acquire(self, offer: Offer, deadline_seconds: int, token: str) -> Lease:
         """Reserve, then start; idempotent by token. Raises OverBudget before any call."""
-        lease = Lease(token=token, run=self.run.id, offer=offer, deadline_seconds=deadline_seconds)
-        row = self.run.state.row("SELECT state FROM lease WHERE token=?", token)
-        if row is None or row["state"] in CLOSED:
-            worst = micro_usd(offer.usd_per_hour * deadline_seconds / 3600 * SLACK)
-            spend = self.run.ledger.reserve(f"lease {token}", worst, f"{offer.provider} {offer.name}")
-            now = time.time()
-            self.run.state.execute(
-                "INSERT OR REPLACE INTO lease(token, provider, offer, state, resource, deadline_seconds, spend_id, created, changed)"
-                " VALUES(?,?,?,'INTENT','',?,?,?,?)",
-                token, offer.provider, canonical_json(offer), deadline_seconds, spend, now, now,
-            )
-        self._ensure_live(lease)
-        return lease
+        self._live(offer, deadline_seconds, token)
+        return self._lease(self._row(token))
 
     def resource(self, token: str) -> Resource:
-        """The machine of a lease as its provider reports it now; started again, and reserved anew, if it was released."""
+        """The machine of a lease as its provider reports it now; a new one, reserved anew, when it is gone."""
         row = self.run.state.row("SELECT * FROM lease WHERE token=?", token)
         if row is None:
             raise ForgeError(f"the lease {token} is not in the ledger", next=f"forge resume {self.run.id} --from provision")
-        offer = Offer.model_validate_json(row["offer"])
-        lease = self.acquire(offer, row["deadline_seconds"], token)
-        return self._ensure_live(lease)
+        return self._live(Offer.model_validate_json(row["offer"]), row["deadline_seconds"], token)
 
     def channel(self, token: str) -> Channel:
         """Files and jobs on the machine of a lease."""
@@ -60,38 +103,191 @@ class Leases:
 
     def release_all(self) -> list[str]:
         """Stop every machine of the run and wait for the provider to confirm; returns tokens not confirmed."""
-        unconfirmed = []
-        for row in self.run.state.rows("SELECT * FROM lease ORDER BY created"):
-            if row["state"] not in CLOSED and not self._release(row["token"], row["provider"], row["spend_id"]):
-                unconfirmed.append(row["token"])
-        return unconfirmed
+        return [proof.lease for proof in self.release() if not proof.is_gone]
 
-    def _ensure_live(self, lease: Lease) -> Resource:
-        provider = self.providers[lease.offer.provider]
-        found = [resource for resource in provider.find(lease.token) if resource.state in ("starting", "live")]
-        if found:
-            resource = found[0]
-        else:
-            self._mark(lease.token, "REQUESTED")
-            resource = provider.start(lease)
-        self._mark(lease.token, "LIVE", resource.id)
+    def release(self) -> list[Proof]:
+        """Stop every machine of the run; what is known of each lease then, those released earlier too."""
+        rows = self.run.state.rows("SELECT * FROM lease ORDER BY created")
+        for row in rows:
+            if row["state"] != "SETTLED":
+                self._release(row)
+        return self.proofs()
+
+    def proofs(self) -> list[Proof]:
+        """What is known of each lease of the run."""
+        rows = self.run.state.rows("SELECT lease.*, spend.actual FROM lease LEFT JOIN spend ON spend.id = lease.spend_id ORDER BY lease.created")
+        return [
+            Proof(
+                lease=row["token"], provider=row["provider"], resource=row["resource"], state=row["state"], micro_usd=row["actual"],
+                seen_gone=tuple(proof.get("seen_gone", ())), why=proof.get("why", ""), command=proof.get("command", ""),
+            )
+            for row in rows for proof in [json.loads(row["proof"] or "{}")]
+        ]
+
+    # --- up -----------------------------------------------------------------------------------------------------
+
+    def _live(self, offer: Offer, deadline_seconds: int, token: str) -> Resource:
+        row = self.run.state.row("SELECT * FROM lease WHERE token=?", token)
+        if row is not None and row["state"] in ("REQUESTED", "LIVE") and (found := self._up(row)):
+            return found
+        if row is not None and row["state"] in ("LIVE", "STOPPING", "CONFIRMED_GONE"):
+            self._release(row)
+            row = self._row(token)
+            if row["state"] != "SETTLED":
+                raise still_billing(self.run, [token])
+        if row is None or row["state"] == "SETTLED":
+            self._intend(offer, deadline_seconds, token)
+        return self._start(self._row(token))
+
+    def _up(self, row: sqlite3.Row) -> Resource | None:
+        """The machine of an open lease; waits for one that was asked for and may not be listed yet. None: proven that there is none."""
+        looks = self._looks(row)
+        while True:
+            found = [one for one in self.providers[row["provider"]].find(row["token"]) if one.state != "gone"]
+            if up := [one for one in found if one.state in UP]:
+                if up[1:]:
+                    self._stop_surplus(row, up[1:])
+                self._mark(row["token"], "LIVE", up[0].id)
+                return up[0]
+            if looks.absent():
+                return None
+            self._pause()
+
+    def _intend(self, offer: Offer, deadline_seconds: int, token: str) -> None:
+        """The intent and its worst case, in the transaction that checks the cap. Raises OverBudget."""
+        worst, now = micro_usd(offer.usd_per_hour * deadline_seconds / 3600 * SLACK), time.time()
+
+        def write(db: sqlite3.Connection, spend: int) -> None:
+            db.execute(
+                "INSERT INTO lease(token, provider, offer, state, resource, deadline_seconds, spend_id, created, changed)"
+                " VALUES(?,?,?,'INTENT','',?,?,?,?) ON CONFLICT(token) DO UPDATE SET provider=excluded.provider, offer=excluded.offer,"
+                " state='INTENT', resource='', deadline_seconds=excluded.deadline_seconds, spend_id=excluded.spend_id,"
+                " created=excluded.created, changed=excluded.changed, attempt=attempt+1, proof=''",
+                (token, offer.provider, canonical_json(offer), deadline_seconds, spend, now, now),
+            )
+
+        self.run.ledger.reserve_and(f"lease {token}", worst, f"{offer.provider} {offer.name}", write)
+        self.run.events.emit("lease", token=token, state="INTENT", resource="")
+
+    def _start(self, row: sqlite3.Row) -> Resource:
+        """Ask for the machine. After a call without a clear answer the provider is asked what it has done."""
+        token, provider = row["token"], self.providers[row["provider"]]
+        self._mark(token, "REQUESTED")
+        try:
+            resource = provider.start(self._lease(row))
+        except NoCapacity:
+            self._mark(token, "INTENT")   # the provider's word: nothing was made
+            raise
+        except (ForgeError, Interrupted):
+            raise
+        except Exception as error:
+            found = self._up(self._row(token))
+            if found is None:
+                raise ForgeError(
+                    f"{row['provider']} did not say whether it started {token}", why=f"{type(error).__name__}: {error}; it lists no such machine",
+                    next=f"forge resume {self.run.id} asks again with the same token",
+                ) from error
+            return found
+        self._mark(token, "LIVE", resource.id)
         return resource
 
-    def _release(self, token: str, provider_name: str, spend_id: int) -> bool:
-        provider = self.providers[provider_name]
-        self._mark(token, "STOPPING")
-        resources = provider.find(token)
-        for resource in resources:
-            provider.stop(resource)
-        deadline = time.monotonic() + CONFIRM_SECONDS
-        while any(resource.state != "gone" for resource in provider.find(token)):
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(0.1)
-        self._mark(token, "CONFIRMED_GONE")
-        self.run.ledger.settle(spend_id, sum(provider.settle(resource) for resource in resources))
-        self._mark(token, "SETTLED")
-        return True
+    def _stop_surplus(self, row: sqlite3.Row, surplus: list[Resource]) -> None:
+        self._note(row["token"], machines=sorted({one.id for one in surplus} | set(self._machines(row["token"]))))
+        for resource in surplus:
+            self.run.events.emit("notice", text=f"{resource.provider} has two machines for {row['token']}: {resource.id} is ended")
+            self.providers[row["provider"]].stop(resource)
+
+    # --- down ---------------------------------------------------------------------------------------------------
+
+    def _release(self, row: sqlite3.Row) -> None:
+        token, state = row["token"], row["state"]
+        if state != "CONFIRMED_GONE":
+            if state not in ("INTENT", "STOPPING"):
+                self._mark(token, "STOPPING")
+            why, looks = self._await_gone(row)
+            if why:
+                self._note(token, why=why, command=self._command(row))
+                return
+            self._note(token, seen_gone=looks.times, why="", command="")
+            self._mark(token, "CONFIRMED_GONE")
+        self._settle(self._row(token), never_asked=state == "INTENT")
+
+    def _await_gone(self, row: sqlite3.Row) -> tuple[str, _Looks]:
+        """Stop and look until it is proven gone; ("", looks), or why it is not."""
+        looks = self._looks(row)
+        give_up_at = time.monotonic() + GIVE_UP_SECONDS + (0 if row["state"] == "INTENT" else looks.creation_seconds + looks.confirm_seconds)
+        pause = POLL_SECONDS
+        while True:
+            try:
+                up = [one for one in self.providers[row["provider"]].find(row["token"]) if one.state != "gone"]
+                why = ", ".join(f"{one.id} is {one.state}" for one in up)
+                self._note(row["token"], machines=sorted({one.id for one in up} | set(self._machines(row["token"]))))
+                for one in up:
+                    self.providers[row["provider"]].stop(one)
+            except Exception as error:  # noqa: BLE001 - whatever a provider raises, the machine may be up: asked again, then told
+                why = f"{type(error).__name__}: {error}"
+            if why:
+                looks.present()
+            elif looks.absent():
+                return "", looks
+            if time.monotonic() > give_up_at:
+                return why or "the provider's list was not looked at often enough", looks
+            time.sleep(pause)
+            pause = min(LONGEST_PAUSE_SECONDS, 1.5 * pause)
+
+    def _settle(self, row: sqlite3.Row, *, never_asked: bool) -> None:
+        """The provider's bill for the machine, in one transaction with the last state. A bill that cannot be had keeps the worst case."""
+        token, provider = row["token"], row["provider"]
+        gone = [Resource(provider=provider, id=name, lease=token, state="gone") for name in self._machines(token) or [token]]
+        try:
+            micro = 0 if never_asked else sum(self.providers[provider].settle(resource) for resource in gone)
+        except Exception as error:  # noqa: BLE001 - the machine is gone; what it cost is asked again by the next teardown
+            self._note(token, why=f"its cost is not known yet: {error}")
+            return
+        with self.run.state.transaction() as db:
+            self.run.ledger.end_in(db, [Ended(row["spend_id"], "settled", micro)])
+            db.execute("UPDATE lease SET state='SETTLED', changed=? WHERE token=?", (time.time(), token))
+        self.run.events.emit("lease", token=token, state="SETTLED", resource=row["resource"])
+
+    # --- helpers ------------------------------------------------------------------------------------------------
+
+    def _row(self, token: str) -> sqlite3.Row:
+        row = self.run.state.row("SELECT * FROM lease WHERE token=?", token)
+        assert row is not None
+        return row
+
+    def _lease(self, row: sqlite3.Row) -> Lease:
+        offer = Offer.model_validate_json(row["offer"])
+        return Lease(token=row["token"], run=self.run.id, offer=offer, deadline_seconds=row["deadline_seconds"], attempt=row["attempt"])
+
+    def _looks(self, row: sqlite3.Row) -> _Looks:
+        """A machine that was never asked for needs one pair of looks at once; a provider that lists itself says so by zeros."""
+        if row["state"] == "INTENT":
+            return _Looks(0.0, 0.0)
+        provider = self.providers.get(row["provider"])
+        return _Looks(getattr(provider, "creation_seconds", CREATION_SECONDS), getattr(provider, "confirm_seconds", CONFIRM_SECONDS))
+
+    def _pause(self) -> None:
+        if self.stop_requested():
+            raise Interrupted
+        time.sleep(POLL_SECONDS)
+
+    def _machines(self, token: str) -> list[str]:
+        """All machines that were ever seen for the lease since its intent; more than one only after a provider's mistake."""
+        row = self._row(token)
+        return sorted({*json.loads(row["proof"] or "{}").get("machines", ()), *([row["resource"]] if row["resource"] else [])})
+
+    def _command(self, row: sqlite3.Row) -> str:
+        by_hand = getattr(self.providers.get(row["provider"]), "stop_command", None)
+        if by_hand is None:
+            return ""
+        names = self._machines(row["token"]) or [row["token"]]
+        return " && ".join(str(by_hand(Resource(provider=row["provider"], id=name, lease=row["token"], state="live"))) for name in names)
+
+    def _note(self, token: str, **facts: Any) -> None:
+        """Add to what is known of the lease."""
+        proof = json.loads(self._row(token)["proof"] or "{}") | facts
+        self.run.state.execute("UPDATE lease SET proof=? WHERE token=?", json.dumps(proof, sort_keys=True), token)
 
     def _mark(self, token: str, state: str, resource: str = "") -> None:
         self.run.state.execute(
@@ -102,10 +298,13 @@ class Leases:
 
 
 def still_billing(run: Run, tokens: list[str]) -> StillBilling:
-    """The error for leases that could not be confirmed as gone."""
+    """The error for leases that could not be confirmed as gone: which, why, and how to end them by hand."""
+    proofs = [proof for proof in Leases(run, {}).proofs() if proof.lease in tokens]
+    why = "; ".join(f"{proof.lease}: {proof.why or proof.state.lower()}" for proof in proofs) or ", ".join(tokens)
+    by_hand = [proof.command for proof in proofs if proof.command]
     return StillBilling(
-        f"{len(tokens)} machine(s) of run {run.id} could not be confirmed as gone", why=", ".join(tokens),
-        next=f"forge teardown {run.id}",
+        f"{len(tokens)} machine(s) of run {run.id} could not be confirmed as gone", why=why,
+        next=" && ".join([*by_hand, f"forge teardown {run.id}"]),
     )
 
 

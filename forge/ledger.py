@@ -168,14 +168,20 @@ class Ledger:
 
     def end(self, ended: Sequence[Ended]) -> None:
         """Meter.end. A line that is settled already keeps its first figure."""
+        self.state.together(lambda db: self.end_in(db, ended))
 
-        def close_lines(db: sqlite3.Connection) -> None:
-            db.executemany(
-                "UPDATE spend SET actual=?, outcome=?, usage=? WHERE id=? AND actual IS NULL",
-                [(one.micro, one.outcome, json.dumps(dict(one.usage)), one.line) for one in ended],
-            )
+    def end_in(self, db: sqlite3.Connection, ended: Sequence[Ended]) -> None:
+        """The same as part of a transaction that the caller has begun."""
+        db.executemany(
+            "UPDATE spend SET actual=?, outcome=?, usage=? WHERE id=? AND actual IS NULL",
+            [(one.micro, one.outcome, json.dumps(dict(one.usage)), one.line) for one in ended],
+        )
 
-        self.state.together(close_lines)
+    def reserve_and(self, key: str, micro: int, what: str, write: Callable[[sqlite3.Connection, int], None]) -> None:
+        """Reserve, and write(database, line) in the same transaction. Raises OverBudget before anything is written."""
+        with self.state.transaction() as db:
+            self._check(*_sums(db), micro, what)
+            write(db, self._open(db, key, micro, what, ""))
 
     def under_way(self, batch: str) -> dict[str, int]:
         """Meter.under_way."""

@@ -346,22 +346,33 @@ class Offer(Record):
 
 
 class Lease(Record):
-    """A right to one machine until a deadline. `token` makes start() idempotent."""
+    """A right to one machine until a deadline. `token` makes start() idempotent.
+
+    attempt: 2 when an earlier machine of the token is gone for good; clouds that remember tokens need another one then.
+    """
 
     token: str
     run: str
     offer: Offer
     deadline_seconds: int
+    attempt: int = 1
 
 
 class Resource(Record):
-    """A machine as the provider reports it."""
+    """A machine as the provider reports it.
+
+    run: the run whose lease it was started for, from the provider's tags. held: the provider can tell that the process
+    that leased it is alive. overdue: it is past its deadline, by the provider's clock.
+    """
 
     provider: str
     id: str
     lease: str
     state: Literal["starting", "live", "stopping", "gone"]
     address: str = ""
+    run: str = ""
+    held: bool = False
+    overdue: bool = False
 
 
 class Channel(Protocol):
@@ -401,7 +412,14 @@ class Channel(Protocol):
 
 
 class Provider(Protocol):
-    """Leases machines. Exported as `provider`; entry point group `forge.compute`."""
+    """Leases machines. Exported as `provider`; entry point group `forge.compute`.
+
+    It may also have (the engine looks with getattr):
+    creation_seconds: float, 60 unless told: how long find() may not list a machine that start() has made.
+    confirm_seconds: float, 60 unless told: how far apart two looks are that prove a machine gone; 0 where the provider's
+        list is the truth itself.
+    stop_command(resource) -> str: what a person types to end the machine by hand.
+    """
 
     name: ClassVar[str]
     requires: ClassVar[tuple[Requirement, ...]]

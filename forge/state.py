@@ -55,13 +55,16 @@ CREATE TRIGGER IF NOT EXISTS purse_changed AFTER UPDATE OF actual, reserved ON s
         reserved = reserved + CASE WHEN new.actual IS NULL THEN new.reserved ELSE 0 END - CASE WHEN old.actual IS NULL THEN old.reserved ELSE 0 END
     WHERE before_gate = new.before_gate; END;
 """
-"""Version 2: a line of `spend` is one attempt. purse holds its sums, kept by the database itself, so that the cap is
+"""Since version 2 a line of `spend` is one attempt. purse holds its sums, kept by the database itself, so that the cap is
 checked in the time of one row however long the ledger grows."""
-ATTEMPT_COLUMNS = {
-    "number": "INTEGER NOT NULL DEFAULT 1", "outcome": "TEXT NOT NULL DEFAULT ''", "usage": "TEXT NOT NULL DEFAULT '{}'",
-    "batch": "TEXT NOT NULL DEFAULT ''",
+NEW_COLUMNS = {
+    "spend": {
+        "number": "INTEGER NOT NULL DEFAULT 1", "outcome": "TEXT NOT NULL DEFAULT ''", "usage": "TEXT NOT NULL DEFAULT '{}'",
+        "batch": "TEXT NOT NULL DEFAULT ''",
+    },
+    "lease": {"attempt": "INTEGER NOT NULL DEFAULT 1", "proof": "TEXT NOT NULL DEFAULT ''"},
 }
-VERSION = 2
+VERSION = 3
 
 BUSY_SECONDS = 10.0
 NETWORK_FILESYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs"}
@@ -176,10 +179,11 @@ def _bring_up_to_date(db: sqlite3.Connection) -> None:
         return
     db.execute("BEGIN IMMEDIATE")
     try:
-        there = {row[1] for row in db.execute("PRAGMA table_info(spend)")}
-        for name, kind in ATTEMPT_COLUMNS.items():
-            if name not in there:
-                db.execute(f"ALTER TABLE spend ADD COLUMN {name} {kind}")
+        for table, columns in NEW_COLUMNS.items():
+            there = {row[1] for row in db.execute(f"PRAGMA table_info({table})")}
+            for name, kind in columns.items():
+                if name not in there:
+                    db.execute(f"ALTER TABLE {table} ADD COLUMN {name} {kind}")
         for statement in _statements(ATTEMPTS):
             db.execute(statement)
         db.execute(f"PRAGMA user_version={VERSION}")

@@ -50,6 +50,9 @@ class Local:
 
     name: ClassVar[str] = "local"
     requires: ClassVar[tuple[Requirement, ...]] = ()
+    creation_seconds: ClassVar[float] = 0.0
+    confirm_seconds: ClassVar[float] = 0.0
+    """A lease is a folder: what is not listed is not there."""
 
     def __init__(self, state: Path | None = None) -> None:
         self._state = state
@@ -75,9 +78,10 @@ class Local:
         billed = _billed_seconds(folder)
         (folder / "jobs").mkdir(parents=True, exist_ok=True)
         (folder / "ended.json").unlink(missing_ok=True)
-        opened = {**lease.model_dump(mode="json"), "boot": _boot_id(), "started": _now(), "billed_seconds": billed}
+        engine = [os.getpid(), _supervise.start_ticks(os.getpid())]
+        opened = {**lease.model_dump(mode="json"), "boot": _boot_id(), "started": _now(), "billed_seconds": billed, "engine": engine}
         _write(folder / "lease.json", json.dumps(opened, sort_keys=True))
-        return Resource(provider=self.name, id=lease.token, lease=lease.token, state="live", address="localhost")
+        return self._opened(opened)
 
     def find(self, scope: str) -> list[Resource]:
         """Open leases of a lease token, a run id or "all". A lease past its deadline with no job left is gone."""
@@ -96,10 +100,16 @@ class Local:
         if not (folder / "ended.json").exists():
             _write(folder / "ended.json", json.dumps({"ended": _now(), "boot": _boot_id()}))
 
+    def stop_command(self, resource: Resource) -> str:
+        """The watchers of the lease's jobs; each takes its job and all that it started with it."""
+        pids = [str(_pid(job)[0]) for job in _job_folders(self._lease_folder(resource.id)) if _alive(job)]
+        return f"kill {' '.join(pids)}" if pids else ""
+
     def channel(self, resource: Resource, root: Path) -> LocalChannel:
         """Files and jobs below `root`. Raises NoCapacity when the lease is not open."""
         if self._resource(self._lease_folder(resource.id)) is None:
             raise NoCapacity(f"the lease {resource.id} is not open", next="forge resume starts a new one")
+        self._hold(self._lease_folder(resource.id))
         return LocalChannel(self, resource, root)
 
     def settle(self, resource: Resource) -> int:
@@ -164,8 +174,20 @@ class Local:
             return None
         if _seconds_left(lease) <= 0 and not any(_alive(job) for job in _job_folders(folder)):
             return None
-        token = lease["token"]
-        return Resource(provider=self.name, id=token, lease=token, state="live", address="localhost")
+        return self._opened(lease)
+
+    def _opened(self, lease: Mapping[str, Any]) -> Resource:
+        pid, started = lease.get("engine", (0, -1))
+        return Resource(
+            provider=self.name, id=lease["token"], lease=lease["token"], state="live", address="localhost", run=lease["run"],
+            held=_supervise.start_ticks(pid) == started, overdue=_seconds_left(lease) <= 0,
+        )
+
+    def _hold(self, folder: Path) -> None:
+        """Write down that this process works with the lease now."""
+        lease, engine = _read(folder), [os.getpid(), _supervise.start_ticks(os.getpid())]
+        if lease.get("engine") != engine:
+            _write(folder / "lease.json", json.dumps({**lease, "engine": engine}, sort_keys=True))
 
     def _leases(self) -> Path:
         return (self._state or _state_home()) / "leases"

@@ -1,7 +1,7 @@
 """A Messages and Message Batches server on loopback: real HTTP, real limits, a bill of its own, and storms on demand.
 
 It answers with pairs made from the passages between the markers, answers questions on them and judges pairs (as its manner
-is: "honest", "yes" to everything, "no" to everything, "forgetful" without answers, "blind" to numbers), counts four bytes as a token and bills what it answers,
+is: "honest", "yes" to everything, "no" to everything, "forgetful" without answers, "blind" to numbers), counts tokens with the schema as the vendor's newest tokenizer would (claude_facts.py) and bills what it answers,
 in exact decimals rounded up to a micro-dollar a request. It bills nothing for refusals to serve (429, 529) and for
 connections that it drops before it has answered; what it resets in the middle of the answer's body is billed.
 """
@@ -14,6 +14,7 @@ import random
 import re
 import socket
 import struct
+import sys
 import threading
 import time
 from collections import Counter
@@ -22,6 +23,8 @@ from datetime import UTC, datetime, timedelta
 from decimal import ROUND_CEILING, Decimal
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from tests.servers.claude_facts import check_answer, count_tokens, facts_answer
 
 PRICE = {"input": Decimal("0.10"), "output": Decimal("0.50")}
 """USD per million tokens of claude-haiku-5-5, prompts up to 100,000 tokens; batches cost half."""
@@ -99,6 +102,11 @@ class ClaudeServer(ThreadingHTTPServer):
         self.shutdown()
         self.server_close()
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Quiet about clients that hang up or are killed."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
     def happens(self, share: float) -> bool:
         """One draw."""
         with self.lock:
@@ -127,10 +135,11 @@ class ClaudeServer(ThreadingHTTPServer):
         elif self.happens(storm.truncated):
             text, stop = text[: len(text) // 2], "max_tokens"
         elif self.happens(storm.garbled):
-            text = text.replace('"pairs"', '"pears"')
-        if len(text.encode()) > 4 * body["max_tokens"]:
-            text, stop = text.encode()[: 4 * body["max_tokens"]].decode(errors="ignore"), "max_tokens"
-        used = {"input_tokens": _input_tokens(body), "output_tokens": max(1, len(text.encode()) // 4)}
+            text = text.replace('"pairs"', '"pears"').replace('"facts"', '"fakts"')
+        tokens = max(1, count_tokens(text))
+        if tokens > body["max_tokens"]:
+            text, stop, tokens = text[: len(text) * body["max_tokens"] // tokens], "max_tokens", body["max_tokens"]
+        used = {"input_tokens": _input_tokens(body), "output_tokens": tokens}
         self._bill(body, used, batch)
         with self.lock:
             number = next(self.numbers)
@@ -299,8 +308,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _input_tokens(body: dict[str, Any]) -> int:
-    """Four bytes a token; nothing for a batch as a whole."""
-    return len((body["system"] + body["messages"][0]["content"]).encode()) // 4 if "messages" in body else 0
+    """System text, task and schema; nothing for a batch as a whole."""
+    return count_tokens(f"{body['system']}\n{body['messages'][0]['content']}\n{json.dumps(body.get('output_config', ''))}") if "messages" in body else 0
 
 
 def _content(body: dict[str, Any], manner: str) -> dict[str, Any]:
@@ -309,6 +318,8 @@ def _content(body: dict[str, Any], manner: str) -> dict[str, Any]:
     if kind == "pairs":
         return {"pairs": _pairs(body)}
     text = body["messages"][0]["content"]
+    if kind in {"facts", "r"}:
+        return facts_answer(text) if kind == "facts" else check_answer(text, manner)
     passage, items = PASSAGE.search(text), ITEMS.search(text)
     if not (passage and items):
         return {kind: []}

@@ -1,65 +1,28 @@
-"""No machine outlives its run: reserved before it starts, found again after a crash, released only on the provider's word."""
+"""No machine outlives its run: reserved before it is asked for, found again after a crash, released only on the provider's word."""
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
 
 import pytest
 
-from forge.errors import NoCapacity, OverBudget
-from forge.lease import Leases, as_provider
-from forge.protocols import Lease, Need, Offer, Resource
+from forge.errors import ForgeError, NoCapacity, OverBudget
+from forge.lease import Leases, as_provider, still_billing
+from forge.protocols import Resource
 from forge.run import Run
 from forge.testing import tiny_corpus
+from tests.test_engine.fake_cloud import BILL, OFFER, Cloud
 
-OFFER = Offer(provider="fake", name="gpu.large", usd_per_hour=2.0, device="cuda", cores=8, memory_gib=64)
 HOUR = 3600
-
-
-class Cloud:
-    """A provider that remembers what it started, and can lose its answer or refuse to stop."""
-
-    name: ClassVar[str] = "fake"
-    requires: ClassVar[tuple[Any, ...]] = ()
-
-    def __init__(self) -> None:
-        self.machines: dict[str, Resource] = {}
-        self.started: list[str] = []
-        self.lose_answer = self.deaf = self.empty = False
-
-    def quote(self, need: Need) -> list[Offer]:
-        return [OFFER]
-
-    def start(self, lease: Lease) -> Resource:
-        if self.empty:
-            raise NoCapacity("no machine to be had")
-        self.started.append(lease.token)
-        made = Resource(provider="fake", id=f"i-{len(self.started)}", lease=lease.token, state="live")
-        self.machines[lease.token] = made
-        if self.lose_answer:
-            self.lose_answer = False
-            raise ConnectionResetError("the answer was lost")
-        return made
-
-    def find(self, scope: str) -> list[Resource]:
-        return [machine for token, machine in self.machines.items() if scope in ("all", token)]
-
-    def stop(self, resource: Resource) -> None:
-        if not self.deaf:
-            self.machines[resource.lease] = resource.model_copy(update={"state": "gone"})
-
-    def channel(self, resource: Resource, root: Path) -> Any:
-        return None
-
-    def settle(self, resource: Resource) -> int:
-        return 1_500_000
+WORST = 2_200_000   # $2/h for an hour and 10 %
 
 
 @pytest.fixture
-def cloud() -> Cloud:
-    return Cloud()
+def cloud(tmp_path: Path) -> Cloud:
+    return Cloud(tmp_path / "cloud")
 
 
 @pytest.fixture
@@ -81,35 +44,73 @@ def state(run: Run) -> str:
 
 def test_the_worst_case_is_reserved_and_the_real_cost_settled(run: Run, cloud: Cloud) -> None:
     leases(run, cloud).acquire(OFFER, HOUR, "t1")
-    assert run.ledger.totals().reserved == 2_200_000   # $2/h for an hour and 10 %
+    assert (run.ledger.totals().reserved, state(run)) == (WORST, "LIVE")
     assert leases(run, cloud).release_all() == []
-    assert (run.ledger.totals().settled, run.ledger.totals().reserved, state(run)) == (1_500_000, 0, "SETTLED")
+    assert (run.ledger.totals().settled, run.ledger.totals().reserved, state(run)) == (BILL, 0, "SETTLED")
 
 
-def test_a_machine_that_could_pass_the_cap_is_never_requested(run: Run, cloud: Cloud) -> None:
+def test_a_machine_that_could_pass_the_cap_is_never_asked_for_and_leaves_no_intent(run: Run, cloud: Cloud) -> None:
     with pytest.raises(OverBudget):
         leases(run, cloud).acquire(OFFER, 2 * HOUR, "t1")
     assert cloud.started == []
-    assert run.ledger.totals().committed == 0
+    assert (run.ledger.totals().committed, state(run)) == (0, "")
 
 
-def test_a_lost_answer_leads_to_one_machine(run: Run, cloud: Cloud) -> None:
-    cloud.lose_answer = True
-    with pytest.raises(ConnectionResetError):
-        leases(run, cloud).acquire(OFFER, HOUR, "t1")
+def test_an_answer_that_is_lost_is_looked_up_and_leads_to_one_machine(run: Run, cloud: Cloud) -> None:
+    cloud.lost_answers, cloud.hidden_looks = 1, 2
     leases(run, cloud).acquire(OFFER, HOUR, "t1")
-    assert cloud.started == ["t1"]
-    assert run.ledger.totals().reserved == 2_200_000
+    assert cloud.up() == ["i-t1-1"]
+    assert (run.ledger.totals().reserved, state(run)) == (WORST, "LIVE")
+
+
+def test_a_request_that_made_nothing_is_told_and_asked_again_on_resume(run: Run, cloud: Cloud) -> None:
+    cloud.lost_answers, cloud.never_made = 1, True
+    with pytest.raises(ForgeError, match="did not say whether it started t1"):
+        leases(run, cloud).acquire(OFFER, HOUR, "t1")
+    assert (run.ledger.totals().reserved, state(run)) == (WORST, "REQUESTED")
+    cloud.never_made = False
+    leases(run, cloud).acquire(OFFER, HOUR, "t1")
+    assert (cloud.up(), run.ledger.totals().reserved) == (["i-t1-1"], WORST)
+
+
+def test_a_machine_that_is_not_listed_at_first_is_neither_started_again_nor_declared_gone(run: Run, cloud: Cloud) -> None:
+    leases(run, cloud).acquire(OFFER, HOUR, "t1")
+    cloud.hidden_looks = 2
+    assert leases(run, cloud).resource("t1").id == "i-t1-1"
+    cloud.hidden_looks = 1
+    assert leases(run, cloud).release_all() == []
+    assert (cloud.started, cloud.up()) == (["i-t1-1"], [])
+    assert len(leases(run, cloud).proofs()[0].seen_gone) >= 2
+
+
+def test_one_look_that_finds_nothing_proves_nothing(run: Run, cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("forge.lease.GIVE_UP_SECONDS", -1e9)   # as if time was up after the first look
+    leases(run, cloud).acquire(OFFER, HOUR, "t1")
+    cloud.stop(Resource(provider="fake", id="i-t1-1", lease="t1", state="live"))
+    assert leases(run, cloud).release_all() == ["t1"]
+    assert (run.ledger.totals().reserved, state(run)) == (WORST, "STOPPING")
 
 
 def test_a_machine_that_does_not_stop_keeps_its_money_reserved(run: Run, cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("forge.lease.CONFIRM_SECONDS", 0.3)
+    monkeypatch.setattr("forge.lease.GIVE_UP_SECONDS", 0.2)
     leases(run, cloud).acquire(OFFER, HOUR, "t1")
-    cloud.deaf = True
+    cloud.deaf_stops = 1_000
     assert leases(run, cloud).release_all() == ["t1"]
-    assert (run.ledger.totals().reserved, state(run)) == (2_200_000, "STOPPING")
-    cloud.deaf = False
+    assert (run.ledger.totals().reserved, state(run)) == (WORST, "STOPPING")
+    told = still_billing(run, ["t1"])
+    assert told.exit_code == 70
+    assert "the request was refused" in told.why
+    assert told.next == "fakecloud terminate i-t1-1 && forge teardown lease"
+    cloud.deaf_stops = 0
     assert leases(run, cloud).release_all() == []
+    assert (run.ledger.totals().settled, run.ledger.totals().reserved) == (BILL, 0)
+
+
+def test_a_list_that_cannot_be_had_is_no_proof(run: Run, cloud: Cloud) -> None:
+    leases(run, cloud).acquire(OFFER, HOUR, "t1")
+    cloud.deaf_stops, cloud.broken_looks = 1, 2
+    assert leases(run, cloud).release_all() == []
+    assert cloud.up() == []
 
 
 def test_a_released_lease_is_reserved_again_before_it_starts_again(run: Run, cloud: Cloud) -> None:
@@ -117,7 +118,24 @@ def test_a_released_lease_is_reserved_again_before_it_starts_again(run: Run, clo
     leases(run, cloud).release_all()
     with pytest.raises(OverBudget):   # 1.5 settled + 2.2 worst case > 3.0
         leases(run, cloud).resource("t1")
-    assert cloud.started == ["t1"]
+    assert cloud.started == ["i-t1-1"]
+
+
+def test_a_machine_that_vanished_is_settled_before_another_is_reserved(run: Run, cloud: Cloud) -> None:
+    run.ledger.budget = 10_000_000
+    leases(run, cloud).acquire(OFFER, HOUR, "t1")
+    cloud.stop(Resource(provider="fake", id="i-t1-1", lease="t1", state="live"))
+    assert leases(run, cloud).resource("t1").id == "i-t1-2"
+    assert (run.ledger.totals().settled, run.ledger.totals().reserved) == (BILL, WORST)
+
+
+def test_two_machines_for_one_lease_become_one(run: Run, cloud: Cloud) -> None:
+    leases(run, cloud).acquire(OFFER, HOUR, "t1")
+    cloud._put("i-t1-9", Resource(provider="fake", id="i-t1-9", lease="t1", state="live"))
+    assert leases(run, cloud).resource("t1").id == "i-t1-1"
+    assert cloud.up() == ["i-t1-1"]
+    leases(run, cloud).release_all()
+    assert run.ledger.totals().settled == 2 * BILL
 
 
 def test_no_capacity_leaves_nothing_running_and_frees_the_money(run: Run, cloud: Cloud) -> None:
@@ -126,3 +144,95 @@ def test_no_capacity_leaves_nothing_running_and_frees_the_money(run: Run, cloud:
         leases(run, cloud).acquire(OFFER, HOUR, "t1")
     assert leases(run, cloud).release_all() == []
     assert run.ledger.totals().committed == 0
+
+
+def test_a_bill_that_cannot_be_had_keeps_the_worst_case_until_it_can(run: Run, cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_bill(resource: Resource) -> int:
+        raise TimeoutError("no bill yet")
+
+    leases(run, cloud).acquire(OFFER, HOUR, "t1")
+    with monkeypatch.context() as patched:
+        patched.setattr(cloud, "settle", no_bill)
+        assert leases(run, cloud).release_all() == []
+    assert (run.ledger.totals().reserved, state(run)) == (WORST, "CONFIRMED_GONE")
+    leases(run, cloud).release_all()
+    assert (run.ledger.totals().settled, run.ledger.totals().reserved, state(run)) == (BILL, 0, "SETTLED")
+
+
+class Killed(BaseException):
+    """As if the process had died here."""
+
+
+class Killer:
+    """Dies at the n-th step of the cloud and the ledger."""
+
+    def __init__(self, at: int) -> None:
+        self.at, self.count = at, 0
+
+    def __call__(self, name: str) -> None:
+        self.count += 1
+        if self.count == self.at:
+            raise Killed(name)
+
+
+@pytest.mark.parametrize("resumed", [True, False], ids=["resumed", "torn down"])
+def test_killed_at_every_single_step_no_machine_is_left_and_the_books_are_right(
+    tmp_path: Path, cloud: Cloud, monkeypatch: pytest.MonkeyPatch, resumed: bool
+) -> None:
+    monkeypatch.setattr("forge.lease.POLL_SECONDS", 0.01)
+    reached, at = True, 0
+    while reached:
+        at += 1
+        folder = tmp_path / f"{at}"
+        monkeypatch.setenv("FORGE_HOME", str(folder))
+        reached = _live_and_die(folder, Killer(at))
+        cloud = Cloud(folder / "cloud")
+        cloud.creation_seconds, cloud.confirm_seconds = 0.02, 0.01
+        run = _run(folder)
+        if resumed:
+            assert leases(run, cloud).resource("t1").state == "live" if _has_lease(run) else leases(run, cloud).acquire(OFFER, HOUR, "t1")
+            assert len(cloud.up()) == 1
+        assert run.ledger.totals().committed <= run.ledger.budget
+        assert leases(run, cloud).release_all() == []
+        assert cloud.up() == []
+        assert (run.ledger.totals().settled, run.ledger.totals().reserved) == (cloud.bill(), 0)
+        run.close()
+    assert at > 20, "the kills did not cover the life of a lease"
+
+
+def _live_and_die(folder: Path, killer: Killer) -> bool:
+    """A lease's whole life, until the killer's step; True when it was reached."""
+    cloud = Cloud(folder / "cloud", killer)
+    cloud.creation_seconds, cloud.confirm_seconds = 0.02, 0.01
+    run = _run(folder)
+    transaction = run.state.transaction
+
+    @contextmanager
+    def dying_transaction() -> Iterator[sqlite3.Connection]:
+        killer("before a commit")
+        with transaction() as db:
+            yield db
+        killer("after a commit")
+
+    run.state.transaction = dying_transaction  # type: ignore[method-assign]
+    try:
+        leases(run, cloud).acquire(OFFER, HOUR, "t1")
+        leases(run, cloud).resource("t1")
+        leases(run, cloud).release_all()
+    except Killed:
+        return True
+    finally:
+        run.close()
+    return False
+
+
+def _run(folder: Path) -> Run:
+    known = (folder / "runs/killed/run.json").exists()
+    made = Run.open("killed") if known else Run.create(tiny_corpus(folder / "c", {"a.txt": "a"}), dry_run=False, run_id="killed")
+    made.ledger.budget, made.ledger.gate_open = 10_000_000, True
+    made.state._db.execute("PRAGMA synchronous=OFF")   # the killed process is this one; nobody pulls the plug
+    return made
+
+
+def _has_lease(run: Run) -> bool:
+    return run.state.row("SELECT 1 FROM lease") is not None
