@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from forge.cli.complete import run_names
 
 if TYPE_CHECKING:
     from forge.review.desk import Desk
+    from forge.review.server import ReviewServer
 
 SECONDS_PER_MINUTE = 60.0
 
@@ -36,12 +38,13 @@ def review(
     from forge.cli.session import Session
     from forge.review.desk import Desk
 
-    session = Session(as_json=as_json, quiet=False, yes=False)
+    page = not (export or reject or keep or edit)
+    session = Session(as_json=as_json and page, quiet=as_json and not page, yes=False)   # one object, where nothing is followed
     session.open(run_id)
     desk = Desk(session.run, session.registry, session.config, session.view)
     if export:
         _export(desk, export, sampled=not everything, as_json=as_json)
-    elif reject or keep or edit:
+    elif not page:
         _decide(desk, _ids(reject), _ids(keep), edit, why, as_json=as_json)
     else:
         _serve(desk, session, browser=not no_browser, idle_seconds=minutes * SECONDS_PER_MINUTE, as_json=as_json)
@@ -102,18 +105,12 @@ def _serve(desk: Desk, session: Any, *, browser: bool, idle_seconds: float, as_j
     from forge.errors import Interrupted, WaitingAtGate
     from forge.review.server import ReviewServer
 
-    server = ReviewServer(desk)
-    if as_json:
-        import json
-
-        ui.out(json.dumps({"event": "review", "run": desk.run.id, "url": server.url, "origin": server.origin}))
-    else:
-        ui.out(f"review of run {desk.run.id}: {server.url}")
-        ui.say("  this address works once, on this machine. Ctrl-C ends the page; decisions are kept")
-    if browser:
-        webbrowser.open(server.url)
     run_id = desk.run.id
     try:
+        server = ReviewServer(desk)
+        _announce(server, run_id, as_json=as_json)
+        if browser:
+            webbrowser.open(server.url)
         outcome = server.wait(idle_seconds)
     except KeyboardInterrupt as stop:
         raise Interrupted(f"the review has ended; decisions are kept. next: forge review {run_id}") from stop
@@ -127,13 +124,19 @@ def _serve(desk: Desk, session: Any, *, browser: bool, idle_seconds: float, as_j
     _end(desk, outcome, as_json=as_json)
 
 
+def _announce(server: ReviewServer, run_id: str, *, as_json: bool) -> None:
+    if as_json:
+        ui.out(json.dumps({"event": "review", "run": run_id, "url": server.url, "origin": server.origin}))
+        return
+    ui.out(f"review of run {run_id}: {server.url}")
+    ui.say("  this address works once, on this machine. Ctrl-C ends the page; decisions are kept")
+
+
 def _end(desk: Desk, outcome: str, *, as_json: bool) -> None:
     from forge import gate
 
     following = f"forge review {desk.run.id}" if outcome == "later" else f"forge resume {desk.run.id}"
     if as_json:
-        import json
-
         ui.out(json.dumps({"event": "result", "run": desk.run.id, "outcome": outcome, "plan": desk.approved or None, "next": following}))
         return
     told = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from collections.abc import Set
 from html.parser import HTMLParser
@@ -18,10 +17,10 @@ from forge.phases.teardown import phase
 from forge.protocols import Prediction
 from forge.records import Message, Verdict, write_json, write_jsonl
 from forge.testing import run_phase
+from tests.browser import chromium
 from tests.test_phases.finished_run import ABSTENTION, HOSTILE, NAME, VERDICTS, finished_run
 
 VOID = {"meta", "br", "line", "circle", "rect", "polyline", "i"}
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 PHASES = {
     "prep": 2.1, "audit": 3.4, "synth": 5.2, "shape": 1.1, "plan_fit": 8.8, "provision": 0.2, "train": 412.0, "eval": 66.0,
@@ -246,12 +245,11 @@ def test_long_answers_are_cut_and_the_sample_is_small(tmp_path: Path) -> None:
     assert ABSTENTION in page.text
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
 def test_a_browser_draws_the_page(tmp_path: Path) -> None:
     close(tmp_path, record())
     image, page = tmp_path / "page.png", tmp_path / "run" / "out" / "report.html"
     subprocess.run(
-        [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1100,2000", f"--user-data-dir={tmp_path}/profile",
+        [chromium(), "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1100,2000", f"--user-data-dir={tmp_path}/profile",
          f"--screenshot={image}", page.as_uri()],
         check=True, capture_output=True, timeout=60,
     )
