@@ -61,6 +61,7 @@ class Audit:
         if not settings.metadata:
             filters.drop_metadata(sieve, ctx.check_stop)
         filters.cut_boilerplate(sieve, ctx.check_stop)
+        filters.cut_structure(sieve, ctx.check_stop)
         everything = list(sieve.kept.values())
         stage(1, "language, quality, references")
         by_language, allowed = filters.drop_unfit(sieve, ctx.check_stop, settings)

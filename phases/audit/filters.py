@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from difflib import SequenceMatcher
 from typing import TYPE_CHECKING, Any
 
+from forge.citations import scrub
 from forge.errors import ForgeError
 from forge.phases.audit.boilerplate import find_boilerplate, without_lines
 from forge.phases.audit.contamination import MIN_WORDS, EvaluationIndex, Found, describe_contamination, search
@@ -13,14 +15,16 @@ from forge.phases.audit.language import UNDETERMINED, Languages, characters_by_l
 from forge.phases.audit.outliers import Outliers, find_outliers
 from forge.phases.audit.prose import has_words, prose_of, word_list
 from forge.phases.audit.quality import describe, hard_signal, is_poor, soft_signals
-from forge.phases.audit.references import is_reference_list
+from forge.phases.audit.references import is_reference_list, without_list
 from forge.phases.audit.sieve import Sieve
+from forge.phases.audit.speakers import find_transcripts, without_labels
 
 if TYPE_CHECKING:
     from forge.phases.audit.settings import AuditSettings
     from forge.phases.audit.terms import Terms
 
 Tick = Callable[[], None]
+PROSE = {"prose", "notes"}
 
 
 def cut_boilerplate(sieve: Sieve, tick: Tick) -> None:
@@ -40,6 +44,43 @@ def cut_boilerplate(sieve: Sieve, tick: Tick) -> None:
             sieve.drop(id, "boilerplate", detail)
 
 
+def cut_citations(sieve: Sieve, tick: Tick) -> None:
+    """Take the marks of citations out of running text; after lists of references are gone, which consist of them."""
+    for id, passage in list(sieve.kept.items()):
+        tick()
+        if passage.meta.get("kind", "prose") in PROSE and (text := scrub(passage.text)) != passage.text:
+            _shorten(sieve, id, text, _lost(passage.text, text), "citations", "marks of citations in running text")
+
+
+def cut_structure(sieve: Sieve, tick: Tick) -> None:
+    """Take what belongs to the page and not to its content out of the text: labels of speakers, and lists of references at its end."""
+    transcripts = find_transcripts(sieve.kept.values())
+    for id, passage in list(sieve.kept.items()):
+        tick()
+        if passage.meta.get("kind", "prose") not in PROSE:
+            continue
+        if labels := transcripts.get(passage.source.path):
+            text, order = without_labels(passage.text, labels)
+            if order:
+                _shorten(sieve, id, text, ", ".join(order), "speaker_labels", f"{len(order)} labels of speakers, kept in order in its meta")
+                sieve.label("speakers", {id: "; ".join(order)})
+        text, gone = without_list(sieve.kept[id].text)
+        if gone:
+            _shorten(sieve, id, text, gone, "references", "a list of references at its end")
+
+
+def _shorten(sieve: Sieve, id: str, text: str, gone: str, reason: str, detail: str) -> None:
+    if text.strip():
+        sieve.shorten(id, text, gone, reason, detail)
+
+
+def _lost(before: str, after: str) -> str:
+    """The words that are in `before` only."""
+    words = before.split()
+    steps = SequenceMatcher(None, words, after.split(), autojunk=False).get_opcodes()
+    return " ".join(" ".join(words[first:last]) for step, first, last, _, _ in steps if step in {"delete", "replace"})
+
+
 def drop_unfit(sieve: Sieve, tick: Tick, settings: AuditSettings) -> tuple[dict[str, int], tuple[str, ...]]:
     """All filters of single passages; returns what drop_foreign() found."""
     drop_short(sieve, tick, min_words=settings.min_words, min_chars=settings.min_chars)
@@ -48,6 +89,8 @@ def drop_unfit(sieve: Sieve, tick: Tick, settings: AuditSettings) -> tuple[dict[
     by_language, allowed = drop_foreign(sieve, tick, settings.languages, prose_by_id)
     drop_poor(sieve, tick, least=settings.quality_signals, english=allowed == ("en",), prose_by_id=prose_by_id)
     drop_references(sieve, tick)
+    if settings.citations == "cut":
+        cut_citations(sieve, tick)
     return by_language, allowed
 
 

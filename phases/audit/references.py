@@ -1,6 +1,6 @@
 """Tells lists of references from text: by the heading they stand under and by how their entries look.
 
-Markers of citations inside running text ("[12]", "(Smith et al., 2020)") are left alone.
+Markers of citations inside running text ("[12]", "(Smith et al., 2020)") are the business of forge/citations.py.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ _HEADING = re.compile(
     r"|quellen(?:verzeichnis)?|bibliographie|références(?: bibliographiques)?|bibliografía|referencias(?: bibliográficas)?|bibliografia"
     r"|riferimenti bibliografici|referências(?: bibliográficas)?|参考文献)\W*$"
 )
+_AFTER = re.compile(r"(?i)^[#\s\d.]*(?:appendix|appendices|anhang|annexe?|supplement(?:ary)?\b)")
 _YEAR = re.compile(
     r"\(\s*(?:18|19|20)\d\d[a-z]?\s*\)|[,.;:]\s*(?:18|19|20)\d\d[a-z]?\b\s*(?:[.,;:)]|$)|\b(?:18|19|20)\d\d;\s*\d+"
 )
@@ -61,6 +62,18 @@ def is_reference_list(passage: Passage) -> tuple[bool, str]:
     if share > ENTRY_SHARE and count >= MIN_ENTRIES:
         return True, f"{share:.0%} of {count} lines are entries"
     return False, ""
+
+
+def without_list(text: str) -> tuple[str, str]:
+    """The text without a list of references at its end, and that list: for pages whose headings nobody marked. An appendix behind it stays."""
+    lines = text.split("\n")
+    for at, line in enumerate(lines):
+        if at and _HEADING.match(line.strip().lstrip("# ")):
+            end = next((place for place in range(at + 1, len(lines)) if _AFTER.match(lines[place])), len(lines))
+            share, count = reference_share("\n".join(lines[at + 1 : end]))
+            if share > ENTRY_SHARE and count >= MIN_ENTRIES:
+                return "\n".join(lines[:at] + lines[end:]).strip("\n"), "\n".join(lines[at:end])
+    return text, ""
 
 
 def _is_heading(line: str) -> bool:

@@ -130,7 +130,7 @@ def summarize(
         "read": sieve.read,
         "kept": len(sieve.kept),
         "dropped_by_reason": sieve.dropped_by_reason(),
-        "shortened": sum(drop.id.endswith("#cut") for drop in sieve.drops),
+        "shortened": sieve.shortened(),
         "chars": sieve.characters(),
         "languages": {language: round(count / total, 4) for language, count in characters_by_language.items()}
         if total

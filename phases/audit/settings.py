@@ -47,6 +47,9 @@ class AuditSettings(Settings):
     subtopics: int = Field(
         0, ge=0, le=50, description="subtopics to divide the passages into; 0 = by the size of the corpus (none below 60 passages), 1 = none"
     )
+    citations: Literal["cut", "keep"] = Field(
+        "cut", description='marks of citations in running text ("[12]", "(Smith et al., 2020)", DOIs): a model that learns them makes some up'
+    )
     outliers: Literal["flag", "drop", "off"] = Field(
         "flag", description="documents that speak of something else than the rest: flag lists them for you to judge, drop leaves them out, off does not look"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 
@@ -10,7 +11,13 @@ from forge.errors import ForgeError
 from forge.records import Drop, Passage
 
 SAMPLE_CHARACTERS = 160
+_CUT = re.compile(r"#cut\d*$")
 CHECK = "this is a bug in audit; please report it with the corpus' audit.json"
+
+
+def is_cut(id: str) -> bool:
+    """Whether a drop is a part of a passage that stayed."""
+    return bool(_CUT.search(id))
 
 
 class Sieve:
@@ -22,6 +29,7 @@ class Sieve:
     def __init__(self, passages: Iterable[Passage], tick: Callable[[], None] = lambda: None) -> None:
         self.kept: dict[str, Passage] = {}
         self.drops: list[Drop] = []
+        self._cuts: Counter[str] = Counter()
         self.masked: Counter[str] = Counter()
         self.masked_passages: list[str] = []
         self.chars_read = self.chars_masked = self.read = 0
@@ -37,11 +45,13 @@ class Sieve:
         self.drops.append(_drop(passage, id, reason, passage.text, detail, dup_of, similarity))
 
     def shorten(self, id: str, text: str, gone: str, reason: str, detail: str) -> None:
-        """Keep a passage with `text` only; `gone` is what went, for the sample. The drop's id is the passage's, with "#cut"."""
+        """Keep a passage with `text` only; `gone` is what went, for the sample. The drop's id is the passage's, with "#cut" ("#cut2", …)."""
         passage = self.kept[id]
+        self._cuts[id] += 1
+        number = self._cuts[id] if self._cuts[id] > 1 else ""
         self.kept[id] = passage.model_copy(update={"text": text, "tokens": _tokens(passage, text)})
         chars = len(passage.text) - len(text)
-        self.drops.append(_drop(passage, f"{id}#cut", reason, gone, detail).model_copy(update={"chars": chars}))
+        self.drops.append(_drop(passage, f"{id}#cut{number}", reason, gone, detail).model_copy(update={"chars": chars}))
 
     def merge_groups(self, group_of: dict[str, str]) -> None:
         """Give the kept passages the groups that `group_of` names for theirs."""
@@ -63,7 +73,11 @@ class Sieve:
 
     def dropped_by_reason(self) -> dict[str, int]:
         """Passages let go by reason; shortened ones do not count."""
-        return dict(sorted(Counter(drop.reason for drop in self.drops if not drop.id.endswith("#cut")).items()))
+        return dict(sorted(Counter(drop.reason for drop in self.drops if not is_cut(drop.id)).items()))
+
+    def shortened(self) -> int:
+        """Passages that lost a part."""
+        return len(self._cuts)
 
     def characters(self) -> dict[str, int | dict[str, int]]:
         """The balance of characters. Raises ForgeError when it does not close."""
