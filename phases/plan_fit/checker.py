@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import NamedTuple
 
 from forge.records import Pair, Passage
@@ -22,6 +23,7 @@ MIN_CONTENT_WORDS = 3
 NUMBER = re.compile(r"\d+(?:[.,:/]\d+)*")
 WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
 NAME = re.compile(r"[^\W_]+(?:[-_.+#/][^\W_]+)*[+#]*")
+PARTS = re.compile(r"[-_.+#/]")
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
 _STOP_WORDS = """
 a about after all also an and any are as at be because been but by can could did do does for from had has have how if
@@ -65,13 +67,17 @@ def vocabulary(pair: Pair, passage: Passage) -> Vocabulary:
     meta = (value for key, value in passage.meta.items() if key != "subtopic")
     heading = " ".join([passage.source.path, passage.source.locator, *meta, pair.question, *(turn.content for turn in pair.earlier)])
     quoted = " ".join([pair.evidence, *(quote.evidence for quote in pair.also)])
-    text = f"{passage.text} {quoted} {heading}"
-    written = set(NAME.findall(text)) | set(WORD.findall(text))
-    return Vocabulary(
-        names=frozenset(written | {part for word in written for part in re.split(r"[-_.+#/]", word)}),
-        stems=frozenset(stem(word) for word in WORD.findall(text)),
-        numbers=frozenset(NUMBER.findall(f"{quoted} {heading}")),
-    )
+    of_passage, of_others = _words_of(passage.text), _words_of(f"{quoted} {heading}")
+    return Vocabulary(of_passage[0] | of_others[0], of_passage[1] | of_others[1], frozenset(NUMBER.findall(f"{quoted} {heading}")))
+
+
+@lru_cache(maxsize=4096)
+def _words_of(text: str) -> tuple[frozenset[str], frozenset[str]]:
+    """The words of a text as written, with the parts of compounds, and their stems."""
+    words = WORD.findall(text)
+    written = {*NAME.findall(text), *words}
+    parts = {part for word in written if not word.isalnum() for part in PARTS.split(word)}
+    return frozenset(written | parts), frozenset(map(stem, words))
 
 
 def names(text: str) -> list[str]:
@@ -91,6 +97,7 @@ def sentences(text: str) -> list[str]:
     return [part for part in SENTENCE_END.split(text) if part.strip()]
 
 
+@lru_cache(maxsize=100_000)
 def stem(word: str) -> str:
     """A word without case and ending, crudely: its first six letters ("training", "trained" -> "traini", "traine")."""
     lowered = word.lower().partition("'")[0].partition("’")[0]

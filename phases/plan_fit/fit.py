@@ -9,6 +9,7 @@ from forge.phases.plan_fit.data import TESTS, Data
 from forge.phases.plan_fit.machines import memory_gib
 from forge.phases.plan_fit.verdicts import plural, some, undecided
 from forge.protocols import Offer
+from forge.questions import normalize
 from forge.records import Chat, Example, Verdict
 
 NF4_BYTES = 0.7
@@ -90,10 +91,9 @@ def judge_leakage(data: Data) -> Verdict:
 
 
 def _input(row: Example) -> str:
-    """What the model is asked, normalised: the last user turn, or the text."""
+    """What the model is asked, normalised: the user's turns without case, punctuation and articles; or the text."""
     body = row.body
     if isinstance(body, Chat):
-        text = next((turn.content for turn in reversed(body.prompt) if turn.role == "user"), "")
-    else:
-        text = getattr(body, "text", "") or getattr(body, "image", "")
+        return "\n".join(normalize(turn.content) for turn in body.prompt if turn.role == "user")
+    text = getattr(body, "text", "") or getattr(body, "image", "")
     return " ".join(text.lower().split())
