@@ -8,7 +8,6 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from forge.phase import Context, Estimate, Output, Requirement, Settings
-from forge.phases.eval.report import summarize
 from forge.records import Plan, read_record
 
 FIXED_SECONDS = 12.0
@@ -37,10 +36,10 @@ class Eval:
     """Base and tuned model on the three tests: likelihood, greedy answers, verdicts."""
 
     name: ClassVar[str] = "eval"
-    VERSION: ClassVar[int] = 2
-    summary: ClassVar[str] = "measures the tuned model against its base, with intervals"
+    VERSION: ClassVar[int] = 3
+    summary: ClassVar[str] = "measures the tuned model against its base and against baselines, with intervals"
     reads: ClassVar[tuple[str, ...]] = (
-        "plan", "approval", "machine", "base_model", "adapter", "test_recall", "test_unseen", "test_abstain",
+        "plan", "approval", "machine", "base_model", "adapter", "train", "pretrain", "pretrain_val", "test_recall", "test_unseen", "test_abstain",
     )
     writes: ClassVar[tuple[Output, ...]] = (
         Output(name="eval", path="eval.json"), Output(name="predictions", path="predictions.jsonl"),

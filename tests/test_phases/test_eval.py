@@ -11,8 +11,9 @@ import pytest
 
 from forge.context import FolderContext, InputFile
 from forge.errors import ArtifactDamaged, GateFailed, Interrupted
-from forge.phases.eval import EvalSettings, phase, summarize
+from forge.phases.eval import EvalSettings, phase
 from forge.phases.eval.models import Models
+from forge.phases.eval.report import summarize
 from forge.phases.eval.select import stratified
 from forge.phases.train import phase as train
 from forge.protocols import Prediction
