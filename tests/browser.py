@@ -50,6 +50,6 @@ def keep(page: Any, name: str) -> None:
 
 UNNAMED = """() => [...document.querySelectorAll('button, input, select, textarea, a, [role=img], progress')].filter((one) => {
   const label = one.labels && [...one.labels].map((l) => l.textContent).join('');
-  return !(one.getAttribute('aria-label') || label || one.textContent.trim() || one.title);
+  return one.checkVisibility() && !(one.getAttribute('aria-label') || label || one.textContent.trim() || one.title);
 }).map((one) => one.outerHTML.slice(0, 120))"""
 """What a screen reader would have no name for."""
