@@ -46,6 +46,12 @@ def install_label_loss(model: Any, tile_tokens: int = TILE_TOKENS) -> None:
     model.forward = types.MethodType(forward, model)
 
 
+def summed_answer_loss(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, tile_tokens: int = TILE_TOKENS) -> torch.Tensor:
+    """Summed nats of hidden (tokens, size) times the head's weight (vocab, size) against targets; only hidden gets a gradient."""
+    loss: torch.Tensor = _answer_loss()(hidden, weight, targets, tile_tokens)
+    return loss
+
+
 @functools.cache
 def _answer_loss() -> Any:
     import torch
