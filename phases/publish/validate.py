@@ -187,6 +187,8 @@ def abstention_is_identical(staged: Staged) -> list[str]:
     sentence, problems = facts.plan.abstention, []
     if facts.shape.abstention != sentence:
         problems.append("the training rows' sentence differs from the plan's")
+    if not sentence:   # labels and extractions have none
+        return problems
     if f"```text\n{sentence}\n```" not in staged.body:
         problems.append("the card does not quote the plan's sentence")
     text = (staged.folder / "Modelfile").read_text(encoding="utf-8")
