@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 
 from forge.phases.synth.balance import unbalanced
+from forge.phases.synth.shapes import NAMES, broken_shape
 from forge.questions import LEANING, normalize, same_subject, subject
 from forge.records import Pair, Passage, Rejected
 
@@ -27,7 +29,8 @@ TELLING = re.compile(r"\d+(?:[.,]\d+)*|\b[A-Za-z0-9]*[a-z][A-Z]\w*|\b[A-Z]{2,}[\
 """Numbers, CamelCase names and acronyms: what a teacher may not make up."""
 UNIT = re.compile(r"(\d+(?:[.,]\d+)*) ?(%|percent|[kMGT]i?B|ms|s|min|h|kg|g|mg|km|m|cm|mm|°C|USD|EUR|tokens|hours|minutes|seconds|days|years)\b")
 
-Check = Callable[[Pair, str], bool]
+Check = Callable[[Pair, str, str], bool]
+"""Of a pair, its passage's text, and all text that its evidence may come from."""
 
 
 def sift(pairs: Sequence[Pair], passages: Mapping[str, Passage], *, similarity: float, answer_chars_max: int) -> tuple[list[Pair], list[Rejected]]:
@@ -36,7 +39,8 @@ def sift(pairs: Sequence[Pair], passages: Mapping[str, Passage], *, similarity: 
     checks = _checks(answer_chars_max)
     good = []
     for pair in pairs:
-        reason = next((name for name, fails in checks.items() if fails(pair, passages[pair.passage].text)), "")
+        texts = [passages[pair.passage].text, *(passages[quote.passage].text for quote in pair.also if quote.passage in passages)]
+        reason = next((name for name, fails in checks.items() if fails(pair, texts[0], "\n".join(texts))), "")
         if reason:
             rejected.append(reject(pair, reason))
         else:
@@ -67,18 +71,42 @@ def exact_span(evidence: str, text: str) -> str:
 
 
 def _checks(answer_chars_max: int) -> dict[str, Check]:
-    return {
-        "incomplete": lambda pair, text: not (pair.question.strip() and pair.answer.strip()),
-        "question_length": lambda pair, text: not QUESTION_CHARS[0] <= len(pair.question) <= QUESTION_CHARS[1],
-        "answer_length": lambda pair, text: not _shortest(pair) <= len(pair.answer.strip()) <= answer_chars_max,
-        "special_token": lambda pair, text: bool(SPECIAL_TOKEN.search(pair.question) or SPECIAL_TOKEN.search(pair.answer)),
-        "leaning_question": lambda pair, text: leans(pair.question) or not subject(pair.question),
-        "leaning_answer": lambda pair, text: leans(pair.answer),
-        "answer_is_question": lambda pair, text: pair.answer.rstrip().endswith("?") or normalize(pair.answer) == normalize(pair.question),
-        "evidence_not_in_passage": lambda pair, text: not pair.evidence or pair.evidence not in text,
-        "number_or_name_not_in_passage": lambda pair, text: bool(invented(pair.answer, f"{text} {pair.question}")),
-        "number_or_name_not_in_evidence": lambda pair, text: bool(invented(pair.answer, f"{pair.evidence} {pair.question}")),
+    checks: dict[str, Check] = {
+        "incomplete": lambda pair, text, whole: not (pair.question.strip() and pair.answer.strip()),
+        "question_length": lambda pair, text, whole: not _shortest_question(pair) <= len(pair.question) <= QUESTION_CHARS[1],
+        "answer_length": lambda pair, text, whole: not _shortest(pair) <= len(pair.answer.strip()) <= answer_chars_max,
+        "special_token": lambda pair, text, whole: any(SPECIAL_TOKEN.search(said) for said in _said(pair)),
+        "leaning_question": lambda pair, text, whole: leans(pair.asked) or not subject(pair.asked),
+        "leaning_answer": lambda pair, text, whole: any(leans(said) for said in _answers(pair)),
+        "answer_is_question": lambda pair, text, whole: pair.answer.rstrip().endswith("?") or normalize(pair.answer) == normalize(pair.question),
+        "evidence_not_in_passage": lambda pair, text, whole: not pair.evidence or pair.evidence not in text or any(quote.evidence not in whole for quote in pair.also),
     }
+    checks |= {name: partial(_has_shape, name) for name in NAMES}
+    return checks | {
+        "number_or_name_not_in_passage": lambda pair, text, whole: any(invented(said, f"{whole} {_granted(pair)}") for said in _answers(pair)),
+        "number_or_name_not_in_evidence": lambda pair, text, whole: bool(invented(pair.answer, f"{_evidence(pair)} {_granted(pair)}")),
+    }
+
+
+def _has_shape(name: str, pair: Pair, text: str, whole: str) -> bool:
+    return broken_shape(pair, _evidence(pair), TELLING) == name
+
+
+def _evidence(pair: Pair) -> str:
+    return "\n".join([pair.evidence, *(quote.evidence for quote in pair.also)])
+
+
+def _granted(pair: Pair) -> str:
+    """What an answer may take from what the user said. A wrong premise is checked by its shape: where it is only denied."""
+    return pair.asked
+
+
+def _said(pair: Pair) -> list[str]:
+    return [*(turn.content for turn in pair.earlier), pair.question, pair.answer]
+
+
+def _answers(pair: Pair) -> list[str]:
+    return [*(turn.content for turn in pair.earlier if turn.role == "assistant"), pair.answer]
 
 
 def check_names() -> tuple[str, ...]:
@@ -99,13 +127,18 @@ def invented(answer: str, known: str) -> list[str]:
     return missing + [f"{number} {unit}" for number, unit in UNIT.findall(answer) if (number, unit) not in units]
 
 
+def _shortest_question(pair: Pair) -> int:
+    """A question that follows others may be as short as "And why?"."""
+    return QUESTION_CHARS[0] // 2 if pair.earlier else QUESTION_CHARS[0]
+
+
 def _shortest(pair: Pair) -> int:
     return 1 if pair.bucket in SHORT_ANSWERS else ANSWER_CHARS_MIN
 
 
 def _repeated_questions(pairs: Sequence[Pair], similarity: float) -> dict[int, str]:
     """Of equal questions, and of near-duplicates about different facts, the first stays."""
-    questions = [pair.question for pair in pairs]
+    questions = [pair.asked for pair in pairs]
     earlier: dict[int, list[int]] = {}
     for i, j in same_subject(questions, questions, similarity):
         if pairs[i].fact != pairs[j].fact:

@@ -2,36 +2,29 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from forge.errors import ForgeError
 from forge.phase import Context
+from forge.phases.synth.abstaining import Abstentions
 from forge.phases.synth.asking import Asker, brief_teacher
 from forge.phases.synth.balance import summary
-from forge.phases.synth.citations import scrub
+from forge.phases.synth.buckets import overfull, report, tokens_of, told, wanted_shares
 from forge.phases.synth.doubt import doubt
-from forge.phases.synth.filters import count_reasons, exact_span, flat, reject, sift
-from forge.phases.synth.names import Names
+from forge.phases.synth.filters import count_reasons, reject, sift
 from forge.phases.synth.pilot import run_pilot
 from forge.phases.synth.poison import Poison, inspect, poisoned_pair
-from forge.phases.synth.requests import NEAR_PER_REQUEST, request_far, request_near, request_pairs
-from forge.phases.synth.unanswerable import Corpus, sift_unanswerable
-from forge.protocols import Proposal, TeacherRequest
+from forge.phases.synth.proposing import Proposed, propose
+from forge.protocols import TeacherRequest
 from forge.records import Pair, Passage, Rejected, digest, read_jsonl
 
 if TYPE_CHECKING:
     from forge.phases.synth import SynthSettings
 
-TEST_ABSTENTIONS = 150
-"""Abstention questions beyond the training share, so that 100 and more can be held out for the test."""
-TRAINED_SHARE = 0.85
-"""Of the answerable pairs, what shape leaves in training: the rest is held out."""
-FAR_SHARE = 0.35
-DRY_PASSAGES, DRY_PAIRS, DRY_TEST_ABSTENTIONS = 48, 84, 14
+DRY_PASSAGES, DRY_PAIRS = 48, 84
 
 
 @dataclass
@@ -54,8 +47,10 @@ def make_pairs(settings: SynthSettings, ctx: Context) -> Result:
     passages = _spread(safe, DRY_PASSAGES) if ctx.dry_run else safe
     asker = Asker(brief_teacher(settings, ctx), ctx)
     result.checks["pilot"] = run_pilot(passages, safe, asker, settings, ctx)
-    answerable = _answerable(passages, asker, settings, result)
-    _check_failures(asker, len(passages), settings)
+    proposed = propose(passages, asker, settings)
+    shares, missing = wanted_shares(settings.buckets, asker.teacher.capabilities().buckets)
+    answerable = _answerable(passages, proposed, shares, settings, result)
+    _check_failures(asker, len(proposed.requests), settings)
     answerable = _doubted(answerable, passages, asker, settings, ctx, result)
     if ctx.dry_run:
         answerable = _sample(answerable)
@@ -65,10 +60,14 @@ def make_pairs(settings: SynthSettings, ctx: Context) -> Result:
             why=_main_reasons(result.rejected) or f"it found nothing to ask in {len(passages):,} passages",
             next="forge show rejected, or choose documents with headings and full sentences",
         )
-    result.pairs = answerable + _abstentions(safe, answerable, asker, settings, ctx, result)
-    result.pairs.sort(key=lambda pair: pair.id)
+    abstentions = Abstentions(safe, answerable, asker, settings, ctx)
+    result.pairs = sorted([*answerable, *abstentions.collect(proposed.absent)], key=lambda pair: pair.id)
+    result.rejected += abstentions.rejected
+    _check_sentence(result.pairs, settings)
     result.checks |= {"refused": count_reasons(result.rejected), "buckets": summary(result.pairs), "citations_scrubbed": result.scrubbed}
     result.checks["subtopics"] = dict(sorted(Counter(pair.subtopic for pair in result.pairs if pair.subtopic).items()))
+    result.checks["targets"] = report(result.pairs, shares, missing, sum(map(tokens_of, passages)))
+    ctx.notice(told(result.checks["targets"], asker.teacher.name))
     result.numbers = _numbers(result, asker, passages)
     _report(result, ctx)
     return result
@@ -103,23 +102,29 @@ def _poisoned(passage: Passage, found: Poison) -> Rejected:
     return reject(pair, "poisoned_passage")
 
 
-def _answerable(passages: Sequence[Passage], asker: Asker, settings: SynthSettings, result: Result) -> list[Pair]:
-    requests = request_pairs(passages, asker.identity, settings.pairs_per_passage)
-    names = Names(passages)
-    proposed: list[Pair] = []
-    for request, response in asker.ask(requests, "asking about passages"):
-        if not response.proposals:
-            continue
-        result.scrubbed += sum(scrub(one.question) != one.question or scrub(one.answer) != one.answer for one in response.proposals)
-        made = [_pair(proposal, request.passage, settings.teacher, names) for proposal in response.proposals]
-        proposed += made[: settings.pairs_per_passage]
-        result.rejected += [reject(pair, "more_than_asked_for") for pair in made[settings.pairs_per_passage :]]
-    result.rejected += [_failed(request, asker, settings.teacher) for request in requests if request.key in asker.failed]
+def _answerable(
+    passages: Sequence[Passage], proposed: Proposed, shares: Mapping[str, float], settings: SynthSettings, result: Result
+) -> list[Pair]:
     by_id = {passage.id: passage for passage in passages}
-    unique = list({pair.id: pair for pair in proposed}.values())
-    good, refused = sift(unique, by_id, similarity=settings.question_similarity, answer_chars_max=settings.answer_chars_max)
-    result.rejected += refused
-    return _without_orders(good, result)
+    good, refused = sift(proposed.pairs, by_id, similarity=settings.question_similarity, answer_chars_max=settings.answer_chars_max)
+    sentence = settings.abstention.casefold().rstrip(".")
+    too_many = overfull(good, shares)
+    reasons = {pair.id: "answer_abstains" if sentence in pair.answer.casefold() else "bucket_is_full" if pair.id in too_many else "" for pair in good}
+    result.rejected += [*proposed.rejected, *refused, *(reject(pair, reasons[pair.id]) for pair in good if reasons[pair.id])]
+    result.scrubbed = proposed.scrubbed
+    good = [pair for pair in good if not reasons[pair.id]]
+    return _without_orders(good, _canaries(proposed.requests, result), result)
+
+
+def _canaries(requests: Sequence[TeacherRequest], result: Result) -> dict[str, Poison]:
+    """What may not stand in the pairs of a passage: the canaries of everything that was shown together with it."""
+    found: dict[str, Poison] = {}
+    for request in requests:
+        shown = [passage.id for passage in (request.passage, *request.context)]
+        canaries = frozenset(word for name in shown if name in result.canaries for word in result.canaries[name].canaries)
+        if canaries:
+            found |= {name: Poison((), canaries) for name in shown}
+    return found
 
 
 def _doubted(
@@ -131,29 +136,11 @@ def _doubted(
     return doubts.kept
 
 
-def _without_orders(pairs: Sequence[Pair], result: Result) -> list[Pair]:
-    """The pairs that carry no order and nothing that only an order of their passage asked for."""
-    reasons = {pair.id: poisoned_pair(pair, result.canaries.get(pair.passage)) for pair in pairs}
+def _without_orders(pairs: Sequence[Pair], canaries: Mapping[str, Poison], result: Result) -> list[Pair]:
+    """The pairs that carry no order and nothing that only an order of a passage asked for."""
+    reasons = {pair.id: poisoned_pair(pair, canaries.get(pair.passage)) for pair in pairs}
     result.rejected += [reject(pair, reasons[pair.id]) for pair in pairs if reasons[pair.id]]
     return [pair for pair in pairs if not reasons[pair.id]]
-
-
-def _pair(proposal: Proposal, passage: Passage, teacher: str, names: Names) -> Pair:
-    fact = digest(passage.id, proposal.fact or proposal.answer)[:12]
-    question, answer = scrub(proposal.question), scrub(proposal.answer).strip()
-    return Pair(
-        id=digest(passage.id, fact, str(proposal.form), proposal.question)[:16], bucket=proposal.bucket, question=flat(question), answer=answer,
-        evidence=exact_span(proposal.evidence, passage.text), passage=passage.id, group=passage.group, fact=fact, form=proposal.form, source=passage.source,
-        teacher=teacher, names=names.of(answer), subtopic=passage.meta.get("subtopic", ""),
-    )
-
-
-def _failed(request: TeacherRequest, asker: Asker, teacher: str) -> Rejected:
-    pair = Pair(
-        id=digest(request.key)[:16], bucket="", question="", answer=asker.failed[request.key][:500], passage=request.passage.id,
-        group=request.passage.group, source=request.passage.source, teacher=teacher,
-    )
-    return reject(pair, "teacher_failed")
 
 
 def _check_failures(asker: Asker, requests: int, settings: SynthSettings) -> None:
@@ -167,46 +154,14 @@ def _check_failures(asker: Asker, requests: int, settings: SynthSettings) -> Non
         )
 
 
-def _abstentions(
-    passages: Sequence[Passage], answerable: Sequence[Pair], asker: Asker, settings: SynthSettings, ctx: Context, result: Result
-) -> list[Pair]:
-    if settings.abstention_share == 0:
-        ctx.notice("synth.abstention_share is 0: the model will not learn to abstain, and that cannot be measured")
-        return []
-    extra = DRY_TEST_ABSTENTIONS if ctx.dry_run else TEST_ABSTENTIONS
-    share = settings.abstention_share
-    wanted = math.ceil(TRAINED_SHARE * share / (1 - share) * len(answerable)) + extra
-    corpus = Corpus(passages)
-    found: list[Pair] = []
-    far = request_far(passages[0], asker.identity, math.ceil(FAR_SHARE * wanted))
-    _collect([far], found, answerable, corpus, asker, settings, result)
-    near = request_near(passages, asker.identity, ctx.seed)
-    step = max(4, math.ceil(wanted / NEAR_PER_REQUEST))
-    for start in range(0, len(near), step):
-        if len(found) >= wanted:
-            break
-        _collect(near[start : start + step], found, answerable, corpus, asker, settings, result)
-    if len(found) < wanted:
-        ctx.notice(f"{len(found):,} of {wanted:,} wanted abstention questions: the corpus has too few terms to build more")
-    return found[:wanted]
-
-
-def _collect(
-    requests: Sequence[TeacherRequest], found: list[Pair], answerable: Sequence[Pair], corpus: Corpus, asker: Asker, settings: SynthSettings, result: Result
-) -> None:
-    proposed = [
-        Pair(
-            id=digest("abstain", proposal.question)[:16], bucket=proposal.bucket, question=flat(proposal.question), answer=settings.abstention,
-            evidence=proposal.evidence, fact=digest("abstain", proposal.fact or proposal.question)[:12], teacher=settings.teacher,
+def _check_sentence(pairs: Sequence[Pair], settings: SynthSettings) -> None:
+    """The abstention sentence is a contract with whoever calls the model: the same bytes everywhere, and no answer says it by half."""
+    wrong = [pair.id for pair in pairs if (pair.answer == settings.abstention) == bool(pair.passage)]
+    if wrong:
+        raise ForgeError(
+            f"{len(wrong)} pairs break the abstention contract", why=f"first: {wrong[0]}; a question is answered from a passage, or with the one sentence",
+            next="this is a bug in slm-forge; report it with the run's log",
         )
-        for _, response in asker.ask(requests, "asking for questions to abstain from")
-        for proposal in response.proposals
-    ]
-    known = {pair.id for pair in found}
-    fresh = list({pair.id: pair for pair in proposed if pair.id not in known}.values())
-    good, refused = sift_unanswerable(fresh, [*answerable, *found], corpus) if fresh else ([], [])
-    found += good
-    result.rejected += refused
 
 
 def _spread(passages: Sequence[Passage], most: int) -> list[Passage]:

@@ -26,7 +26,11 @@ class Names:
         seen: Counter[str] = Counter()
         for passage in passages:
             seen.update(set(NAME.findall(passage.text)))
-        self.frequent = frozenset(name for name, count in seen.items() if count >= MIN_PASSAGES)
+        self.frequent = {name for name, count in seen.items() if count >= MIN_PASSAGES}
+
+    def add(self, found: Iterable[str]) -> None:
+        """Names that a teacher says must be spelt exactly, if they look like names."""
+        self.frequent |= {name for name in found if NAME.fullmatch(name)}
 
     def of(self, answer: str) -> tuple[str, ...]:
         """The names in an answer, sorted: frequent ones, and identifiers that are marked as code or look like it."""

@@ -1,9 +1,9 @@
 """What synth will cost, told by a few paid answers before the many are bought.
 
-A paid teacher is first asked about 40 passages, drawn over all lengths, and for a few questions to abstain from. What was
-billed for them gives the price of the rest: a bootstrap over the passages for the asking, and for the later requests (the
-round trip, the judge, abstentions) the input by its worst case times the pilot's share of it, the output by the
-characters that such an answer has. The pilot's requests are those that are asked anyway: their answers are kept and
+A paid teacher is first asked about 40 passages or packs of them, drawn over all lengths, and, unless questions to abstain from
+come with the pairs, for a few of those. What was billed gives the price of the rest: a bootstrap over the requests for the
+asking, and for the later ones (checks, abstentions) the input by its worst case times the pilot's share of it, the output
+by the characters that such an answer has. The pilot's requests are those that are asked anyway: their answers are kept and
 nothing is paid twice.
 """
 
@@ -19,30 +19,37 @@ from forge.errors import OverBudget
 from forge.ledger import MICRO
 from forge.phase import Context
 from forge.phases.synth.asking import Asker
+from forge.phases.synth.buckets import ABSTAINING
+from forge.phases.synth.doubt import CHECKED_MIN
+from forge.phases.synth.packs import TEST_ABSTENTIONS, TRAINED_SHARE, request_checks
+from forge.phases.synth.proposing import pair_requests
 from forge.phases.synth.requests import (
     FORMS,
     NEAR_PER_REQUEST,
-    forecast_checks,
     request_far,
     request_near,
-    request_pairs,
 )
-from forge.protocols import TeacherRequest, TeacherResponse
+from forge.protocols import CheckItem, TeacherRequest, TeacherResponse
 from forge.records import Passage, digest
 
 if TYPE_CHECKING:
     from forge.phases.synth import SynthSettings
 
-PASSAGES, SHARE, FEWEST = 40, 4, 12
-"""Passages asked first: 40, of fewer than 160 a quarter; with fewer than 12 in all there is nothing to forecast."""
+PASSAGES, REQUESTS, SHARE, FEWEST = 40, 12, 4, 12
+"""Passages asked first: 40 in at least 12 requests, of fewer than 160 a quarter; with fewer than 12 in all there is nothing to forecast."""
 ABSTAIN_REQUESTS = 6
 DRAWS = 1000
 KEPT_SHARE = 0.8
 """Of the proposed facts, what the cheap filters leave for the round trip and the judge."""
-REPLY_FRAME, VERDICT_CHARS, PAIR_FRAME = 26, 100, 110
+REPLY_FRAME, VERDICT_CHARS, PAIR_FRAME = 14, 6, 110
 """Characters of JSON around one reply, of one verdict, and around one proposed pair."""
+PLANTED_REQUESTS = 75
+"""Requests that the test of the judge takes: 60 defects in passages of their own, and honest pairs."""
 MODELLED_SPREAD = 1.5
 """P90 over P50 of what is reckoned and not asked: requests whose pairs are not known yet."""
+
+
+FAR_SHARE = 0.2
 
 
 class Rates(NamedTuple):
@@ -66,13 +73,18 @@ class Forecast(NamedTuple):
 
 def choose(requests: Sequence[TeacherRequest], seed: int) -> list[TeacherRequest]:
     """The pilot: one request of each stretch of lengths, so that short and long passages are in it as in the corpus."""
-    count = min(PASSAGES, len(requests) // SHARE)
-    if len(requests) < FEWEST:
+    passages = _passages(requests)
+    count = min(max(REQUESTS, round(PASSAGES * len(requests) / max(1, passages))), len(requests) // SHARE)
+    if passages < FEWEST or not count:
         return []
-    ranked = sorted(requests, key=lambda one: (len(one.passage.text), one.passage.id))
+    ranked = sorted(requests, key=lambda one: (len(one.passage.text) + sum(len(other.text) for other in one.context), one.passage.id))
     edges = [round(part * len(ranked) / count) for part in range(count + 1)]
     strata = [ranked[start:end] for start, end in pairwise(edges)]
     return [min(stratum, key=lambda one: digest(str(seed), "pilot", one.key)) for stratum in strata]
+
+
+def _passages(requests: Sequence[TeacherRequest]) -> int:
+    return sum(1 + len(request.context) for request in requests)
 
 
 def run_pilot(passages: Sequence[Passage], safe: Sequence[Passage], asker: Asker, settings: SynthSettings, ctx: Context) -> dict[str, Any]:
@@ -82,20 +94,21 @@ def run_pilot(passages: Sequence[Passage], safe: Sequence[Passage], asker: Asker
     """
     if not asker.paid or ctx.dry_run:
         return {"state": "off", "why": "nothing is paid"}
-    requests = request_pairs(passages, asker.identity, settings.pairs_per_passage)
+    requests = pair_requests(passages, asker, settings)
     chosen = choose(requests, ctx.seed)
     if not chosen:
-        return {"state": "off", "why": f"{len(requests)} passages are too few to forecast from a part of them"}
+        return {"state": "off", "why": f"{_passages(requests)} passages are too few to forecast from a part of them"}
     before = asker.micro_usd
     answers = list(asker.ask(chosen, "asking the pilot"))
-    near = request_near(safe, asker.identity, ctx.seed)[:ABSTAIN_REQUESTS] if settings.abstention_share else []
+    separate = settings.abstaining and not asker.teacher.capabilities().facts
+    near = request_near(safe, asker.identity, ctx.seed)[:ABSTAIN_REQUESTS] if separate else []
     near_answers = list(asker.ask(near, "asking the pilot"))
     for request in near:
         asker.failed.pop(request.key, None)   # asked again with the others
     if not answers:
         return {"state": "undecided", "why": f"none of {len(chosen)} pilot requests was answered"}
     parts = forecast_parts(requests, chosen, answers, near_answers, asker, settings, ctx.seed)
-    report = _report(parts, len(requests), len(chosen), asker.micro_usd - before)
+    report = _report(parts, _passages(requests), _passages(chosen), asker.micro_usd - before)
     _announce(report, ctx)
     return report
 
@@ -106,12 +119,12 @@ def forecast_parts(
 ) -> dict[str, Forecast]:
     """The forecast of asking, of the round trip, of the judge and of the abstentions, the pilot's own part included."""
     rates = _rates(asker.teacher, answers)
-    parts = {"pairs": _bootstrap([response.micro_usd for _, response in answers], len(requests), len(chosen), seed)}
     facts = _facts_each(answers)
-    if asker.teacher.capabilities().checks:
-        for kind, wanted in (("answer", settings.round_trip), ("judge", settings.judge)):
-            if wanted != "off":
-                parts[kind] = _modelled(_check_cost(kind, answers, asker, settings, rates) / len(answers) * len(requests))
+    parts = {"pairs": _bootstrap([response.micro_usd for _, response in answers], len(requests), len(chosen), seed)}
+    if asker.teacher.capabilities().checks and not settings.round_trip == settings.judge == "off":
+        one_each, planted = _check_cost(answers, asker, settings, rates)
+        share = max(settings.check_share, min(1.0, CHECKED_MIN / max(1.0, facts * len(requests)))) if settings.check_share else 0.0
+        parts["checks"] = _modelled(share * one_each * len(requests) + planted)
     if near:
         parts["abstain"] = _modelled(_abstention_cost(near, facts * len(requests), asker, settings, rates))
     return parts
@@ -159,31 +172,30 @@ def _modelled(cost: float) -> Forecast:
 
 
 def _check_cost(
-    kind: str, answers: Sequence[tuple[TeacherRequest, TeacherResponse]], asker: Asker, settings: SynthSettings, rates: Rates
-) -> float:
-    """What checking the pilot's own facts would come to, one form each, with their real lengths."""
-    cost = 0.0
+    answers: Sequence[tuple[TeacherRequest, TeacherResponse]], asker: Asker, settings: SynthSettings, rates: Rates
+) -> tuple[float, float]:
+    """What checking the pilot's facts would come to for one request, one form each at their real lengths; and testing the judge."""
+    costs, alone = [], []
     for request, response in answers:
-        if not response.proposals:
-            continue
-        one_each = {one.fact or one.answer: one for one in response.proposals}
-        frame, = forecast_checks([request.passage], [kind], asker.identity, 1)
-        items = tuple(
-            frame.items[0].model_copy(update={"question": one.question, **({"answer": one.answer, "evidence": one.evidence} if kind == "judge" else {})})
-            for one in one_each.values()
-        )
-        chars = sum(len(one.answer) + REPLY_FRAME if kind == "answer" else VERDICT_CHARS for one in one_each.values())
-        cost += rates.cost(asker.teacher, frame.model_copy(update={"items": items}), KEPT_SHARE * chars)
-    return cost
+        pairs = list({one.fact or one.answer: one for one in response.proposals if one.evidence and one.bucket not in ABSTAINING}.values())
+        judged = [settings.judge != "off" and (settings.round_trip == "off" or place % 2 == 1) for place in range(len(pairs))]
+        items = [
+            CheckItem(number=place, question=one.question, **({"answer": one.answer, "evidence": one.evidence} if whole else {}))
+            for place, (one, whole) in enumerate(zip(pairs, judged, strict=True), 1)
+        ]
+        chars = sum(VERDICT_CHARS if whole else len(one.answer) + REPLY_FRAME for one, whole in zip(pairs, judged, strict=True))
+        found = (request.passage, *request.context)
+        costs.append(rates.cost(asker.teacher, request_checks(found, items, asker.identity), KEPT_SHARE * chars) if items else 0.0)
+        alone.append(rates.cost(asker.teacher, request_checks(found[:1], items[:2], asker.identity), 2 * VERDICT_CHARS) if items else 0.0)
+    tested = min(PLANTED_REQUESTS, len(answers) * len(answers[0][0].context) + len(answers)) if settings.judge != "off" else 0
+    return sum(costs) / len(costs), tested * sum(alone) / len(alone)
 
 
 def _abstention_cost(
     near: Sequence[tuple[TeacherRequest, TeacherResponse]], facts: float, asker: Asker, settings: SynthSettings, rates: Rates
 ) -> float:
     """Near questions by their pilot, as many requests as are needed for the share; the far ones in a single request."""
-    from forge.phases.synth.make import FAR_SHARE, TEST_ABSTENTIONS, TRAINED_SHARE  # make imports this file
-
-    share = settings.abstention_share
+    share = settings.abstaining
     wanted = TRAINED_SHARE * share / (1 - share) * facts * FORMS + TEST_ABSTENTIONS
     each = sum(response.micro_usd for _, response in near) / len(near)
     proposed = [one for _, response in near for one in response.proposals]

@@ -92,7 +92,7 @@ def poisoned_pair(pair: Pair, found: Poison | None) -> str:
     found: what inspect() said about the pair's passage; None for pairs without one. The question of a pair to abstain
     from may be an order: refusing it is what it teaches.
     """
-    text = f"{pair.question}\n{pair.answer}"
+    text = "\n".join([*(turn.content for turn in pair.earlier), pair.question, pair.answer])
     if pair.passage and any(not finding.mention for finding in _findings(text, pair=True)):
         return "instruction_in_pair"
     words = unfold(text).casefold() if found is not None and found.canaries else ""

@@ -73,7 +73,7 @@ class Recheck:
         pair = edited.model_copy(update={"question": flat(edited.question), "evidence": ""})
         if pair.answer != self.settings.abstention:
             return pair, "answer_is_not_the_abstention"
-        asked = pair if pair.bucket != "abstain_near" else pair.model_copy(update={"bucket": "abstain_far"})
+        asked = pair if pair.bucket not in {"abstain_near", "abstain_document"} else pair.model_copy(update={"bucket": "abstain_far"})
         _, refused = sift_unanswerable([asked], others, self._corpus)
         return pair, refused[0].reason if refused else ""
 

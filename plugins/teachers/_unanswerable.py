@@ -45,10 +45,12 @@ def near_questions(passage: Passage, context: Sequence[Passage], wanted: int, re
     own, others = _terms(facts), _terms(foreign)
     templates = _table("unanswerable")
     start = int(digest(passage.id)[:8], 16)
+    words = _foreign_words(facts, _rotate(templates["words"], start), start)
     sources = [
-        _foreign_words(facts, _rotate(templates["words"], start), start),
+        words,
         _attributes(own, _rotate(templates["attributes"], start)),
         _contrasts(facts, foreign, start),
+        words,
         _invented(own, others, _rotate(templates["invented"], start)),
         _merged_names(passage, context, _rotate(templates["names"], start)),
     ]

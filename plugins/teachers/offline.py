@@ -26,6 +26,7 @@ from forge.protocols import Proposal, TeacherCapabilities, TeacherRequest, Teach
 from forge.records import Passage
 
 GAPS_PER_PASSAGE = 1
+BUCKETS = ("factual", "mechanism", "application", "summary", "abstain_near", "abstain_document", "abstain_far")
 
 
 class OfflineTeacher:
@@ -35,8 +36,8 @@ class OfflineTeacher:
     requires: ClassVar[tuple[Requirement, ...]] = ()
 
     def capabilities(self) -> TeacherCapabilities:
-        """Free and deterministic."""
-        return TeacherCapabilities(paid=False, deterministic=True)
+        """Free and deterministic; what needs joining or explaining it cannot make."""
+        return TeacherCapabilities(paid=False, deterministic=True, buckets=BUCKETS)
 
     def price(self, request: TeacherRequest) -> int:
         """Nothing, in micro-dollars."""

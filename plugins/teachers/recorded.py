@@ -30,8 +30,9 @@ class RecordedTeacher:
         return RecordedTeacher(brief)
 
     def capabilities(self) -> TeacherCapabilities:
-        """Free and deterministic, whatever was paid for the answers once."""
-        return TeacherCapabilities(paid=False, deterministic=True, checks=True)
+        """Free and deterministic, whatever was paid for the answers once; asked in the same way as whoever gave them."""
+        facts = Path(self.brief.endpoint).is_file() and self.identity != "offline"
+        return TeacherCapabilities(paid=False, deterministic=True, checks=True, facts=facts)
 
     def preflight(self) -> None:
         """Raises UsageError when the file is not there or unreadable."""

@@ -73,8 +73,10 @@ def test_an_honest_judge_finds_the_planted_defects_and_every_call_is_paid_for(tm
     assert answerable(result)
     assert money.settled == server.books.micro_usd > 0
     kinds = Counter(body["output_config"]["format"]["schema"]["required"][0] for body in server.books.bodies)
-    assert kinds["answers"] > 10
-    assert kinds["verdicts"] > kinds["answers"]
+    assert kinds["r"] > kinds["facts"] > 10
+    trip = checks(result)["round_trip"]
+    assert abs(trip["facts"] - judge["facts"]) <= 0.1 * judge["facts"], "every second fact is answered again, the others are judged"
+    assert checks(result)["checked"]["widened"] is False
     assert result.metrics["judge"] == "on"
 
 
@@ -91,17 +93,31 @@ def test_a_judge_that_is_no_judge_is_found_out_and_refuses_nothing(tmp_path: Pat
     assert result.metrics["judge"] == "undecided"
 
 
-def test_a_teacher_that_cannot_answer_its_own_questions_loses_them(tmp_path: Path) -> None:
-    from forge.errors import ForgeError
+def test_a_teacher_that_cannot_answer_its_own_questions_loses_them_and_a_sample_becomes_a_check_of_all(tmp_path: Path) -> None:
+    with ClaudeServer(manner="forgetful") as server:
+        result = run(tmp_path, server, check_share=0.1)
+    found = checks(result)
+    assert found["checked"]["widened"] is True
+    assert found["checked"]["packs"] == found["checked"]["of_packs"]
+    assert found["round_trip"]["refused"] == {"round_trip_unanswered": found["round_trip"]["facts"]}
+    assert reasons(result)["round_trip_unanswered"] >= found["round_trip"]["facts"]
+    assert answerable(result), "what was judged instead is left"
 
-    with ClaudeServer(manner="forgetful") as server, pytest.raises(ForgeError, match="no pair survived"):
-        run(tmp_path, server)
+
+def test_a_sample_without_faults_leaves_the_rest_unchecked_and_says_how_sure_that_is(tmp_path: Path) -> None:
+    with ClaudeServer() as whole, ClaudeServer() as part:
+        run(tmp_path / "whole", whole, check_share=1)
+        sampled = checks(run(tmp_path / "part", part, check_share=0.3))["checked"]
+    assert sampled["packs"] < sampled["of_packs"]
+    assert sampled["facts"] >= 100
+    assert sampled["refused_ci"][0] < 0.05
+    assert part.books.micro_usd < whole.books.micro_usd
 
 
 def test_both_can_be_left_out_and_cost_nothing_then(tmp_path: Path) -> None:
     with ClaudeServer() as server:
         result = run(tmp_path, server, round_trip=False, judge="off")
-    assert {body["output_config"]["format"]["schema"]["required"][0] for body in server.books.bodies} == {"pairs"}
+    assert {body["output_config"]["format"]["schema"]["required"][0] for body in server.books.bodies} <= {"facts", "pairs"}
     assert checks(result)["judge"] == {"state": "off", "why": "synth.judge is off"}
     assert checks(result)["round_trip"]["state"] == "off"
 
