@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -72,6 +73,8 @@ def train_batched(
 
     folder: where checkpoints go; none without. Raises Interrupted after saving one.
     """
+    # Gradients are views of one flat buffer; torch wants those of a dense tensor for DDP, which does not take part here.
+    warnings.filterwarnings("ignore", message="grad and param do not obey the gradient layout contract")
     for weight in base.parameters():
         weight.requires_grad_(False)
     stack = Stack(base, candidates, [initial_a(base, one, sweep) for one in candidates], low=base.dtype != _float32())
