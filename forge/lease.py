@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -56,7 +56,7 @@ class Proof(Record):
 
 
 @dataclass
-class _Looks:
+class Looks:
     """Consecutive looks at the provider's list that found nothing running."""
 
     creation_seconds: float
@@ -81,8 +81,11 @@ class _Looks:
 class Leases:
     """The machines of one run."""
 
-    def __init__(self, run: Run, providers: dict[str, Provider], stop_requested: Callable[[], bool] = lambda: False) -> None:
-        self.run, self.providers, self.stop_requested = run, providers, stop_requested
+    def __init__(
+        self, run: Run, providers: Mapping[str, Provider], stop_requested: Callable[[], bool] = lambda: False, *, patience: float | None = None
+    ) -> None:
+        """patience: seconds that a machine may take to go, instead of GIVE_UP_SECONDS."""
+        self.run, self.providers, self.stop_requested, self.patience = run, providers, stop_requested, patience
 
     def acquire(self, offer: Offer, deadline_seconds: int, token: str) -> Lease:
         """Reserve, then start; idempotent by token. Raises OverBudget before any call."""
@@ -192,7 +195,7 @@ class Leases:
         return resource
 
     def _stop_surplus(self, row: sqlite3.Row, surplus: list[Resource]) -> None:
-        self._note(row["token"], machines=sorted({one.id for one in surplus} | set(self._machines(row["token"]))))
+        self._saw(row["token"], [one.id for one in surplus])
         for resource in surplus:
             self.run.events.emit("notice", text=f"{resource.provider} has two machines for {row['token']}: {resource.id} is ended")
             self.providers[row["provider"]].stop(resource)
@@ -204,36 +207,14 @@ class Leases:
         if state != "CONFIRMED_GONE":
             if state not in ("INTENT", "STOPPING"):
                 self._mark(token, "STOPPING")
-            why, looks = self._await_gone(row)
+            looks = self._looks(row)
+            why = end(self.providers.get(row["provider"]), token, looks, lambda names: self._saw(token, names), patience=self.patience)
             if why:
                 self._note(token, why=why, command=self._command(row))
                 return
             self._note(token, seen_gone=looks.times, why="", command="")
             self._mark(token, "CONFIRMED_GONE")
         self._settle(self._row(token), never_asked=state == "INTENT")
-
-    def _await_gone(self, row: sqlite3.Row) -> tuple[str, _Looks]:
-        """Stop and look until it is proven gone; ("", looks), or why it is not."""
-        looks = self._looks(row)
-        give_up_at = time.monotonic() + GIVE_UP_SECONDS + (0 if row["state"] == "INTENT" else looks.creation_seconds + looks.confirm_seconds)
-        pause = POLL_SECONDS
-        while True:
-            try:
-                up = [one for one in self.providers[row["provider"]].find(row["token"]) if one.state != "gone"]
-                why = ", ".join(f"{one.id} is {one.state}" for one in up)
-                self._note(row["token"], machines=sorted({one.id for one in up} | set(self._machines(row["token"]))))
-                for one in up:
-                    self.providers[row["provider"]].stop(one)
-            except Exception as error:  # noqa: BLE001 - whatever a provider raises, the machine may be up: asked again, then told
-                why = f"{type(error).__name__}: {error}"
-            if why:
-                looks.present()
-            elif looks.absent():
-                return "", looks
-            if time.monotonic() > give_up_at:
-                return why or "the provider's list was not looked at often enough", looks
-            time.sleep(pause)
-            pause = min(LONGEST_PAUSE_SECONDS, 1.5 * pause)
 
     def _settle(self, row: sqlite3.Row, *, never_asked: bool) -> None:
         """The provider's bill for the machine, in one transaction with the last state. A bill that cannot be had keeps the worst case."""
@@ -260,12 +241,11 @@ class Leases:
         offer = Offer.model_validate_json(row["offer"])
         return Lease(token=row["token"], run=self.run.id, offer=offer, deadline_seconds=row["deadline_seconds"], attempt=row["attempt"])
 
-    def _looks(self, row: sqlite3.Row) -> _Looks:
+    def _looks(self, row: sqlite3.Row) -> Looks:
         """A machine that was never asked for needs one pair of looks at once; a provider that lists itself says so by zeros."""
         if row["state"] == "INTENT":
-            return _Looks(0.0, 0.0)
-        provider = self.providers.get(row["provider"])
-        return _Looks(getattr(provider, "creation_seconds", CREATION_SECONDS), getattr(provider, "confirm_seconds", CONFIRM_SECONDS))
+            return Looks(0.0, 0.0)
+        return looks_at(self.providers.get(row["provider"]))
 
     def _pause(self) -> None:
         if self.stop_requested():
@@ -276,6 +256,10 @@ class Leases:
         """All machines that were ever seen for the lease since its intent; more than one only after a provider's mistake."""
         row = self._row(token)
         return sorted({*json.loads(row["proof"] or "{}").get("machines", ()), *([row["resource"]] if row["resource"] else [])})
+
+    def _saw(self, token: str, names: Iterable[str]) -> None:
+        if not {*names} <= {*self._machines(token)}:
+            self._note(token, machines=sorted({*names} | {*self._machines(token)}))
 
     def _command(self, row: sqlite3.Row) -> str:
         by_hand = getattr(self.providers.get(row["provider"]), "stop_command", None)
@@ -295,6 +279,41 @@ class Leases:
             state, resource, resource, time.time(), token,
         )
         self.run.events.emit("lease", token=token, state=state, resource=resource)
+
+
+def looks_at(provider: Provider | None) -> Looks:
+    """Looks with the times that a provider asks for."""
+    return Looks(getattr(provider, "creation_seconds", CREATION_SECONDS), getattr(provider, "confirm_seconds", CONFIRM_SECONDS))
+
+
+def end(
+    provider: Provider | None, token: str, looks: Looks, saw: Callable[[list[str]], None] = lambda names: None, *, patience: float | None = None,
+) -> str:
+    """Stop what the provider lists for a lease, and look until it is proven gone; "" then, else why it is not.
+
+    saw: is told the machines that were listed, before they are stopped.
+    """
+    if provider is None:
+        return "its provider is not installed"
+    patience = GIVE_UP_SECONDS if patience is None else patience
+    give_up_at, pause = time.monotonic() + patience + looks.creation_seconds + looks.confirm_seconds, POLL_SECONDS
+    while True:
+        try:
+            up = [one for one in provider.find(token) if one.state != "gone"]
+            why = ", ".join(f"{one.id} is {one.state}" for one in up)
+            saw([one.id for one in up])
+            for one in up:
+                provider.stop(one)
+        except Exception as error:  # noqa: BLE001 - whatever a provider raises, the machine may be up: asked again, then told
+            why = f"{type(error).__name__}: {error}"
+        if why:
+            looks.present()
+        elif looks.absent():
+            return ""
+        if time.monotonic() > give_up_at:
+            return why or "the provider's list could not be looked at twice"
+        time.sleep(pause)
+        pause = min(LONGEST_PAUSE_SECONDS, 1.5 * pause)
 
 
 def still_billing(run: Run, tokens: list[str]) -> StillBilling:

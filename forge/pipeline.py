@@ -15,7 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from forge import gate, model_registry, record, reuse, tracking
+from forge import gate, model_registry, record, reuse, sweep, tracking
 from forge.config import Config, load_data
 from forge.context import FolderContext, InputFile
 from forge.corpus import walk_corpus
@@ -44,6 +44,8 @@ from forge.worker import Job, JobPhase
 
 CORPUS = "corpus"
 MAX_REPAIRS = 5
+SWEEP_SECONDS = 20.0
+"""How long a run waits for a machine of another run to go."""
 CHANGED = "its inputs, settings or version changed"
 
 AnyPhase = Phase[Any]
@@ -98,6 +100,7 @@ class Pipeline:
             require(phase.requires, f"phase {phase.name}")
         failure: BaseException | None = None
         outcome = "done"
+        self._sweep()
         try:
             if self.snapshots:
                 self.snapshots.bring(refetch=self.refetch)
@@ -419,6 +422,7 @@ class Pipeline:
         if outcome == "waiting":
             return
         unconfirmed = self.leases.release_all()
+        self._sweep()
         if self.did_work or failure is not None:
             self._report(failure)
         if unconfirmed:
@@ -445,6 +449,20 @@ class Pipeline:
             self.run.events.emit("notice", text=f"mirrored to {chosen.track} at {where}" if changed else f"{chosen.track} has it already")
         except (ForgeError, OSError) as error:
             self.run.events.emit("notice", text=f"not mirrored to {chosen.track}: {error}; forge track {self.run.id} does it again")
+
+    def _sweep(self) -> None:
+        """End what other runs left behind, and say so; what cannot be ended or listed is told and stops nothing."""
+        def tell(text: str) -> None:
+            self.run.events.emit("notice", text=text)
+
+        def cannot_list(name: str, why: str) -> None:
+            tell(f"the machines of {name} cannot be listed: {why}")
+
+        for one in sweep.sweep(self.leases.providers, own=self.run.id, unlisted=cannot_list, patience=SWEEP_SECONDS):
+            if one.done != "kept":
+                tell(f"{one.provider} {one.id} of run {one.run or 'unknown'} is {one.done}: {one.why}")
+            elif one.why.startswith("no run"):
+                tell(f"{one.provider} {one.id} is up and {one.why}: forge sweep")
 
     def _set_outcome(self, outcome: str, failure: BaseException | None) -> None:
         try:

@@ -11,7 +11,7 @@ from typing import Any
 import typer
 
 from forge import __version__, ui
-from forge.cli import look, making, setup, tools, using
+from forge.cli import ending, look, making, setup, tools, using
 from forge.cli.groups import Panels, show_help
 from forge.errors import ForgeError, Interrupted, UsageError, explain
 
@@ -48,6 +48,7 @@ def root(ctx: typer.Context, version: bool = typer.Option(False, "--version", he
 
 
 making.add(app)
+ending.add(app)
 look.add(app)
 using.add(app)
 tools.add(app)

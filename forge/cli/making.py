@@ -1,4 +1,4 @@
-"""Commands that forge a model: run, plan, review, approve, reject, resume, teardown."""
+"""Commands that forge a model: run, plan, review, approve, reject, resume."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Refetch = typer.Option(False, "--refetch", help="Fetch the sources of a sources.
 
 def add(app: typer.Typer) -> None:
     """Put the commands on the application."""
-    for function in (run, plan, review, approve, reject, resume, teardown):
+    for function in (run, plan, review, approve, reject, resume):
         app.command(rich_help_panel=PANEL)(function)
 
 
@@ -134,18 +134,6 @@ def resume(
         session.preview(from_)
     else:
         session.execute(until=until, rerun_from=from_)
-
-
-def teardown(run_id: str = RunId, as_json: bool = Json) -> None:
-    """End every machine that RUN still holds, and prove it."""
-    from forge.cli.session import Session
-
-    released = Session(as_json=as_json, quiet=True, yes=False).release(run_id)
-    if as_json:
-        ui.out_json(released)
-    else:
-        ui.out(f"run {released['run']}: {released['leases']} lease(s), none of them bills")
-        ui.next_step(f"forge cost {released['run']}")
 
 
 def _money(budget: float | None, before_gate: float | None) -> list[str]:

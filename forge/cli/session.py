@@ -6,13 +6,11 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import Any
 
 from forge import gate, ui
 from forge.cli.views import progress_view
 from forge.config import Config, resolve
 from forge.errors import ForgeError, Interrupted, UsageError, nearest
-from forge.lease import Leases, as_provider, still_billing
 from forge.ledger import dollars
 from forge.pipeline import Pipeline
 from forge.records import Plan
@@ -115,18 +113,6 @@ class Session:
         if not self._ask(plan, sha256):
             raise Interrupted(f"not approved. next: forge plan {self.run.id}")
         return sha256
-
-    def release(self, run_id: str) -> dict[str, Any]:
-        """End the run's machines; raises StillBilling when the provider does not confirm."""
-        self.open(run_id)
-        names = self.registry.names("provider")
-        with self.run.lock():
-            leases = Leases(self.run, {name: as_provider(self.registry.plugin("provider", name)) for name in names})
-            unconfirmed = leases.release_all()
-        if unconfirmed:
-            raise still_billing(self.run, unconfirmed)
-        count = self.run.state.row("SELECT COUNT(*) AS n FROM lease")
-        return {"run": self.run.id, "leases": count["n"] if count else 0, "billing": 0}
 
     def _pipeline(self, stop: StopSignal | None, rerun_from: str, refetch: bool = False) -> Pipeline:
         interactive = ui.is_interactive() and not self.as_json
