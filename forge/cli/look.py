@@ -13,6 +13,7 @@ import typer
 
 from forge import ui
 from forge.cli.complete import phase_names, run_names
+from forge.cli.spending import cost
 
 if TYPE_CHECKING:
     from forge.run import Run
@@ -107,30 +108,6 @@ def show(
 
     opened, phase = open_phase(words)
     show_phase(opened, phase, dropped=dropped, rows=rows, as_json=as_json)
-
-
-def cost(run_id: str = RunId, as_json: bool = Json) -> None:
-    """Money by phase: reserved, spent, and what is left."""
-    from forge.cli.snapshot import open_with_budget
-    from forge.ledger import dollars
-
-    opened = open_with_budget(run_id)
-    totals = opened.ledger.totals()
-    rows = opened.state.rows(
-        "SELECT phase, what, COUNT(*) AS n, SUM(CASE WHEN actual IS NULL THEN reserved ELSE 0 END) AS open,"
-        " COALESCE(SUM(actual), 0) AS paid FROM spend GROUP BY phase, what ORDER BY MIN(id)"
-    )
-    if as_json:
-        ui.out_json({
-            "run": opened.id, "settled_micro_usd": totals.settled, "reserved_micro_usd": totals.reserved,
-            "budget_micro_usd": totals.budget, "lines": [dict(row) for row in rows],
-        })
-        return
-    ui.table([(r["phase"], r["what"], str(r["n"]), dollars(r["open"]), dollars(r["paid"])) for r in rows],
-             ("phase", "what", "acts", "reserved", "spent"))
-    left = totals.budget - totals.committed
-    ui.out(f"spent {dollars(totals.settled)} · reserved {dollars(totals.reserved)} · left {dollars(left)} of {dollars(totals.budget)}")
-    ui.next_step(f"forge status {opened.id}")
 
 
 def report(run_id: str = RunId, as_json: bool = Json) -> None:

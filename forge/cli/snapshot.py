@@ -10,7 +10,8 @@ from typing import Any
 from forge import ui
 from forge.cli.watching import watch_lines
 from forge.cli.words import duration, metrics_text, progress_text
-from forge.ledger import dollars, micro_usd
+from forge.costs import bring_budget
+from forge.ledger import dollars
 from forge.registry import Registry
 from forge.run import Run
 from forge.sections import ordered_phases
@@ -24,12 +25,6 @@ def open_with_budget(run_id: str) -> Run:
     opened = Run.open(run_id)
     bring_budget(opened)
     return opened
-
-
-def bring_budget(run: Run) -> None:
-    """Tell the ledger the budget that the run was last started with."""
-    layer = run.overrides().get("run.budget_usd")
-    run.ledger.budget = micro_usd(float(layer.value)) if layer else 0
 
 
 def snapshot(run: Run) -> dict[str, Any]:

@@ -75,6 +75,11 @@ class Buy(Toy):
     calls: ClassVar[list[str]] = []
     fail_after = -1
 
+    def estimate(self, settings: BuySettings, ctx: Context) -> Estimate:
+        words = len(json.loads(ctx.input("words").read_text(encoding="utf-8")))
+        usd = 1.5 * words * settings.micro_usd / 1e6
+        return Estimate(seconds_p50=1, seconds_p90=2, usd_p50=usd, usd_p90=2 * usd, basis=f"{words} words")
+
     def run(self, settings: BuySettings, ctx: Context) -> Mapping[str, float | str]:
         words = json.loads(ctx.input("words").read_text(encoding="utf-8"))
         journal = ctx.journal("calls", durable=True)
