@@ -83,7 +83,7 @@ def _scratch(
         model = model.model_copy(update={"steps": steps})
     reasons["base"] = (
         "scratch: tokenizer and base are trained on this corpus, which needs no network, no GPU and no foreign licence;"
-        " it has read nothing else. shape.base=OWNER/NAME or a folder tunes a pretrained one"
+        " it has read nothing else. shape.base=OWNER/NAME or a folder tunes a pretrained base"
     )
     asked = "plan_fit.size asks for it" if settings.size != "auto" else f"for {size.use}"
     reasons["size"] = (

@@ -10,10 +10,7 @@ Rounding only pays fused into its neighbours: without per-layer compile it is sl
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    import torch
+from typing import Any
 
 LARGEST = 448.0
 """The largest e4m3 value."""
@@ -21,14 +18,6 @@ CAPABILITY = (8, 9)
 """First compute capability with FP8 tensor cores (Ada)."""
 ALIGNMENT = 16
 """_scaled_mm wants rows and columns in multiples of it."""
-
-
-def quantize_rows(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(values in e4m3, scales (rows, 1) in float32) of a matrix."""
-    import torch
-
-    scales = values.abs().amax(dim=1, keepdim=True).float().clamp(min=1e-12) / LARGEST
-    return (values.float() / scales).to(torch.float8_e4m3fn), scales
 
 
 def freeze_in_fp8(model: Any) -> int:
@@ -42,19 +31,28 @@ def freeze_in_fp8(model: Any) -> int:
             continue
         if module.in_features % ALIGNMENT or module.out_features % ALIGNMENT:
             continue
-        weight = module.weight.data
-        module.row_values, module.row_scales = quantize_rows(weight)
-        columns, scales = quantize_rows(weight.t().contiguous())
-        module.column_values, module.column_scales = columns, scales.contiguous()
-        module.weight.data = module.row_values
-        module.__class__ = linear
+        linear.round(module)
         count += 1
     return count
 
 
 @functools.cache
 def _linear_class() -> Any:
+    """Fp8Linear. Everything that a compiled layer runs is defined in here, with torch imported outside of it."""
     import torch
+
+    e4m3, bfloat16 = torch.float8_e4m3fn, torch.bfloat16
+
+    def rounded(values: Any) -> Any:
+        """(values in e4m3, scales (rows, 1) in float32) of a matrix."""
+        scales = values.abs().amax(dim=1, keepdim=True).float().clamp(min=1e-12) / LARGEST
+        return (values.float() / scales).to(e4m3), scales
+
+    def product(left: Any, left_scales: Any, right: Any, right_scales: Any) -> Any:
+        """left @ right.T in bfloat16. On a CPU the same rounded values are multiplied in float32."""
+        if not left.is_cuda:
+            return ((left.float() * left_scales) @ (right.float() * right_scales).t()).to(bfloat16)
+        return torch._scaled_mm(left, right.t(), scale_a=left_scales, scale_b=right_scales.t(), out_dtype=bfloat16, use_fast_accum=True)
 
     class Fp8Product(torch.autograd.Function):  # type: ignore[misc, unused-ignore]
         """input (..., in) @ weight.T (in, out), with the gradient of the input; weights are constants."""
@@ -62,32 +60,32 @@ def _linear_class() -> Any:
         @staticmethod
         def forward(ctx: Any, values: Any, rows: Any, row_scales: Any, columns: Any, column_scales: Any) -> Any:
             ctx.save_for_backward(columns, column_scales)
-            ctx.shape = values.shape
-            rounded, scales = quantize_rows(values.reshape(-1, values.shape[-1]))
-            return _product(rounded, scales, rows, row_scales).reshape(*values.shape[:-1], rows.shape[0])
+            ctx.given = values.shape
+            small, scales = rounded(values.reshape(-1, values.shape[-1]))
+            return product(small, scales, rows, row_scales).reshape(*values.shape[:-1], rows.shape[0])
 
         @staticmethod
-        def backward(ctx: Any, *outer: Any) -> Any:
+        def backward(ctx: Any, gradient: Any) -> Any:  # type: ignore[override, unused-ignore]
             columns, column_scales = ctx.saved_tensors
-            rounded, scales = quantize_rows(outer[0].reshape(-1, outer[0].shape[-1]))
-            return _product(rounded, scales, columns, column_scales).reshape(ctx.shape), None, None, None, None
+            small, scales = rounded(gradient.reshape(-1, gradient.shape[-1]))
+            return product(small, scales, columns, column_scales).reshape(ctx.given), None, None, None, None
 
     class Fp8Linear(torch.nn.Linear):  # type: ignore[misc, unused-ignore]
         """A Linear whose weight is two rounded copies."""
 
+        @classmethod
+        def round(cls, module: Any) -> None:
+            """Turn an ordinary Linear into one of these."""
+            weight = module.weight.data
+            module.row_values, scales = rounded(weight)
+            module.row_scales = scales.contiguous()
+            module.column_values, scales = rounded(weight.t().contiguous())
+            module.column_scales = scales.contiguous()
+            module.weight.data = module.row_values
+            module.__class__ = cls
+
         def forward(self, input: Any) -> Any:
-            out = Fp8Product.apply(
-                input.to(torch.bfloat16), self.row_values, self.row_scales, self.column_values, self.column_scales
-            )
+            out = Fp8Product.apply(input.to(bfloat16), self.row_values, self.row_scales, self.column_values, self.column_scales)
             return out if self.bias is None else out + self.bias
 
     return Fp8Linear
-
-
-def _product(left: torch.Tensor, left_scales: torch.Tensor, right: torch.Tensor, right_scales: torch.Tensor) -> torch.Tensor:
-    """left @ right.T in bfloat16. On a CPU the same rounded values are multiplied in float32."""
-    import torch
-
-    if not left.is_cuda:
-        return ((left.float() * left_scales) @ (right.float() * right_scales).t()).to(torch.bfloat16)
-    return torch._scaled_mm(left, right.t(), scale_a=left_scales, scale_b=right_scales.t(), out_dtype=torch.bfloat16, use_fast_accum=True)

@@ -41,7 +41,10 @@ def rounded_weight(module: Any) -> torch.Tensor:
 
 
 def restore_rounded(model: Any) -> int:
-    """Replace every 4-bit Linear by an ordinary one with the rounded weight; returns how many. The inverse of freezing, less its error."""
+    """Replace every 4-bit Linear by an ordinary one with the rounded weight; returns how many. The inverse of freezing, less its error.
+
+    model: a causal language model whose adapter has been taken off (PeftModel.unload).
+    """
     import torch
 
     count = 0

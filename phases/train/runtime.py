@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 from pathlib import Path
@@ -20,10 +21,11 @@ def prepare_libraries(threads: int, seed: int, cache: Path) -> None:
     }
     for module in QUIET:  # deprecations that trl's own defaults raise
         warnings.filterwarnings("ignore", category=FutureWarning, module=module)
+    logging.getLogger("trl").setLevel(logging.ERROR)  # it warns of padding-free rows in batches of one
     import torch
-    from transformers.utils import logging
+    from transformers.utils.logging import disable_progress_bar
 
-    logging.disable_progress_bar()
+    disable_progress_bar()
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(not torch.cuda.is_available())  # on a GPU they are slow, or missing, and kernels differ anyway
     # Deterministic mode also fills fresh memory with NaN, which no kernel of ours reads: 45 % of a tuning step (2026-11-20).

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from forge.phases.train.nf4 import restore_rounded
 from forge.records import write_json
 
 
@@ -22,4 +23,6 @@ def save_rounded_base(model: Any, target: Path) -> None:
     """Replace the weights in `target` by those of the base that the adapter was trained on (nf4.py says why)."""
     for old in (*target.glob("*.safetensors"), *target.glob("*.safetensors.index.json")):
         old.unlink()
-    model.unload().save_pretrained(target)
+    base = model.unload()
+    restore_rounded(base)
+    base.save_pretrained(target)

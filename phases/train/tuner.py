@@ -84,6 +84,8 @@ def release(model: Any) -> Any:
     """The base without adapter, compiled code and checkpointing; an FP8 or NF4 base stays rounded."""
     base = model.get_base_model()
     base.gradient_checkpointing_disable()
+    if hasattr(base, "_require_grads_hook"):
+        base.disable_input_require_grads()
     for layer in base.model.layers:
         layer._compiled_call_impl = None
     base.__dict__.pop("forward", None)  # the loss that was installed

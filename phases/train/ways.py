@@ -11,6 +11,7 @@ import math
 from typing import Any, Literal, NamedTuple
 
 from forge.errors import UsageError
+from forge.phases.train.loss import TILE_TOKENS
 
 Precision = Literal["fp32", "bf16", "fp8", "nf4"]
 GIB = 1024**3
@@ -20,9 +21,9 @@ BYTES_PER_WEIGHT = {"fp32": 4.0, "bf16": 2.0, "fp8": 2.0, "nf4": 0.53}
 """Of the matrices in the layers; embeddings and head stay in two bytes. fp8 keeps two copies of one byte."""
 ADAPTER_BYTES = {"fp32": 16, "bf16": 20}
 """A trained parameter: weight, gradient, moments, and for bfloat16 a float32 copy of weight and gradient."""
-KEPT_COMPILED, KEPT_EAGER = (3.0, 3.6), (4.0, 5.2)
+KEPT_COMPILED, KEPT_EAGER = (3.0, 2.65), (4.0, 5.0)
 """Values a layer keeps for the backward pass, in (feed-forward widths, hidden widths) a token."""
-MARGIN, WORKSPACE = 1.06, 0.4 * GIB
+MARGIN, WORKSPACE, HEAD_BYTES = 1.03, 0.2 * GIB, 6.6
 LARGEST_ROW, SMALLEST_ROW = 18000, 512
 SPREAD_SLACK = 1.04
 """Rows of one step are equally long up to this."""
@@ -133,7 +134,7 @@ def needed_bytes(shape: Shape, precision: Precision, *, row_tokens: int, checkpo
     layer = each * (wide * shape.intermediate + narrow * shape.hidden)
     twice = math.ceil(shape.layers / checkpoint_every) if checkpoint_every else 0
     kept = (shape.layers - twice + (1 if twice else 0)) * layer + twice * each * shape.hidden
-    head = min(row_tokens, 2048) * shape.vocab * 6
+    head = min(row_tokens, TILE_TOKENS) * shape.vocab * HEAD_BYTES
     return int(weights + adapter + MARGIN * row_tokens * kept + head + WORKSPACE)
 
 

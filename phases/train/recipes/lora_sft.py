@@ -15,7 +15,6 @@ from forge.phases.train.bases import load_base
 from forge.phases.train.checkpoints import drop_damaged, latest_checkpoint
 from forge.phases.train.encode import chat_rows, encode_rows
 from forge.phases.train.guards import check_rows, check_training
-from forge.phases.train.nf4 import restore_rounded
 from forge.phases.train.packing import pack_steps
 from forge.phases.train.reporter import Reporter
 from forge.phases.train.saving import save_adapter, save_rounded_base
@@ -110,7 +109,6 @@ def tune_lora(plan: Plan, ctx: Context, reporter: Reporter, *, machine: Machine,
     guards |= check_training(weights, [value for _, value in loss], [value for _, value in val_loss])
     save_adapter(trainer.model, ctx.output("adapter"))
     if way.precision == "nf4":
-        restore_rounded(trainer.model.get_base_model())
         save_rounded_base(trainer.model, base)
     trained = sum(weight.numel() for weight in weights.values())
     return Tuning(lora.steps, sum(packed.tokens), trained, loss, val_loss, guards, way.precision)
