@@ -37,9 +37,9 @@ os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
 SHAPES = {  # facts of public configurations
-    "7b": dict(hidden_size=3584, intermediate_size=18944, num_hidden_layers=28, num_attention_heads=28, num_key_value_heads=4, vocab_size=152064),
-    "1.7b": dict(hidden_size=2048, intermediate_size=6144, num_hidden_layers=28, num_attention_heads=16, num_key_value_heads=8, vocab_size=151936),
-    "tiny": dict(hidden_size=64, intermediate_size=192, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, vocab_size=512),
+    "7b": {"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4, "vocab_size": 152064},
+    "1.7b": {"hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 28, "num_attention_heads": 16, "num_key_value_heads": 8, "vocab_size": 151936},
+    "tiny": {"hidden_size": 64, "intermediate_size": 192, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 512},
 }
 GIB = 1024**3
 
@@ -60,10 +60,10 @@ VARIANTS = {
     "ours_fp8": Variant("ours", "fp8", target=28_000),
     "ours_bf16_22gib": Variant("ours", "bf16", 22.0, target=17_000),
     "ours_fp8_23gib": Variant("ours", "fp8", 23.0, target=24_000),
-    "trl_packed_fast": Variant("trl", options=dict(per_device_train_batch_size=4, packing=True, max_length=2048, gradient_checkpointing=False)),
-    "trl_packed": Variant("trl", options=dict(per_device_train_batch_size=1, packing=True, max_length=2048)),
-    "trl_default": Variant("trl", options=dict(per_device_train_batch_size=8)),
-    "source_way": Variant("source", options=dict(per_device_train_batch_size=2, gradient_accumulation_steps=4)),
+    "trl_packed_fast": Variant("trl", options={"per_device_train_batch_size": 4, "packing": True, "max_length": 2048, "gradient_checkpointing": False}),
+    "trl_packed": Variant("trl", options={"per_device_train_batch_size": 1, "packing": True, "max_length": 2048}),
+    "trl_default": Variant("trl", options={"per_device_train_batch_size": 8}),
+    "source_way": Variant("source", options={"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4}),
     "ours_nf4": Variant("ours", "nf4"),
 }
 STANDARD = ["ours_bf16", "ours_fp8", "ours_bf16_22gib", "ours_fp8_23gib", "trl_packed_fast", "trl_packed", "source_way"]
@@ -142,7 +142,7 @@ class Bench:
         """Run one part unless it is too late; a failure is a line, not the end."""
         if time.time() - BEGAN > self.ask.deadline:
             self.say(f"{name:18s} not run: past --deadline")
-            self.note(dict(variant=name, skipped="deadline"))
+            self.note({"variant": name, "skipped": "deadline"})
             return
         started = time.time()
         try:
@@ -150,7 +150,7 @@ class Bench:
         except Exception as error:  # noqa: BLE001 - the other parts must still run
             told = traceback.format_exc().strip().splitlines()
             self.say(f"{name:18s} FAILED {type(error).__name__}: {str(error)[:300]} | {' | '.join(line.strip() for line in told[-7:-1])[:600]}")
-            self.note(dict(variant=name, error=f"{type(error).__name__}: {error}"[:1000]))
+            self.note({"variant": name, "error": f"{type(error).__name__}: {error}"[:1000]})
             self.drop_base()
         self.say(f"#   {name}: {time.time() - started:.0f} s, {time.time() - BEGAN:.0f} s since the start")
 
@@ -265,7 +265,7 @@ class Bench:
         count = steps * 8
         rows = [self.examples[i % len(self.examples)].ids[:seq] for i in range(count)]
         padded = [
-            dict(input_ids=[*ids, *[0] * (seq - len(ids))], attention_mask=[1] * len(ids) + [0] * (seq - len(ids)), labels=[*ids, *[-100] * (seq - len(ids))])
+            {"input_ids": [*ids, *[0] * (seq - len(ids))], "attention_mask": [1] * len(ids) + [0] * (seq - len(ids)), "labels": [*ids, *[-100] * (seq - len(ids))]}
             for ids in rows
         ]
         from peft import get_peft_model
@@ -326,7 +326,7 @@ class Bench:
         apart = {name: abs(mean[name] / mean["trl"] - 1) for name in ("bf16", "fp8")}
         told = ", ".join(f"{name} {value:.4f}" for name, value in mean.items())
         self.say(f"same loss: {told}; from trl: bf16 {100 * apart['bf16']:.3f} %, fp8 {100 * apart['fp8']:.3f} % (limit 0.5 %: {'yes' if max(apart.values()) < 0.005 else 'NO'})")
-        self.note(dict(variant="same_loss", losses=losses, apart=apart))
+        self.note({"variant": "same_loss", "losses": losses, "apart": apart})
 
     def _losses(self, name: str, steps: int = 4, per_step: int = 16) -> list[float]:
         import datasets
@@ -430,7 +430,7 @@ class Bench:
             self.say(f"{how} on {count}: {rates[count]['real_tok_s']:,.0f} tok/s, {rates[count]['gib']:.1f} GiB each, loss {rates[count]['loss']:.4f}")
         gain = rates[self.ask.gpus]["real_tok_s"] / rates[1]["real_tok_s"]
         self.say(f"{how}: {self.ask.gpus} GPUs are {gain:.2f} times one")
-        self.note(dict(variant=how, gain=gain, rates=rates))
+        self.note({"variant": how, "gain": gain, "rates": rates})
 
     # ---- tools ------------------------------------------------------------------------------------------------------------
 
@@ -482,10 +482,10 @@ class Bench:
         config = trainer.accelerator.unwrap_model(trainer.model).config
         rate = tokens / seconds
         loss = next((line["loss"] for line in reversed(trainer.state.log_history) if "loss" in line), trainer.state.log_history[-1].get("train_loss", math.nan))
-        return dict(
-            real_tok_s=rate, ex_s=examples / seconds, step_ms=1e3 * seconds / self.timed, tokens=tokens, per_step=per_step,
-            gib=torch.cuda.max_memory_allocated() / GIB if self.cuda else 0.0, mfu=rate * flops_per_token(config, self.ask.rank) / self.peak, loss=float(loss),
-        )
+        return {
+            "real_tok_s": rate, "ex_s": examples / seconds, "step_ms": 1e3 * seconds / self.timed, "tokens": tokens, "per_step": per_step,
+            "gib": torch.cuda.max_memory_allocated() / GIB if self.cuda else 0.0, "mfu": rate * flops_per_token(config, self.ask.rank) / self.peak, "loss": float(loss),
+        }
 
     def sync(self) -> None:
         """Wait for the GPU."""
