@@ -1,4 +1,4 @@
-"""Single tools, file in, file out: extract, dedup; and chat with a run's model."""
+"""Single tools, file in, file out: extract, dedup, classify; and chat with a run's model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Json = typer.Option(False, "--json", help="As JSON.")
 
 def add(app: typer.Typer) -> None:
     """Put the commands on the application."""
-    for function in (extract, dedup, chat):
+    for function in (extract, dedup, classify, chat):
         app.command(rich_help_panel=PANEL)(function)
 
 
@@ -63,6 +63,29 @@ def dedup(
     )
     view.close()
     _show(counts, out, as_json)
+
+
+def classify(
+    source: str = typer.Argument(..., metavar="IN", help="JSONL with id and text, a folder of documents, or a run.", show_default=False),
+    out: Path = typer.Option(..., "--out", help="JSONL to write: id, keep, subtopic, reason for each passage.", show_default=False),
+    teacher: str = typer.Option("offline", "--teacher", help="Who judges: offline (statistics), anthropic, openai_compatible, ..."),
+    model: str = typer.Option("", "--model", help="The teacher's model, by the vendor's name.", show_default=False),
+    endpoint: str = typer.Option("", "--endpoint", help="Where the teacher is reached: a base URL.", show_default=False),
+    mode: str = typer.Option("auto", "--mode", help="batch (half the price, slower), live, or auto."),
+    budget: float = typer.Option(0.0, "--budget", min=0.0, metavar="USD", help="Most that may be spent, in dollars, over all calls with this OUT."),
+    subject: str = typer.Option("", "--subject", help="What the documents are about; without it, their own terms.", show_default=False),
+    plugin_dir: list[Path] = typer.Option([], "--plugin-dir", help="Folder with your own teachers.", show_default=False),
+    as_json: bool = Json,
+) -> None:
+    """Say which passages to keep, and their subtopics; writes nothing when the judge misses planted passages."""
+    from forge.cli.classifying import run_classify
+    from forge.errors import UsageError
+
+    if mode not in {"auto", "batch", "live"}:
+        raise UsageError(f'there is no mode "{mode}"', next="--mode auto, batch or live")
+    run_classify(
+        source, out, teacher=teacher, as_json=as_json, plugin_dirs=tuple(plugin_dir), model=model, endpoint=endpoint, mode=mode, budget_usd=budget, subject=subject
+    )
 
 
 def chat(

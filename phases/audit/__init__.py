@@ -65,6 +65,7 @@ class Audit:
         everything = list(sieve.kept.values())
         stage(1, "language, quality, references")
         by_language, allowed = filters.drop_unfit(sieve, ctx.check_stop, settings)
+        chosen = filters.drop_decided(sieve, ctx.check_stop, settings)
         stage(3, "copies")
         copied = copies.drop_copies(sieve, documents, engine=settings.dedup_engine, threshold=settings.near_duplicate)
         stage(4, "evaluation sets" if settings.evaluation_sets else "documents that share text")
@@ -75,6 +76,7 @@ class Audit:
         terms = topics.fit_terms(sieve.ordered())
         strange = filters.drop_outliers(sieve, ctx.check_stop, settings, terms)
         subtopic_of = topics.name_subtopics(sieve.ordered(), settings.subtopics, ctx.check_stop, terms)
+        subtopic_of |= {id: name for id, name in chosen.items() if id in sieve.kept}
         sieve.label("subtopic", subtopic_of)
         sieve.check_masked()
         clusters = copies.clusters(group_of)
@@ -115,10 +117,12 @@ class Audit:
         return metrics(numbers)
 
     def named_files(self, settings: AuditSettings) -> str:
-        """The contents of the evaluation sets."""
+        """The contents of the evaluation sets and of the decisions."""
         from forge.phases.audit.evaluation_sets import fingerprint
+        from forge.records import digest
 
-        return fingerprint(settings.evaluation_sets)
+        named = [fingerprint(settings.evaluation_sets), fingerprint((settings.decisions,) if settings.decisions else ())]
+        return digest(*named) if any(named) else ""
 
     def undo(self, settings: AuditSettings, ctx: Context) -> None:
         """Nothing outside the run folder."""

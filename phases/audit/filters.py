@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from difflib import SequenceMatcher
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from forge.citations import scrub
-from forge.errors import ForgeError
+from forge.errors import ForgeError, UsageError
 from forge.phases.audit.boilerplate import find_boilerplate, without_lines
+from forge.phases.audit.classify import Decision
 from forge.phases.audit.contamination import MIN_WORDS, EvaluationIndex, Found, describe_contamination, search
 from forge.phases.audit.evaluation_sets import find_files, read_items
 from forge.phases.audit.language import UNDETERMINED, Languages, characters_by_language
@@ -18,6 +20,7 @@ from forge.phases.audit.quality import describe, hard_signal, is_poor, soft_sign
 from forge.phases.audit.references import is_reference_list, without_list
 from forge.phases.audit.sieve import Sieve
 from forge.phases.audit.speakers import find_transcripts, without_labels
+from forge.records import read_jsonl
 
 if TYPE_CHECKING:
     from forge.phases.audit.settings import AuditSettings
@@ -171,6 +174,30 @@ def drop_evaluation_items(sieve: Sieve, tick: Tick, settings: AuditSettings) -> 
     for one in hits if settings.evaluation_action == "drop" else ():
         sieve.drop(ids[one.text], "evaluation_item", f"{one.rule} of {one.place}")
     return told
+
+
+def drop_decided(sieve: Sieve, tick: Tick, settings: AuditSettings) -> dict[str, str]:
+    """Follow the decisions of `forge classify`; returns the subtopics that it gave. Raises UsageError when none is about this corpus."""
+    if not settings.decisions:
+        return {}
+    path = Path(settings.decisions).expanduser()
+    if not path.is_file():
+        raise UsageError(f"there is no file {settings.decisions}", why="audit.decisions names it", next="forge classify RUN --out FILE")
+    subtopics, known = {}, 0
+    for one in read_jsonl(path, Decision):
+        tick()
+        if one.id not in sieve.kept:
+            continue
+        known += 1
+        if one.subtopic:
+            subtopics[one.id] = one.subtopic
+        if not one.keep:
+            sieve.drop(one.id, "classified", f"{one.reason} ({one.by})")
+    if not known and sieve.kept:
+        raise UsageError(
+            f"{path.name} decides about no passage of this corpus", why="its ids are of other passages", next="forge classify RUN --out FILE, for a run over this corpus"
+        )
+    return subtopics
 
 
 def drop_outliers(sieve: Sieve, tick: Tick, settings: AuditSettings, terms: Terms) -> Outliers:

@@ -23,6 +23,7 @@ _FIXES = {
     "boilerplate": ("{n:,} passages consist of lines that other documents repeat", ""),
     "evaluation_item": ("{n:,} passages hold items of the evaluation sets", "audit.evaluation_action=flag"),
     "off_topic": ("{n:,} passages are of documents that speak of something else than the rest", "audit.outliers=flag"),
+    "classified": ("{n:,} passages go by the decisions of forge classify", ""),
     "exact_duplicate": ("{n:,} passages repeat others", ""),
     "near_duplicate": ("{n:,} passages nearly repeat others", "audit.near_duplicate=0.95"),
     "contained": ("{n:,} passages lie inside other documents", ""),

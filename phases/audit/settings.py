@@ -59,6 +59,9 @@ class AuditSettings(Settings):
     evaluation_action: Literal["drop", "flag"] = Field(
         "drop", description="what happens to a passage that holds an item of them; flag keeps it and only lists it in audit.json"
     )
+    decisions: str = Field(
+        "", description="JSONL file of `forge classify` whose decisions are followed: passages that it drops go, and its subtopics count"
+    )
     metadata: bool = Field(
         False, description="also train on passages that only state facts about a file (its shape, its tags)"
     )
