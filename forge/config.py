@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_origin
 
 import yaml
 from pydantic import Field, ValidationError
@@ -101,9 +101,9 @@ class Config:
         return found
 
     def _build(self, section: str, model: type[Settings]) -> Settings:
-        given = {
+        given = _folded({
             key.partition(".")[2]: layer.value for key, layer in self.overrides.items() if key.partition(".")[0] == section
-        }
+        })
         try:
             return model(**given)
         except ValidationError as error:
@@ -219,11 +219,25 @@ def _value(text: str, origin: str) -> Any:
         ) from error
 
 
+def _folded(given: dict[str, Any]) -> dict[str, Any]:
+    """Single entries of a mapping ("buckets.factual") into the mapping as a whole."""
+    folded = {key: value for key, value in given.items() if "." not in key}
+    for key, value in given.items():
+        whole, dot, part = key.partition(".")
+        if dot:
+            mapping = folded.get(whole) or {}
+            folded[whole] = {**mapping, part: value} if isinstance(mapping, dict) else mapping
+    return folded
+
+
 def _check_key(key: str, origin: str, sections: Mapping[str, type[Settings]]) -> None:
     section, _, field = key.partition(".")
     if section not in sections:
         raise UsageError(f'unknown section "{section}" ({origin})', why=nearest(section, sections), next="forge config show")
     known = sections[section].model_fields
+    whole, _, part = field.partition(".")
+    if part and whole in known and get_origin(known[whole].annotation) is dict:
+        return
     if field not in known:
         elsewhere = [f"{name}.{field}" for name, model in sections.items() if field in model.model_fields]
         why = f'did you mean "{elsewhere[0]}"?' if elsewhere else nearest(field, known)

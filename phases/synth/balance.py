@@ -21,6 +21,8 @@ YES_NO_SHARE = 0.7
 OPENING_WORDS, OPENING_SHARE = 4, 0.25
 """Words of an answer that make its opening, and the share of a bucket's facts that may begin with the same ones."""
 YES_NO = re.compile(r"(yes|no)\b[,.;:!]?", re.IGNORECASE)
+ALWAYS_NO = {"false_premise"}
+"""Questions that take something wrong for granted are no yes-or-no questions: "No" begins every good answer to them."""
 NUMBER = re.compile(r"[\W_]*\d")
 SHORT_WORDS, LONG_WORDS = 5, 60
 
@@ -46,8 +48,10 @@ def opening(answer: str) -> str:
 def unbalanced(pairs: Sequence[Pair]) -> dict[int, str]:
     """Positions of the pairs that are too many of their kind, with the reason; of each kind the first facts stay."""
     gone: dict[int, str] = {}
-    for positions in _by_bucket(pairs).values():
+    for bucket, positions in _by_bucket(pairs).items():
         gone |= _too_many(pairs, positions, "overused_opening", opening, OPENING_SHARE)
+        if bucket in ALWAYS_NO:
+            continue
         told = [position for position in positions if answer_type(pairs[position].answer) in {"yes", "no"}]
         gone |= _too_many(pairs, told, "yes_no_imbalance", lambda answer: answer_type(answer), YES_NO_SHARE)
     return gone

@@ -17,6 +17,8 @@ SHARES = {
 ABSTAINING = ("abstain_near", "abstain_document", "abstain_far")
 CORRECTING = ("negative_fact", "false_premise")
 TWO_PASSAGES = ("comparison",)
+IN_TWOS = ("negative_fact",)
+"""Asked for in twos, one with a wrong detail and one with the right one: a set in which every answer is "No" teaches "No"."""
 PARTS = {
     "definition": "factual", "number": "factual", "rule": "factual", "list": "factual", "item": "factual", "table": "factual", "acronym": "factual",
     "statement": "factual", "question": "factual", "gap": "factual", "reason": "mechanism", "condition": "application", "procedure": "application",
@@ -72,7 +74,8 @@ class Quotas:
         given: dict[str, int] = {}
         for name, share in self.shares.items():
             self.owed[name] += share * (abstentions if name in ABSTAINING else answers)
-            given[name] = 0 if name in without else int(self.owed[name] + 0.5)
+            size = 2 if name in IN_TWOS else 1
+            given[name] = 0 if name in without else size * int(self.owed[name] / size + 0.5)
             self.owed[name] -= given[name]
         return {name: count for name, count in given.items() if count > 0}
 

@@ -37,21 +37,23 @@ def far_questions(wanted: int) -> list[Proposal]:
 def near_questions(passage: Passage, context: Sequence[Passage], wanted: int, read: Callable[[Passage], Sequence[Fact]]) -> list[Proposal]:
     """Questions about things that sound like this corpus and are not in it. read: the facts of a passage.
 
-    In turn: answerable questions about a real term with a foreign word before it, or about a mixture of two real terms; real
-    terms with an absent attribute; mixtures in other wordings; merged names. The first two share their wording with what is
-    answered, so only the subject can tell: a model that had seen few of them went by the wording and declined 60 % of mixtures.
+    In turn: answerable questions about a real term with a foreign word before it, real terms with an absent attribute, real
+    terms with a foreign word in other wordings, merged names; and for every second passage one question about a mixture of two
+    real terms ("lease journal"). Most share their wording with what is answered: a model that had seen few such questions went
+    by the wording. Mixtures are the hardest: a model of 2 M parameters declines about half of them, however many it is shown,
+    and then refuses real compounds too (handbook, 2026-11-21).
     """
     facts, foreign = [[fact for fact in found if fact.bucket in WITH_SUBJECT] for found in (read(passage), [fact for other in context for fact in read(other)])]
-    own, others = _terms(facts), _terms(foreign)
+    own = _terms(facts)
     templates = _table("unanswerable")
     start = int(digest(passage.id)[:8], 16)
-    words = _foreign_words(facts, _rotate(templates["words"], start), start)
+    asked = _foreign_words(facts, _rotate(templates["words"], start), start)
     sources = [
-        words,
+        asked,
         _attributes(own, _rotate(templates["attributes"], start)),
-        _contrasts(facts, foreign, start),
-        words,
-        _invented(own, others, _rotate(templates["invented"], start)),
+        islice(_contrasts(facts, foreign, start), start % 2),
+        asked,
+        _invented(own, _rotate(templates["words"], start + 7), _rotate(templates["invented"], start)),
         _merged_names(passage, context, _rotate(templates["names"], start)),
     ]
     return list({proposal.question: proposal for proposal in islice(_in_turn(sources), 2 * wanted)}.values())[:wanted]
@@ -123,13 +125,11 @@ def _replace(form: str, core: str, mixed: str) -> str:
     return re.sub(rf"(\b[aA]n? )?({re.escape(core)})", put, form, count=1, flags=re.IGNORECASE)
 
 
-def _invented(own: Sequence[str], others: Sequence[str], templates: Sequence[str]) -> Iterator[Proposal]:
-    """A modifier from here with a head from elsewhere: "skip rule" and "abstention contract" make "skip contract"."""
-    pairs = [(a.split()[0], b.split()[-1]) for a in own for b in others]
-    pairs += [(b.split()[0], a.split()[-1]) for a in own for b in others]
-    names = dict.fromkeys(f"{first} {last}" for first, last in pairs if first != last.rstrip("s") and not last.endswith("s"))
-    for name, template in zip(names, cycle(templates)):
-        yield _near(template.format(name, article="an" if name[0] in "aeiou" else "a"), name)
+def _invented(own: Sequence[str], words: Sequence[str], templates: Sequence[str]) -> Iterator[Proposal]:
+    """A real term with a foreign word, in wordings that answered questions do not have."""
+    for number, (word, template) in enumerate(zip(words, cycle(templates))):
+        if own:
+            yield _near(template.format(f"{word} {own[number % len(own)]}", article="an" if word[0].lower() in "aeiou" else "a"), word)
 
 
 def _attributes(own: Sequence[str], templates: Sequence[Sequence[str]]) -> Iterator[Proposal]:
