@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from forge.phases.plan_fit.checker import find_defects
+from forge.phases.plan_fit.checker import find_defects, proper_names
 from forge.phases.plan_fit.grader import Grades
 from forge.phases.plan_fit.groups import by_bucket, surely_worse
 from forge.phases.plan_fit.planted import Recall, measure_recall
@@ -19,12 +19,19 @@ from forge.phases.plan_fit.verdicts import ONE_SIDED_95, changed, judge_share, p
 from forge.records import Pair, Passage, Verdict
 from forge.stats import clopper_pearson
 
+NAMES_FROM = 5_000
 Defects = Mapping[str, list[str]]
 
 
 def all_defects(pairs: Sequence[Pair], passages: Mapping[str, Passage], abstention: str) -> dict[str, list[str]]:
     """What the exact checks find, by pair."""
-    return {pair.id: find_defects(pair, passages, abstention) for pair in pairs}
+    proper = corpus_names(passages)
+    return {pair.id: find_defects(pair, passages, abstention, proper) for pair in pairs}
+
+
+def corpus_names(passages: Mapping[str, Passage]) -> frozenset[str]:
+    """The proper names of the corpus, from at most NAMES_FROM passages."""
+    return proper_names(passages[key].text for key in sorted(passages)[:NAMES_FROM])
 
 
 def judge_accuracy(
@@ -36,7 +43,7 @@ def judge_accuracy(
     if not pairs:
         return undecided("accuracy", "no pairs", threshold=limit)
     found = all_defects(pairs, passages, abstention) if found is None else found
-    recall = measure_recall([pair for pair in pairs if not found[pair.id]], passages, abstention, seed)
+    recall = measure_recall([pair for pair in pairs if not found[pair.id]], passages, abstention, seed, proper=corpus_names(passages))
     evidence = f"{_evidence(pairs, found)}; planted defects found: {str(recall) or 'none planted'}"
     evidence += f"; {judge}" if judge else ""
     verdict = judge_share("accuracy", sum(map(bool, found.values())), len(pairs), limit, at_least=False, evidence=evidence)

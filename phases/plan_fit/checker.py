@@ -9,7 +9,7 @@ planted.py measures what it finds.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -42,8 +42,8 @@ class Vocabulary(NamedTuple):
     numbers: frozenset[str]
 
 
-def find_defects(pair: Pair, passages: Mapping[str, Passage], abstention: str) -> list[str]:
-    """What is wrong with a pair, by kind, in a fixed order; empty when nothing was found."""
+def find_defects(pair: Pair, passages: Mapping[str, Passage], abstention: str, proper: frozenset[str] = frozenset()) -> list[str]:
+    """What is wrong with a pair, by kind, in a fixed order; empty when nothing was found. proper: see proper_names."""
     if not pair.passage or pair.answer.strip() == abstention.strip():
         return [] if pair.answer.strip() == abstention.strip() else ["abstention"]
     passage = passages.get(pair.passage)
@@ -54,7 +54,7 @@ def find_defects(pair: Pair, passages: Mapping[str, Passage], abstention: str) -
     return [
         *(["evidence"] if any(not text or place is None or text not in place.text for text, place in quoted) else []),
         *(["number"] if set(NUMBER.findall(pair.answer)) - known.numbers else []),
-        *(["name"] if set(names(pair.answer)) - known.names else []),
+        *(["name"] if set(names(pair.answer, proper)) - known.names else []),
         *(["unsupported"] if any(not _supported(part, known.stems) for part in sentences(pair.answer)) else []),
     ]
 
@@ -80,16 +80,26 @@ def _words_of(text: str) -> tuple[frozenset[str], frozenset[str]]:
     return frozenset(written | parts), frozenset(map(stem, words))
 
 
-def names(text: str) -> list[str]:
-    """Words written like names: a capital inside a sentence, two capitals, or letters with digits. In order."""
+def names(text: str, proper: frozenset[str] = frozenset()) -> list[str]:
+    """Words written like names: a capital inside a sentence, two capitals, letters with digits, or one of `proper`. In order."""
     found = []
     for part in sentences(text):
         for index, word in enumerate(NAME.findall(part)):
             capitals = sum(letter.isupper() for letter in word)
             mixed = any(map(str.isdigit, word)) and any(map(str.isalpha, word))
-            if capitals >= 2 or mixed or (capitals == 1 and index > 0 and len(word) > 1 and word[0].isupper()):
+            if capitals >= 2 or mixed or (capitals == 1 and index > 0 and len(word) > 1 and word[0].isupper()) or word in proper:
                 found.append(word)
     return found
+
+
+def proper_names(texts: Iterable[str]) -> frozenset[str]:
+    """Words that the texts have with a capital inside a sentence and never without: names also where a sentence begins."""
+    written: set[str] = set()
+    capital: set[str] = set()
+    for text in texts:
+        written.update(NAME.findall(text))
+        capital.update(names(text))
+    return frozenset(word for word in capital if word[0].isupper() and word[1:].islower() and word.lower() not in written)
 
 
 def sentences(text: str) -> list[str]:

@@ -65,12 +65,14 @@ def plant(pairs: Sequence[Pair], passages: Mapping[str, Passage], seed: int, *, 
     return planted
 
 
-def measure_recall(good: Sequence[Pair], passages: Mapping[str, Passage], abstention: str, seed: int) -> Recall:
+def measure_recall(
+    good: Sequence[Pair], passages: Mapping[str, Passage], abstention: str, seed: int, *, proper: frozenset[str] = frozenset()
+) -> Recall:
     """How many of the defects that are planted into good pairs the exact checks find."""
     recall = Recall(dict.fromkeys(("number", "name", "claim"), 0), dict.fromkeys(("number", "name", "claim"), 0))
     for kind, pair in plant(good, passages, seed):
         recall.planted[kind] += 1
-        recall.found[kind] += bool(find_defects(pair, passages, abstention))
+        recall.found[kind] += bool(find_defects(pair, passages, abstention, proper))
     return recall
 
 
