@@ -12,7 +12,7 @@ from typing import NamedTuple
 from forge.records import Passage, Quote
 from forge.sentences import sentence_ends
 
-SHORT_CHARS = 24
+SHORT_CHARS = 16
 """A shorter line (a list's item, a heading) goes with the next one."""
 SPAN_SENTENCES = 8
 """Sentences that lie further apart are no stretch; the first of them counts."""
