@@ -16,6 +16,7 @@ from pathlib import Path
 
 from forge.cache import Cache
 from forge.errors import UsageError
+from forge.filenames import MaskedNames, find_masked
 from forge.records import CorpusEntry
 
 RACY_SECONDS = 2.0
@@ -35,16 +36,17 @@ def scan_corpus(root: Path, cache: Path | None = None, *, leave_out: Path | None
 
 
 def walk_corpus(
-    root: Path, cache: Path | None = None, *, leave_out: Path | None = None, wanted: Callable[[str], bool] | None = None
+    root: Path, cache: Path | None = None, *, leave_out: Path | None = None, wanted: Callable[[str], bool] | None = None, masked: bool = True
 ) -> Iterator[CorpusEntry]:
     """Every name under `root` (or the one file `root`) in the order of paths; holds one folder's names at a time.
 
     cache: a folder that keeps the hashes of unchanged files between runs (by inode, size, mtime, ctime).
     leave_out: a folder that is no part of the corpus even if it lies in it (where runs are kept).
     wanted: picks by path; the others are neither listed nor hashed.
+    masked: secrets and personal data in names are told as placeholders (forge/filenames.py); locate() finds the files all the same.
     Raises UsageError, at once, if there is nothing at `root`.
     """
-    return _entries(_names(root, leave_out, wanted), _Hashes(cache, root))
+    return _entries(_names(root, leave_out, wanted), _Hashes(cache, root), MaskedNames() if masked else None)
 
 
 def walk_names(
@@ -61,10 +63,11 @@ def _names(root: Path, leave_out: Path | None, wanted: Callable[[str], bool] | N
     return names if wanted is None else (one for one in names if wanted(one[1]))
 
 
-def _entries(names: Iterable[tuple[str, str]], hashes: _Hashes) -> Iterator[CorpusEntry]:
+def _entries(names: Iterable[tuple[str, str]], hashes: _Hashes, told: MaskedNames | None) -> Iterator[CorpusEntry]:
     try:
         for path, name in names:
-            yield _entry(path, name, hashes)
+            entry = _entry(path, name, hashes)
+            yield entry.model_copy(update={"path": shown}) if told and (shown := told.of(name)) != name else entry
     finally:
         hashes.close()
 
@@ -130,6 +133,8 @@ def locate(root: Path, entry: CorpusEntry) -> Path:
     """The file behind an entry of scan_corpus(root)."""
     if root.is_file():
         return root
+    if "[" in entry.path and (found := find_masked(root, entry.path, entry.size, entry.sha256)):
+        return found
     raw = re.sub(rb"\\(x[0-9a-f]{2}|\\)", _unescape, entry.path.encode())
     return root / os.fsdecode(raw)
 
@@ -150,7 +155,7 @@ class _Hashes:
         """The file's sha256, from an earlier scan when nothing about the file has changed."""
         if self.cache is None or time.time() - info.st_mtime <= RACY_SECONDS:
             return _hash_no_follow(path)
-        key = f"{self.root}/{name}"
+        key = hashlib.blake2b(f"{self.root}/{name}".encode(), digest_size=20).hexdigest()   # no names in a cache
         stamp = f"{info.st_dev} {info.st_ino} {info.st_size} {info.st_mtime_ns} {info.st_ctime_ns} ".encode()
         known = self.cache.get(key)
         if known is not None and known.startswith(stamp):

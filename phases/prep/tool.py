@@ -34,7 +34,7 @@ def extract(
     load = partial(registry.plugin, "extractor", ready=False)
     extractors = load_extractors(registry.names("extractor"), load, on_notice)
     sidecars = endings(extractors)
-    listing = Listing(walk_corpus(path), (), sidecars, copies=True)
+    listing = Listing(walk_corpus(path, masked=False), (), sidecars, copies=True)
     with tempfile.TemporaryDirectory(prefix="forge-extract-") as folder, closing(listing):
         work = Path(folder)
         with Results(work / "results.db", lasting=False) as results:
