@@ -48,7 +48,7 @@ def _gain(verdict: Verdict, enough: float) -> Verdict:
         evidence += f"; {verdict.n} items say too little, {enough:g} are asked for"
     elif verdict.estimate > 0 and verdict.ci[0] > 0 and float(match[1]) < ALPHA:
         outcome = "pass"
-    elif verdict.ci[1] <= 0:
+    elif verdict.ci[1] < 0:
         outcome = "fail"
     return verdict.model_copy(update={"threshold": 0.0, "outcome": outcome, "evidence": evidence})
 
