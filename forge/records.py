@@ -257,6 +257,7 @@ class Example(Record):
     bucket: str = ""
     names: tuple[str, ...] = ()
     subtopic: str = ""
+    stage: str = ""
     body: Annotated[Chat | Labelled | Extraction | Detection, Field(discriminator="task")]
 
 
@@ -274,6 +275,16 @@ class KnownBase(Record):
     parameters: int = 0
     context: int = 0
     template: Literal["own", "chatml", "plain"] = "chatml"
+
+
+class StageData(Record):
+    """What shape put into a stage: rows and tokens of its training rows; epochs and rate as asked for (0: the table's)."""
+
+    name: str
+    rows: int
+    tokens: int
+    epochs: float = 0.0
+    rate: float = 1.0
 
 
 class DataContract(Record):
@@ -302,6 +313,7 @@ class DataContract(Record):
     model: KnownBase | None = None
     subtopics: dict[str, int] = Field(default_factory=dict)
     reviewed: dict[str, int] = Field(default_factory=dict)
+    stages: tuple[StageData, ...] = ()
 
 
 # --- plan, verdicts --------------------------------------------------------------------------------------------
@@ -348,6 +360,30 @@ class LoraPlan(Record):
     max_length: int
 
 
+class Candidate(Record):
+    """One setting of a sweep; everything else is the plan's LoraPlan."""
+
+    name: str
+    rank: int
+    alpha: int
+    learning_rate: float
+
+
+class SweepPlan(Record):
+    """A grid of adapters over one base. halving: after a third and two thirds of the steps the weaker half stops."""
+
+    candidates: tuple[Candidate, ...]
+    halving: bool = False
+
+
+class StagePlan(Record):
+    """One of several data sets that the same adapter is trained on in turn. rows: of the training split that are this stage's."""
+
+    name: str
+    rows: int
+    lora: LoraPlan
+
+
 class Plan(Record):
     """What the human approves. Its canonical JSON is hashed; any change voids the approval."""
 
@@ -380,6 +416,8 @@ class Plan(Record):
     thresholds: dict[str, float]
     data: dict[str, str]
     reasons: dict[str, str]
+    sweep: SweepPlan | None = None
+    stages: tuple[StagePlan, ...] = ()
 
 
 # --- reading and writing ---------------------------------------------------------------------------------------

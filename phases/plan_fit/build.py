@@ -26,6 +26,7 @@ from forge.phases.plan_fit.names import model_name
 from forge.phases.plan_fit.ready import judge_ready
 from forge.phases.plan_fit.settings import PlanFitSettings
 from forge.phases.plan_fit.synth_checks import NO_CHECKS, SynthChecks
+from forge.phases.plan_fit.training import sweep_passes
 from forge.phases.plan_fit.verdicts import changed
 from forge.protocols import Offer
 from forge.records import Plan, Verdict
@@ -50,7 +51,7 @@ def forecast_rows(
 ) -> list[Row]:
     """The forecast for this data; `rehearsed` puts measured seconds in place of the table's fixed ones."""
     return forecast(
-        choice, offer, tuning_tokens=data.train_tokens * choice.lora.epochs, test_rows=data.test_rows,
+        choice, offer, tuning_tokens=data.train_tokens * choice.lora.epochs * sweep_passes(choice.sweep), test_rows=data.test_rows,
         test_tokens=sum(data.contract.tokens.get(name, 0) for name in TESTS), rehearsed=rehearsed,
     )
 
@@ -116,6 +117,7 @@ def build_plan(draft: Draft, settings: PlanFitSettings, ctx: Context, verdicts: 
         budget_usd=draft.spend.budget / MICRO, quantizations=choice.quantizations, hub=settings.hub,
         visibility=settings.visibility, verdicts=tuple(verdicts), thresholds=draft.thresholds, data=data_hashes(ctx),
         reasons={**choice.reasons, **_reasons(draft, settings)},
+        sweep=choice.sweep, stages=choice.stages,
     )
 
 

@@ -13,9 +13,10 @@ from forge.phases.plan_fit.data import Data
 from forge.phases.plan_fit.settings import PlanFitSettings
 from forge.phases.plan_fit.speed import adapter_tokens_per_second, tokens_per_second
 from forge.phases.plan_fit.tables import Size, load_tables, reading_for, tuning_for
+from forge.phases.plan_fit.training import adapters_trained, in_all, plan_stages, plan_sweep
 from forge.phases.plan_fit.verdicts import plural
 from forge.protocols import Offer
-from forge.records import DataContract, LoraPlan, ScratchBase
+from forge.records import DataContract, LoraPlan, ScratchBase, StagePlan, SweepPlan
 
 SCRATCH = "scratch"
 SCRATCH_LICENSE = "apache-2.0"
@@ -36,6 +37,8 @@ class Choice(NamedTuple):
     precision: str
     quantizations: tuple[str, ...]
     reasons: dict[str, str]
+    sweep: SweepPlan | None = None
+    stages: tuple[StagePlan, ...] = ()
 
 
 def choose(data: Data, offer: Offer, settings: PlanFitSettings, *, dry_run: bool) -> Choice:
@@ -50,9 +53,14 @@ def choose(data: Data, offer: Offer, settings: PlanFitSettings, *, dry_run: bool
         scratch, (parameters, license, architecture, longest) = None, _known(data.contract, reasons)
         context, seconds = min(_context(data, CONTEXT_STEP), longest), 60 * settings.train_minutes
     rate = adapter_tokens_per_second(parameters, offer, precision)
-    lora = _lora(data, parameters, context, settings, reasons, int(seconds * rate), dry_run)
+    lora = _lora(data, parameters, context, settings, reasons, int(seconds * rate / adapters_trained(settings.sweep)), dry_run)
+    sweep = plan_sweep(lora, settings.sweep, reasons, dry_run=dry_run)
+    stages = plan_stages(lora, data.contract.stages, settings.epochs or tuning_for(parameters).epochs, reasons, dry_run=dry_run)
+    if sweep and stages:
+        raise UsageError("a sweep cannot go through several stages", why="plan_fit.sweep and shape.stages are both set", next="leave one of them out")
     files = _quantizations(settings, scratch, reasons)
-    return Choice(base, license, architecture, parameters, scratch, lora, precision, files, reasons)
+    lora = in_all(lora, stages, len(data.splits["train"]))
+    return Choice(base, license, architecture, parameters, scratch, lora, precision, files, reasons, sweep, stages)
 
 
 def _reading_seconds(scratch: ScratchBase, parameters: int, offer: Offer, precision: str) -> float:
@@ -174,10 +182,13 @@ def _lora(
         f"{plural(steps, 'step')} of {per_step} of {plural(rows, 'example')} are {epochs:g} epochs"
         f"{limit if affordable < wanted and not dry_run else ''}"
     )
-    reasons["adapter"] = f"rank {row.rank} at {row.learning_rate:g}: the row of configs/models.yaml for this size"
+    rank, alpha = (settings.rank, 2 * settings.rank) if settings.rank else (row.rank, row.alpha)
+    learning_rate = settings.learning_rate or row.learning_rate
+    asked = " and ".join(name for name, value in (("plan_fit.rank", settings.rank), ("plan_fit.learning_rate", settings.learning_rate)) if value)
+    reasons["adapter"] = f"rank {rank} at {learning_rate:g}: {f'as {asked} asks' if asked else 'the row of configs/models.yaml for this size'}"
     return LoraPlan(
-        rank=4 if dry_run else row.rank, alpha=8 if dry_run else row.alpha, target_modules="all-linear",
-        learning_rate=row.learning_rate, epochs=epochs, steps=steps, examples_per_step=per_step, max_length=max_length,
+        rank=4 if dry_run else rank, alpha=8 if dry_run else alpha, target_modules="all-linear",
+        learning_rate=learning_rate, epochs=epochs, steps=steps, examples_per_step=per_step, max_length=max_length,
     )
 
 

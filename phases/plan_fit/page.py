@@ -67,7 +67,7 @@ def _training(plan: Plan, data: Data) -> str:
         f" {lora.epochs:g} epochs over {len(data.splits['train']):,} examples, {lora.examples_per_step} a step,"
         f" learning rate {lora.learning_rate:g}"
     )
-    return "\n".join(lines + _why(plan, "steps", "learning_rate", "epochs", "adapter"))
+    return "\n".join(lines + _why(plan, "steps", "learning_rate", "epochs", "adapter", "sweep", "stages"))
 
 
 def _data(data: Data) -> str:

@@ -102,7 +102,7 @@ def tiny_plan(plan: Plan, hashes: dict[str, str]) -> Plan:
                 "intermediate_size": size.intermediate_size, "steps": STEPS, "rows_per_step": 2,
             }
         )
-    return plan.model_copy(update={"lora": lora, "scratch": scratch, "dry_run": True, "verdicts": (), "data": hashes})
+    return plan.model_copy(update={"lora": lora, "scratch": scratch, "dry_run": True, "verdicts": (), "data": hashes, "sweep": None, "stages": ()})
 
 
 def sample_rows(rows: Sequence[Example]) -> list[Example]:

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from forge.phase import Settings
+from forge.phases.plan_fit.training import SweepSettings
 
 
 class PlanFitSettings(Settings):
@@ -18,6 +19,11 @@ class PlanFitSettings(Settings):
         "auto", description="size of a scratch model; auto: by the machine"
     )
     epochs: float = Field(0.0, ge=0, le=50, description="passes over the training rows at most; 0: by model size")
+    rank: int = Field(0, ge=0, le=512, description="rank of the adapter, alpha twice as much; 0: by model size")
+    learning_rate: float = Field(0.0, ge=0, lt=1, description="of the adapter; 0: by model size")
+    sweep: SweepSettings | None = Field(
+        None, description="try a grid of adapters in one process: {rank: [..], learning_rate: [..], halving: yes|no}; chosen on validation rows"
+    )
     train_minutes: float = Field(
         4.0, gt=0, description="minutes that training may take on the planned machine, at most half of them for a scratch base"
     )

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from forge.phase import Context, Estimate, Output, Requirement, Settings
 from forge.phases.shape.imports import DataSource
+from forge.phases.shape.stages import Stage
 
 SECONDS_PER_MB, SECONDS_TO_START = 6.0, 1.0
 """Tokenizer training, counting and the similarity search on the Rust book and the OWASP cheat sheets."""
@@ -29,6 +30,9 @@ class ShapeSettings(Settings):
     data: tuple[DataSource, ...] = Field(
         (), description="ready-made data for the tasks label and extract: a list of {path, format, task, ratio, columns, labels, options, split}; empty: every file that an importer knows"
     )
+    stages: tuple[Stage, ...] = Field(
+        (), description="train one adapter on several data sets in turn: a list of {name, sources, buckets, epochs, rate}; empty: all rows at once"
+    )
     balance: bool = Field(False, description="as many training rows of each label as the rarest has (ready-made data)")
     system_prompt: str = Field(
         "You answer questions about the documents you were trained on.", min_length=1, max_length=2000,
@@ -40,7 +44,7 @@ class Shape:
     """Rows for training and three tests, a tokenizer, and the contract that describes them."""
 
     name: ClassVar[str] = "shape"
-    VERSION: ClassVar[int] = 5
+    VERSION: ClassVar[int] = 6
     summary: ClassVar[str] = "Split the pairs by document, train the tokenizer, count real tokens, assert that nothing leaks."
     reads: ClassVar[tuple[str, ...]] = ("corpus", "clean", "pairs", "review")
     optional: ClassVar[tuple[str, ...]] = ("corpus", "review")

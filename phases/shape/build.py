@@ -15,6 +15,7 @@ from forge.phases.shape.material import Material, Rows
 from forge.phases.shape.own_tokenizer import OwnTokenizer
 from forge.phases.shape.ready import divide_examples, measure_ready, pretraining_of
 from forge.phases.shape.split import Sides, hold_out_forms, split_abstentions, split_groups
+from forge.phases.shape.stages import assign_stages, stage_data
 from forge.phases.shape.template import SCRATCH, ChatFormat
 from forge.phases.shape.tokenizer import choose_vocab_size, count_tokens, save_tokenizer, train_tokenizer
 from forge.records import (
@@ -65,6 +66,7 @@ def build_data(settings: ShapeSettings, ctx: Context) -> dict[str, float | str]:
     _refuse_special(rows, chat, ctx)
     _stage(ctx, 1, "looking for questions on both sides")
     _purge(rows, ctx)
+    assign_stages(rows, {passage.id: passage.source.path for passage in passages}, settings.stages, ctx)
     pretrain, pretrain_val = _pretraining(passages, side_of, chat, ctx)
     by_id = {pair.id: pair for pair in pairs}
     material = Material(
@@ -304,6 +306,7 @@ def _contract(
         vocab_size=tokenizer.get_vocab_size(), leakage=leakage, reviewed=material.reviewed,
         buckets=dict(sorted(Counter(row.bucket for found in rows.values() for row in found).items())),
         subtopics=dict(sorted(Counter(row.subtopic for found in rows.values() for row in found if row.subtopic).items())),
+        stages=stage_data(rows, lengths, settings.stages),
     )
 
 

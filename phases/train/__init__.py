@@ -32,7 +32,7 @@ class Train:
     """Pretraining and tuning on the leased machine, resumable to the bit."""
 
     name: ClassVar[str] = "train"
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
     summary: ClassVar[str] = "trains the base and the adapter that the plan names"
     reads: ClassVar[tuple[str, ...]] = (
         "plan", "approval", "machine", "train", "val", "pretrain", "pretrain_val", "tokenizer", "base_source",
@@ -40,6 +40,7 @@ class Train:
     writes: ClassVar[tuple[Output, ...]] = (
         Output(name="base_model", path="base"),
         Output(name="adapter", path="adapter"),
+        Output(name="stage_adapters", path="stages"),
         Output(name="train_report", path="train.json"),
         Output(name="progress", path="progress.jsonl", telemetry=True),
     )
@@ -88,26 +89,22 @@ phase = Train()
 
 
 def _train(plan: Plan, settings: TrainSettings, ctx: Context, precision: str, machine: Machine) -> Mapping[str, float | str]:
-    from forge.phases.train.recipes.lora_sft import tune_lora
     from forge.phases.train.recipes.scratch_base import train_scratch_base
     from forge.phases.train.reporter import Reporter
+    from forge.phases.train.several import planned_steps, tune_plan
 
     before = plan.scratch.steps if plan.scratch else 0
-    total, report, numbers = before + plan.lora.steps, {}, {}
+    total, report, numbers = before + planned_steps(plan), {}, {}
     if plan.scratch is not None:
         first = Reporter(ctx, "pretrain", before, before=0, total=total, every=settings.log_steps)
         base = train_scratch_base(plan, ctx, first, precision=precision, device=machine.device, checkpoint_steps=settings.checkpoint_steps)
         pretrain = base._asdict()
         report = {"parameters": pretrain.pop("parameters"), "pretrain": pretrain}
         numbers = {"parameters": base.parameters, "pretrain_tokens": base.tokens, "pretrain_loss": base.loss[-1][1]}
-    second = Reporter(ctx, "lora", plan.lora.steps, before=before, total=total, every=settings.log_steps)
-    tuned = tune_lora(
-        plan, ctx, second, machine=machine, precision=settings.precision, checkpoint_steps=settings.checkpoint_steps, log_steps=settings.log_steps
-    )
-    second.publish(ctx.output("progress"))
+    tuned, told = tune_plan(plan, settings, ctx, machine, before)
     lora = tuned._asdict()
     guards = lora.pop("guards")
-    write_json(ctx.output("train_report"), {"parameters": plan.parameters, "guards": guards, "precision": precision, "lora": lora, **report})
+    write_json(ctx.output("train_report"), {"parameters": plan.parameters, "guards": guards, "precision": precision, "lora": lora, **report, **told})
     first_loss = f"loss {base.loss[0][1]:.2f} → {base.loss[-1][1]:.2f} pretrained, " if plan.scratch else "loss "
     tokens = tuned.tokens + (base.tokens if plan.scratch else 0)
     return {

@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def chat_rows(path: Path, task: Task) -> list[dict[str, Any]]:
-    """The examples as conversational prompt/completion rows, as trl and the Hub know them."""
+def chat_rows(path: Path, task: Task, stage: str = "") -> list[dict[str, Any]]:
+    """The examples (of one stage) as conversational prompt/completion rows, as trl and the Hub know them."""
     return [
         {
             "prompt": [turn.model_dump() for turn in task.prompt(example)],
             "completion": [{"role": "assistant", "content": task.target(example)}],
         }
-        for example in read_jsonl(path, Example)
+        for example in read_jsonl(path, Example) if not stage or example.stage == stage
     ]
 
 

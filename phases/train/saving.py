@@ -26,3 +26,11 @@ def save_rounded_base(model: Any, target: Path) -> None:
     base = model.unload()
     restore_rounded(base)
     base.save_pretrained(target)
+
+
+def load_adapter(model: Any, folder: Path) -> None:
+    """Put an adapter's trained weights into a model that has one of the same shape, whatever the two precisions are."""
+    from peft import load_peft_weights, set_peft_model_state_dict
+
+    told = set_peft_model_state_dict(model, load_peft_weights(str(folder), device="cpu"))
+    assert not told.unexpected_keys, told.unexpected_keys

@@ -180,7 +180,7 @@ def _train(
             _read(waiting, stack, losses, packed, hooks)
         if step in rungs:
             _halve(stack, losses, dropped, validation, sweep, step)
-        if step % sweep.checkpoint_steps == 0 and step < sweep.steps:
+        if step % sweep.checkpoint_steps == 0 or step == sweep.steps:
             _save(stack, losses, dropped, step, folder)
     with torch.no_grad():
         final = measure(stack, validation, sweep.row_tokens) if validation else [[] for _ in stack.candidates]
@@ -222,21 +222,32 @@ def _one_step(stack: Stack, rows: Sequence[Sequence[Encoded]]) -> torch.Tensor:
 
 def measure(stack: Stack, examples: Sequence[Encoded], row_tokens: int) -> list[list[float]]:
     """Summed nats of every example's answer under every candidate, without gradients."""
+    found = _measure(stack.base, examples, row_tokens, len(stack.candidates))
+    stack.base.train()
+    return found
+
+
+def measure_model(model: Any, examples: Sequence[Encoded], row_tokens: int) -> list[float]:
+    """The same for one model with its adapter in place: a causal language model as transformers loads it."""
+    model.set_attn_implementation(register_varlen())
+    return _measure(model, examples, row_tokens, 1)[0]
+
+
+def _measure(base: Any, examples: Sequence[Encoded], row_tokens: int, count: int) -> list[list[float]]:
     import torch
 
-    found = [[0.0] * len(examples) for _ in stack.candidates]
-    stack.base.eval()
+    found = [[0.0] * len(examples) for _ in range(count)]
+    base.eval()
     with torch.no_grad():
         for row in pack_rows([len(one.ids) for one in examples], row_tokens):
-            batch = _copies([examples[number] for number in row], len(stack.candidates), next(stack.base.parameters()).device)
-            weight = stack.base.get_output_embeddings().weight
-            for place, part in enumerate(_hidden(stack.base, batch)[0].chunk(len(stack.candidates))):
+            batch = _copies([examples[number] for number in row], count, next(base.parameters()).device)
+            weight = base.get_output_embeddings().weight
+            for place, part in enumerate(_hidden(base, batch)[0].chunk(count)):
                 scores = (part.index_select(0, batch["positions"]).to(weight.dtype) @ weight.T).float()
                 nats = torch.nn.functional.cross_entropy(scores, batch["targets"], reduction="none")
                 sums = torch.zeros(len(row), device=nats.device).index_add_(0, batch["owners"], nats)
                 for number, value in zip(row, sums.tolist(), strict=True):
                     found[place][number] = value
-    stack.base.train()
     return found
 
 

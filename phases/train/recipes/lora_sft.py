@@ -7,6 +7,7 @@ last whole checkpoint; on a CPU to the same bits.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from forge.errors import Interrupted
@@ -15,9 +16,10 @@ from forge.phases.train.bases import load_base
 from forge.phases.train.checkpoints import drop_damaged, latest_checkpoint
 from forge.phases.train.encode import chat_rows, encode_rows
 from forge.phases.train.guards import check_rows, check_training
+from forge.phases.train.pace import SHARE_FOR_TRAINING, Limits, Pace
 from forge.phases.train.packing import pack_steps
 from forge.phases.train.reporter import Reporter
-from forge.phases.train.saving import save_adapter, save_rounded_base
+from forge.phases.train.saving import load_adapter, save_adapter, save_rounded_base
 from forge.phases.train.tuner import (
     Numbers,
     adapt,
@@ -28,8 +30,8 @@ from forge.phases.train.tuner import (
     trial_step,
 )
 from forge.phases.train.watcher import logged, make_watcher
-from forge.phases.train.ways import Machine, Way, choose_way, shape_of
-from forge.records import Plan
+from forge.phases.train.ways import Machine, Way, adapter_parameters, choose_way, shape_of
+from forge.records import LoraPlan, Plan
 
 VALIDATION_ROWS = 64
 
@@ -46,7 +48,25 @@ class Tuning(NamedTuple):
     precision: str
 
 
-def tune_lora(plan: Plan, ctx: Context, reporter: Reporter, *, machine: Machine, precision: str, checkpoint_steps: int, log_steps: int) -> Tuning:
+class Job(NamedTuple):
+    """What is trained, where it is not simply the plan: one stage of it, or one candidate of a sweep.
+
+    start: an adapter to go on from. target: where the adapter goes instead of into the artifact. name: of its checkpoints and
+    in the progress. earlier: steps of the jobs before it.
+    """
+
+    lora: LoraPlan | None = None
+    stage: str = ""
+    start: Path | None = None
+    target: Path | None = None
+    name: str = "lora"
+    earlier: int = 0
+
+
+def tune_lora(
+    plan: Plan, ctx: Context, reporter: Reporter, *, machine: Machine, precision: str, checkpoint_steps: int, log_steps: int,
+    job: Job = Job(),  # noqa: B008 - a tuple without state
+) -> Tuning:
     """Train the planned adapter on the artifact base_model and save it as the artifact adapter.
 
     precision: of the base, or "auto". Raises Interrupted after saving a checkpoint, GateFailed when a guard finds rows or a
@@ -55,10 +75,10 @@ def tune_lora(plan: Plan, ctx: Context, reporter: Reporter, *, machine: Machine,
     from peft import LoraConfig
     from transformers import AutoConfig, AutoTokenizer
 
-    lora, task = plan.lora, ctx.use("task", plan.task)
+    lora, task = job.lora or plan.lora, ctx.use("task", plan.task)
     base = ctx.output("base_model")
     tokenizer = AutoTokenizer.from_pretrained(base)
-    train_rows = chat_rows(ctx.input("train"), task)
+    train_rows = chat_rows(ctx.input("train"), task, job.stage)
     examples = encode_rows(train_rows, tokenizer)
     guards = check_rows(examples, train_rows, tokenizer, lora.max_length)
     validation = encode_rows(chat_rows(ctx.input("val"), task)[:VALIDATION_ROWS], tokenizer)
@@ -74,17 +94,23 @@ def tune_lora(plan: Plan, ctx: Context, reporter: Reporter, *, machine: Machine,
     )
     lengths = [len(one.ids) for one in examples]
     whole = pack_steps(lengths, lora.steps, lora.examples_per_step, plan.seed, sum(lengths) + 1)
+    config = AutoConfig.from_pretrained(base)
+    shape = shape_of(config, plan.parameters, adapter_parameters(config, lora.rank, lora.target_modules))
     ways = choose_way(
-        machine, shape_of(AutoConfig.from_pretrained(base), plan.parameters), asked="fp32" if plan.scratch else precision,
+        machine, shape, asked="fp32" if plan.scratch else precision,
         step_tokens=max(whole.tokens), longest=max(lengths), total_tokens=sum(whole.tokens),
     )
     for name, reason in ways[0].reasons.items():
         ctx.notice(f"{name}: {reason}")
-    numbers = Numbers(lora.steps, lora.learning_rate, plan.seed, checkpoint_steps, log_steps)
-    checkpoints = ctx.work / "lora"
+    replanned = ctx.work / f"{job.name}-steps"  # written when the machine's time did not suffice for all
+    steps = int(replanned.read_text()) if replanned.exists() else lora.steps
+    numbers = Numbers(steps, lora.learning_rate, plan.seed, checkpoint_steps, log_steps)
+    checkpoints = ctx.work / job.name
 
     def build(way: Way) -> Any:
         model = adapt(load_base(base, "float32" if way.precision == "fp32" else "bfloat16", way.device), adapter, way, seed=plan.seed)
+        if job.start:
+            load_adapter(model, job.start)
         packed = pack_steps(lengths, lora.steps, lora.examples_per_step, plan.seed, way.row_tokens, multiple=processes())
         trainer = make_trainer(model, tokenizer, examples, packed, numbers, way, checkpoints, validation=validation)
         fits = way.device == "cpu" or trial_step(trainer, packed, lengths)
@@ -97,7 +123,10 @@ def tune_lora(plan: Plan, ctx: Context, reporter: Reporter, *, machine: Machine,
     done = found[0] if found else 0
     if found:
         ctx.notice(f"tuning goes on after step {done} of {lora.steps}")
-    watcher = make_watcher(ctx, reporter, packed.tokens, done)
+    limits = Limits(
+        SHARE_FOR_TRAINING * plan.deadline_seconds, plan.usd_per_hour, shape.flops_per_token if machine.peak_flops else 0.0, machine.peak_flops
+    )
+    watcher = make_watcher(ctx, reporter, packed.tokens, Pace(limits, numbers.steps, done), replanned)
     reporter.start(done)
     train_on(trainer, watcher, found[1] if found else None)
     if watcher.stopped:
@@ -107,8 +136,9 @@ def tune_lora(plan: Plan, ctx: Context, reporter: Reporter, *, machine: Machine,
     loss, val_loss = logged(history, "loss"), logged(history, "eval_loss")
     weights = {name: weight for name, weight in trainer.model.named_parameters() if weight.requires_grad}
     guards |= check_training(weights, [value for _, value in loss], [value for _, value in val_loss])
-    save_adapter(trainer.model, ctx.output("adapter"))
+    save_adapter(trainer.model, job.target or ctx.output("adapter"))
     if way.precision == "nf4":
         save_rounded_base(trainer.model, base)
     trained = sum(weight.numel() for weight in weights.values())
-    return Tuning(lora.steps, sum(packed.tokens), trained, loss, val_loss, guards, way.precision)
+    made = trainer.state.max_steps
+    return Tuning(made, sum(packed.tokens[:made]), trained, loss, val_loss, guards, way.precision)
