@@ -31,6 +31,9 @@ CHARS_PER_TOKEN = 4
 PASSAGE_CHARS = CHARS_PER_TOKEN * REFERENCE_TOKENS // REFERENCE_PASSAGES
 
 
+ONCE = "test of the judge"
+
+
 class Cost(NamedTuple):
     """What was served: micro-dollars by kind of request, and how much text and how many accepted pairs that was for."""
 
@@ -43,9 +46,10 @@ class Cost(NamedTuple):
     checks: dict[str, Any]
 
     def scaled_usd(self, kind: str = "") -> float:
-        """Dollars for the reference corpus: by its text, which is what the requests hold."""
-        micro = self.micro_usd[kind] if kind else sum(self.micro_usd.values())
-        return micro / 1e6 * REFERENCE_TOKENS / self.tokens
+        """Dollars for the reference corpus, all kinds or one: by its text, except the test of the judge, which is made once."""
+        if not kind:
+            return sum(self.scaled_usd(name) for name in self.micro_usd)
+        return self.micro_usd[kind] / 1e6 * (1 if kind == ONCE else REFERENCE_TOKENS / self.tokens)
 
     @property
     def pairs_per_passage(self) -> float:
@@ -85,7 +89,7 @@ def served_cost(passages: list[Passage], folder: Path, **settings: Any) -> Cost:
 def _kind(asked: str) -> str:
     """What a request was for, by its text."""
     if "items begin]" in asked:
-        return "round trip and judge"
+        return "round trip and judge" if "passage 2 begins]" in asked else ONCE
     if "Under `facts`" in asked:
         return "pairs, with questions to abstain from" if " Write: factual" in asked or "factual " in asked.partition("[")[0][-200:] else "more to abstain from"
     return "questions from outside"
