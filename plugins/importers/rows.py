@@ -46,9 +46,11 @@ class RowsImporter:
     def read(self, paths: Sequence[tuple[Path, str]], how: Importing) -> Iterator[Ready]:
         """One example a row. Raises ForgeError for a row without text or label, with its place."""
         for path, name in paths:
-            columns: dict[str, str] | None = None
+            columns, known = dict[str, str](), dict[str, Any]()
             for place, row in read_rows(path, name):
-                columns = columns or find_columns(row, how.columns, name)
+                if not columns or not row.keys() <= known.keys():   # JSON rows may lack what others have
+                    known |= row
+                    columns = find_columns(known, how.columns, name)
                 where = f"{name}:{place}"
                 body = _labelled(row, columns, where) if how.task == "label" else _extraction(row, columns, where)
                 part = part_in(str(row.get(columns.get("split", ""), ""))) or ("" if "split" in columns else part_in(PurePosixPath(name).name))

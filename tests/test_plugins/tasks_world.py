@@ -36,7 +36,7 @@ def label_rows(say: Say, *, n: int = 300, rationale: bool = True, tfidf_right: f
         other = LABELS[(number + 1) % 3]
         row = Prediction(
             id=example.id, split=example.split, group=example.group, prompt=label.prompt(example), gold=label.target(example), answerable=True,
-            answer_tokens=12, nll_base=30.0, nll_tuned=10.0, generated=True, body=example.body,  # type: ignore[arg-type]
+            answer_tokens=12, nll_base=30.0, nll_tuned=10.0, generated=True, body=example.body,
             others={"majority": "Yes", "tfidf": gold if (number * 7919) % 100 < 100 * tfidf_right else other, "base_labels": "No"},
             label_scores={name: -0.1 if name == gold else -3.0 for name in LABELS},
         )
