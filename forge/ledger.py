@@ -167,8 +167,8 @@ class Ledger:
         return found
 
     def end(self, ended: Sequence[Ended]) -> None:
-        """Meter.end. A line that is settled already keeps its first figure."""
-        self.state.together(lambda db: self.end_in(db, ended))
+        """Meter.end. A line that is settled already keeps its first figure; one that a power cut loses stays at its worst case."""
+        self.state.together(lambda db: self.end_in(db, ended), durable=False)
 
     def end_in(self, db: sqlite3.Connection, ended: Sequence[Ended]) -> None:
         """The same as part of a transaction that the caller has begun."""

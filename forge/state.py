@@ -75,6 +75,7 @@ class _Change:
     """One caller's part of a shared transaction."""
 
     make: Callable[[sqlite3.Connection], Any]
+    durable: bool
     value: Any = None
     error: BaseException | None = None
     done: bool = False
@@ -110,12 +111,13 @@ class State:
                 raise
             self._db.execute("COMMIT")
 
-    def together(self, make: Callable[[sqlite3.Connection], Any]) -> Any:
-        """One durable change, committed with those of other threads that wait at this moment: one fsync for all of them.
+    def together(self, make: Callable[[sqlite3.Connection], Any], *, durable: bool = True) -> Any:
+        """One change, committed with those of other threads that wait at this moment: one fsync for all of them.
 
+        durable=False: a kill loses nothing, a power cut may lose the change; for what errs on the safe side when it is lost.
         `make` may raise a ForgeError before it has changed anything; only its own caller gets that.
         """
-        change = _Change(make)
+        change = _Change(make, durable)
         with self._queue_lock:
             self._queue.append(change)
         with self._lock:   # whoever gets it first works for everybody in the queue
@@ -129,7 +131,7 @@ class State:
         with self._queue_lock:
             changes, self._queue = self._queue, []
         try:
-            with self.transaction() as db:
+            with self._synced(any(change.durable for change in changes)), self.transaction() as db:
                 for change in changes:
                     try:
                         change.value = change.make(db)
@@ -142,6 +144,19 @@ class State:
         finally:
             for change in changes:
                 change.done = True
+
+    @contextmanager
+    def _synced(self, durable: bool) -> Iterator[None]:
+        """synchronous=NORMAL for one transaction: in WAL mode its commit does not wait for the disk (sqlite.org/pragma.html)."""
+        if durable:
+            yield
+            return
+        before = self._db.execute("PRAGMA synchronous").fetchone()[0]
+        self._db.execute("PRAGMA synchronous=NORMAL")
+        try:
+            yield
+        finally:
+            self._db.execute(f"PRAGMA synchronous={before}")
 
     def rows(self, sql: str, *values: Any) -> list[sqlite3.Row]:
         """All rows of a query."""

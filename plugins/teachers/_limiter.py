@@ -11,9 +11,10 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from queue import Empty, SimpleQueue
+from typing import Any, Generic, TypeVar
 
 from forge.errors import ForgeError, Interrupted
 
@@ -68,16 +69,17 @@ class Pace:
             self._levels[kind] = min(self._levels[kind], remaining) if known else remaining
 
     def take(self, costs: Mapping[str, float]) -> float:
-        """Spend the costs now and return 0, or spend nothing and return the seconds until they are there."""
+        """Spend the costs and return the seconds until they are really there: whoever asks later waits behind.
+
+        So every call waits once. Had it to ask again when it wakes, all that wait would wake for each that may go.
+        """
         with self._lock:
             self._refill()
-            known = {kind: min(cost, self._limits[kind]) for kind, cost in costs.items() if kind in self._limits}
-            waits = [(cost - self._levels[kind]) / self._rate(kind) for kind, cost in known.items() if cost > self._levels[kind]]
-            if waits:
-                return max(waits)
-            for kind, cost in known.items():
-                self._levels[kind] -= cost
-            return 0.0
+            waits = [0.0]
+            for kind in costs.keys() & self._limits.keys():
+                self._levels[kind] -= min(costs[kind], self._limits[kind])
+                waits.append(-self._levels[kind] / self._rate(kind))
+            return max(waits)
 
     def give_back(self, kind: str, cost: float) -> None:
         """Return what was taken and not used: output is charged at its most and corrected afterwards."""
@@ -120,15 +122,17 @@ class Limiter(Generic[Item, Answer]):
         """(item, answer) in the order of completion."""
         waiting = list(reversed(items))
         running: dict[Future[Answer | Failed], Item] = {}
+        done: SimpleQueue[Future[Answer | Failed]] = SimpleQueue()
         fatal: BaseException | None = None
         self._stopping = False
         with ThreadPoolExecutor(self.most, thread_name_prefix="teacher") as threads:
             try:
                 while running or (waiting and fatal is None):
                     while waiting and fatal is None and len(running) < int(self._allowed):
-                        item = waiting.pop()
-                        running[threads.submit(self._persist, item)] = item
-                    for future in wait(running, CHECK_SECONDS, FIRST_COMPLETED).done:
+                        future = threads.submit(self._persist, waiting[-1])
+                        running[future] = waiting.pop()
+                        future.add_done_callback(done.put)
+                    for future in _arrived(done):
                         item, error = running.pop(future), future.exception()
                         if error is None:
                             yield item, future.result()
@@ -168,7 +172,8 @@ class Limiter(Generic[Item, Answer]):
         return Failed(f"given up after {self.attempts} attempts: {reason}")
 
     def _await_turn(self, item: Item) -> None:
-        while (seconds := self._resume_at - time.monotonic()) > 0 or (seconds := self.pace.take(self.costs(item))) > 0:
+        ready_at = time.monotonic() + self.pace.take(self.costs(item))
+        while (seconds := max(self._resume_at, ready_at) - time.monotonic()) > 0:
             if self._stopping:
                 raise _Stopped
             self.sleep(min(seconds, CHECK_SECONDS))
@@ -185,3 +190,12 @@ class Limiter(Generic[Item, Answer]):
         with self._lock:
             jitter = 0.75 + self._jitter.random() / 2
         return min(LAST_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2.0**attempt) * jitter
+
+
+def _arrived(done: SimpleQueue[Future[Any]]) -> list[Future[Any]]:
+    """The futures that are done, at least one unless a second has passed. wait() would watch each of them anew for each answer."""
+    try:
+        first = done.get(timeout=CHECK_SECONDS)
+    except Empty:
+        return []
+    return [first, *(done.get() for _ in range(done.qsize()))]

@@ -74,6 +74,7 @@ class Books:
     headers: list[dict[str, str]] = field(default_factory=list)
     statuses: Counter[int] = field(default_factory=Counter)
     batches_created: int = 0
+    output_tokens: int = 0
 
 
 class ClaudeServer(ThreadingHTTPServer):
@@ -155,6 +156,7 @@ class ClaudeServer(ThreadingHTTPServer):
         micro = (exact * (BATCH_SHARE if batch else 1)).to_integral_value(ROUND_CEILING)
         with self.lock:
             self.books.micro_usd += int(micro)
+            self.books.output_tokens += used["output_tokens"]
             self.books.billed[body["messages"][0]["content"]] += 1
             self.books.bills.setdefault(body["messages"][0]["content"], []).append(int(micro))
 
@@ -224,7 +226,11 @@ class _Handler(BaseHTTPRequestHandler):
             self._raw(200, "".join(json.dumps(line) + "\n" for line in lines).encode(), {"content-type": "application/x-jsonl"})
 
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        data = self.rfile.read(length := int(self.headers["content-length"]))
+        if len(data) < length:   # the client was killed while it wrote
+            self.close_connection = True
+            return
+        body = json.loads(data)
         storm = self.server.storm
         if self._refused(storm, body):
             return
@@ -293,7 +299,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _raw(self, status: int, data: bytes, headers: dict[str, str]) -> None:
         with self.server.lock:
-            self.server.books.statuses[status] += 1
+            self.server.books.statuses[status] += self.path != "/bill"
             levels = dict(self.server.levels)
         self.send_response(status)
         for name, value in headers.items():
