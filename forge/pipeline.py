@@ -15,7 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from forge import gate, model_registry, record, reuse, sweep, tracking
+from forge import gate, history, model_registry, record, reuse, sweep, tracking
 from forge.config import Config, load_data
 from forge.context import FolderContext, InputFile
 from forge.corpus import walk_corpus
@@ -425,6 +425,8 @@ class Pipeline:
         self._sweep()
         if self.did_work or failure is not None:
             self._report(failure)
+        if self.did_work and outcome == "done":
+            self._keep_history()
         if unconfirmed:
             raise still_billing(self.run, unconfirmed) from failure
         if outcome == "done":
@@ -463,6 +465,13 @@ class Pipeline:
                 tell(f"{one.provider} {one.id} of run {one.run or 'unknown'} is {one.done}: {one.why}")
             elif one.why.startswith("no run"):
                 tell(f"{one.provider} {one.id} is up and {one.why}: forge sweep")
+
+    def _keep_history(self) -> None:
+        """Forecast and fact of this run, for the forecasts of later ones."""
+        try:
+            history.keep(self.run)
+        except OSError as error:   # a full or read-only disk: the run is done all the same
+            self.run.events.emit("notice", text=f"what this run took could not be kept for later forecasts: {error}")
 
     def _set_outcome(self, outcome: str, failure: BaseException | None) -> None:
         try:

@@ -17,6 +17,7 @@ from forge.phases.plan_fit.build import (
     note_rehearsal,
 )
 from forge.phases.plan_fit.choice import choose
+from forge.phases.plan_fit.correct import correct, known_corrections
 from forge.phases.plan_fit.data import HASHED, read_data
 from forge.phases.plan_fit.forecast import Row, total
 from forge.phases.plan_fit.machines import consider, pick
@@ -67,7 +68,8 @@ class PlanFit:
         write_json(ctx.output("plan"), plan)
         ctx.output("plan_text").write_text(plan_page(plan, draft), encoding="utf-8", newline="\n")
         rows = self._outlook(settings, ctx, draft) if ctx.dry_run else forecast_rows(draft.data, draft.choice, draft.offer, seconds)
-        write_json(ctx.output("forecast"), _forecast_file(draft, rows, seconds))
+        corrections = {} if ctx.dry_run else known_corrections(ctx, draft.offer, [row.phase for row in rows])
+        write_json(ctx.output("forecast"), _forecast_file(draft, rows, correct(rows, corrections), seconds))
         return _metrics(plan)
 
     def undo(self, settings: PlanFitSettings, ctx: Context) -> None:
@@ -80,9 +82,12 @@ class PlanFit:
         considered = consider(ctx, Need(parameters=1, memory_gib=SMALLEST_GIB, gpu=False, seconds=0))
         offer = pick(considered, settings.provider)
         choice = choose(data, offer, settings, dry_run=ctx.dry_run)
+        rows = forecast_rows(data, choice, offer)
+        if offer.usd_per_hour and not ctx.dry_run:
+            rows = correct(rows, known_corrections(ctx, offer, [row.phase for row in rows]))
         return Draft(
             data=data, choice=choice, offer=offer, considered=tuple(considered), spend=ctx.money.totals(),
-            rows=tuple(forecast_rows(data, choice, offer)), thresholds=thresholds, checks=read_synth_checks(ctx.input("synth_checks")),
+            rows=tuple(rows), thresholds=thresholds, checks=read_synth_checks(ctx.input("synth_checks")),
         )
 
     def _outlook(self, settings: PlanFitSettings, ctx: Context, draft: Draft) -> list[Row]:
@@ -103,10 +108,11 @@ class PlanFit:
         return note_rehearsal(plan, done=True, note=note), found.seconds
 
 
-def _forecast_file(draft: Draft, rows: Sequence[Row], seconds: Mapping[str, float]) -> dict[str, object]:
+def _forecast_file(draft: Draft, rows: Sequence[Row], corrected: Sequence[Row], seconds: Mapping[str, float]) -> dict[str, object]:
     return {
-        "phases": [row.model_dump(mode="json") for row in rows],
-        "total": total(rows).model_dump(mode="json"),
+        "phases": [row.model_dump(mode="json") for row in corrected],
+        "total": total(corrected).model_dump(mode="json"),
+        "uncorrected": {row.phase: {"seconds_p50": row.seconds_p50, "usd_p50": row.usd_p50} for row in rows},
         "rehearsal_seconds": dict(sorted(seconds.items())),
         "spent_usd": draft.spend.committed / MICRO,
         "budget_usd": draft.spend.budget / MICRO,

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from forge.ledger import MICRO, Spend
 from forge.phases.plan_fit.build import Draft
 from forge.phases.plan_fit.data import SPLITS, Data
-from forge.phases.plan_fit.forecast import Row
+from forge.phases.plan_fit.forecast import ON_MACHINE, Row
 from forge.phases.plan_fit.machines import Considered
+from forge.phases.plan_fit.mend import how_to_mend
 from forge.records import Plan, Verdict
 
 MARK = {"pass": "pass", "fail": "**FAIL**", "undecided": "undecided"}
@@ -25,7 +27,7 @@ def plan_page(plan: Plan, draft: Draft) -> str:
         "## Data", _data(data),
         "## Checks", _checks(plan.verdicts),
         "## Machine", _machines(plan, draft.considered),
-        "## Time and money", _money(plan, draft.rows, draft.spend),
+        "## Time and money", _money(plan, draft.rows, draft.spend, draft.checks.pilot),
         "## What happens next", _next(plan),
     ]
     return "\n\n".join(parts) + "\n"
@@ -88,14 +90,17 @@ def _data(data: Data) -> str:
 
 
 def _checks(verdicts: Sequence[Verdict]) -> str:
-    lines = ["| check | result | estimate | interval | limit | n |", "|---|---|---:|---|---:|---:|"]
+    lines = ["| check | result | n | estimate | interval | limit |", "|---|---|---:|---:|---:|---:|"]
     for v in verdicts:
         interval = f"{_number(v.ci[0])} - {_number(v.ci[1])}" if v.ci else "-"
         lines.append(
-            f"| {v.name} | {MARK[v.outcome]} | {_number(v.estimate)} | {interval} | {_number(v.threshold)} | {v.n:,} |"
+            f"| {v.name} | {MARK[v.outcome]} | {v.n:,} | {_number(v.estimate)} | {interval} | {_number(v.threshold)} |"
         )
     lines.append("")
-    lines += [f"- {v.name}: {v.evidence}" for v in verdicts]
+    for v in verdicts:
+        lines.append(f"- {v.name}: {v.evidence}")
+        if mend := how_to_mend(v):
+            lines.append(f"  - to mend: {mend}")
     return "\n".join(lines)
 
 
@@ -116,13 +121,21 @@ def _machines(plan: Plan, considered: Sequence[Considered]) -> str:
     return "\n".join(lines)
 
 
-def _money(plan: Plan, rows: Sequence[Row], spend: Spend) -> str:
+def _piloted(pilot: Mapping[str, Any]) -> list[str]:
+    """What the pilot said about synth, beside which the spent sum can be read."""
+    if pilot.get("state") != "on":
+        return []
+    return [f"- synth: forecast ${pilot['usd_p50']:.4f} (P90 ${pilot['usd_p90']:.4f}) by a pilot, {pilot['basis']}"]
+
+
+def _money(plan: Plan, rows: Sequence[Row], spend: Spend, pilot: Mapping[str, Any]) -> str:
     lines = ["| phase | time P50 | time P90 | cost P50 | cost P90 |", "|---|---:|---:|---:|---:|"]
     for row in rows:
         lines.append(
             f"| {row.phase} | {_time(row.seconds_p50)} | {_time(row.seconds_p90)} |"
             f" ${row.usd_p50:.2f} | ${row.usd_p90:.2f} |"
         )
+    lines += ["", *(f"- {row.phase}: {row.basis}" for row in rows if row.phase in ON_MACHINE), *_piloted(pilot)]
     spent = spend.committed / MICRO
     left = plan.budget_usd - spent - plan.cost_p90_usd
     lines.append("")

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from forge import history
 from forge.errors import ForgeError
 from forge.phase import Context
 from forge.phases.synth.abstaining import Abstentions
@@ -205,6 +206,7 @@ def _numbers(result: Result, asker: Asker, passages: Sequence[Passage]) -> dict[
         "judge": str(result.checks["judge"]["state"]),
         "failed_requests": len(asker.failed),
         "usd": asker.micro_usd / 1e6,
+        history.SYNTH_USD: float(result.checks["pilot"].get("usd_p50", 0.0)),
     }
 
 

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from forge import history
 from forge.errors import OverBudget
 from forge.ledger import MICRO
 from forge.phase import Context
@@ -109,7 +110,7 @@ def run_pilot(passages: Sequence[Passage], safe: Sequence[Passage], asker: Asker
         return {"state": "undecided", "why": f"none of {len(chosen)} pilot requests was answered"}
     parts = forecast_parts(requests, chosen, answers, near_answers, asker, settings, ctx.seed)
     report = _report(parts, _passages(requests), _passages(chosen), asker.micro_usd - before)
-    _announce(report, ctx)
+    _announce(report, ctx, asker.teacher.name)
     return report
 
 
@@ -214,15 +215,16 @@ def _report(parts: dict[str, Forecast], passages: int, asked: int, spent: float)
     }
 
 
-def _announce(report: dict[str, Any], ctx: Context) -> None:
-    """Say the forecast; raise OverBudget when even the median does not fit, while only the pilot is paid."""
-    left = money_left(ctx)
-    said = f"${report['usd_p50']:.4f} (P90 ${report['usd_p90']:.4f})"
+def _announce(report: dict[str, Any], ctx: Context, teacher: str) -> None:
+    """Say the forecast, corrected by earlier runs; raise OverBudget when even the median does not fit, while only the pilot is paid."""
+    left, correction = money_left(ctx), history.usd_correction("synth", teacher)
+    said = f"${report['usd_p50'] * correction.factor:.4f} (P90 ${report['usd_p90'] * correction.factor:.4f})"
+    said += f", {correction}" if correction.runs else ""
     ctx.notice(f"pilot: {report['asked']} of {report['passages']:,} passages cost ${report['spent_usd']:.4f}; synth as a whole will come to about {said}")
-    if report["usd_p50"] - report["spent_usd"] > left:
+    if report["usd_p50"] * correction.factor - report["spent_usd"] > left:
         raise OverBudget(
             f"synth is forecast at {said}, and ${left:.4f} is left for it", why=f"{report['basis']}; its answers are kept and paid",
-            next=f"forge resume --before-gate {math.ceil(100 * report['usd_p90']) / 100:.2f}, or fewer synth.pairs_per_passage",
+            next=f"forge resume --before-gate {math.ceil(100 * report['usd_p90'] * correction.factor) / 100:.2f}, or fewer synth.pairs_per_passage",
         )
 
 

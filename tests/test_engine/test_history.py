@@ -1,0 +1,68 @@
+"""Forecast and fact of earlier runs: what is kept, and what it makes of the next forecast."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from forge import history
+from forge.history import Told
+from forge.records import canonical_json
+from forge.run import Run, home
+from forge.testing import tiny_corpus
+from tests.test_engine.toys import run_toys
+
+
+def kept(*ratios: float, phase: str = "train", where: str = "local/cpu") -> list[Told]:
+    return [Told(run=f"r{n}", phase=phase, where=where, seconds_forecast=10, seconds=10 * ratio, usd_forecast=1, usd=ratio) for n, ratio in enumerate(ratios)]
+
+
+def test_four_runs_that_took_longer_correct_the_next_forecast_and_say_from_what() -> None:
+    correction = history.seconds_correction("train", "local/cpu", kept(1.1, 1.3, 1.3, 9))
+    assert (correction.factor, str(correction)) == (1.3, "x1.3 from 4 earlier runs")
+    assert history.usd_correction("train", "local/cpu", kept(2, 2, 2)).factor == 2
+
+
+def test_two_runs_another_machine_and_a_phase_too_short_to_time_correct_nothing() -> None:
+    assert history.seconds_correction("train", "local/cpu", kept(2, 2)) == (1.0, 0)
+    assert history.seconds_correction("train", "aws/p5", kept(2, 2, 2)) == (1.0, 0)
+    short = [told.model_copy(update={"seconds_forecast": 0.1}) for told in kept(2, 2, 2)]
+    assert history.seconds_correction("train", "local/cpu", short) == (1.0, 0)
+
+
+def test_a_correction_has_a_bound_and_only_the_newest_runs_count() -> None:
+    assert history.seconds_correction("train", "local/cpu", kept(90, 90, 90)).factor == history.MOST
+    assert history.seconds_correction("train", "local/cpu", kept(*[4.0] * 30, *[1.0] * 20)) == (1.0, 20)
+
+
+def test_a_finished_run_is_kept_once_and_a_torn_line_is_left_out(tmp_path: Path) -> None:
+    run = Run.create(tiny_corpus(tmp_path / "corpus", {"a.txt": "one two"}), dry_run=False, run_id="toy")
+    run_toys(run)
+    told = {one.phase: one for one in history.read()}
+    assert told["read"].seconds_forecast == 1
+    assert 0 < told["read"].seconds < 60
+    assert history.keep(run) == 0
+    with (home() / history.FILE).open("a", encoding="utf-8") as file:
+        file.write(canonical_json(kept(2)[0])[:30])
+    assert {one.phase for one in history.read()} == set(told)
+    run.close()
+
+
+def test_a_rehearsal_tells_nothing_about_real_runs(tmp_path: Path) -> None:
+    run = Run.create(tiny_corpus(tmp_path / "corpus", {"a.txt": "one two"}), dry_run=True, run_id="toy")
+    run_toys(run)
+    assert history.read() == []
+    run.close()
+
+
+def test_a_history_that_cannot_be_written_does_not_fail_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(run: Run) -> int:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(history, "keep", full)
+    run = Run.create(tiny_corpus(tmp_path / "corpus", {"a.txt": "one two"}), dry_run=False, run_id="toy")
+    run_toys(run)
+    assert run.state.get("outcome") == "done"
+    assert "could not be kept" in (run.folder / "events.jsonl").read_text(encoding="utf-8")
+    run.close()
