@@ -62,7 +62,8 @@ def make_pairs(settings: SynthSettings, ctx: Context) -> Result:
             next="forge show rejected, or choose documents with headings and full sentences",
         )
     abstentions = Abstentions(safe, answerable, asker, settings, ctx)
-    result.pairs = sorted([*answerable, *abstentions.collect(proposed.absent)], key=lambda pair: pair.id)
+    unanswered = _without_orders(abstentions.collect(proposed.absent), _everywhere(result), result)
+    result.pairs = sorted([*answerable, *unanswered], key=lambda pair: pair.id)
     result.rejected += abstentions.rejected
     _check_sentence(result.pairs, settings)
     result.checks |= {"refused": count_reasons(result.rejected), "buckets": summary(result.pairs), "citations_scrubbed": result.scrubbed}
@@ -135,6 +136,12 @@ def _doubted(
     result.rejected += doubts.rejected
     result.checks |= doubts.report
     return doubts.kept
+
+
+def _everywhere(result: Result) -> dict[str, Poison]:
+    """The canaries of all passages, for pairs without one."""
+    canaries = frozenset(word for found in result.canaries.values() for word in found.canaries)
+    return {"": Poison((), canaries)} if canaries else {}
 
 
 def _without_orders(pairs: Sequence[Pair], canaries: Mapping[str, Poison], result: Result) -> list[Pair]:
