@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from forge.phase import Context, Estimate, Output, Requirement, Settings
+from forge.phase import Context, Estimate, Output, Requirement, Settings, Table
 from forge.records import Plan, read_record
 
 FIXED_SECONDS = 12.0
@@ -36,11 +37,12 @@ class Eval:
     """Base and tuned model on the three tests: likelihood, greedy answers, verdicts."""
 
     name: ClassVar[str] = "eval"
-    VERSION: ClassVar[int] = 3
+    VERSION: ClassVar[int] = 4
     summary: ClassVar[str] = "measures the tuned model against its base and against baselines, with intervals"
     reads: ClassVar[tuple[str, ...]] = (
-        "plan", "approval", "machine", "base_model", "adapter", "train", "pretrain", "pretrain_val", "test_recall", "test_unseen", "test_abstain",
+        "plan", "approval", "machine", "base_model", "adapter", "stage_adapters", "train", "pretrain", "pretrain_val", "test_recall", "test_unseen", "test_abstain",
     )
+    optional: ClassVar[tuple[str, ...]] = ("stage_adapters",)
     writes: ClassVar[tuple[Output, ...]] = (
         Output(name="eval", path="eval.json"), Output(name="predictions", path="predictions.jsonl"),
     )
@@ -65,6 +67,13 @@ class Eval:
         from forge.phases.eval.work import evaluate
 
         return evaluate(settings, ctx)
+
+    def tables(self, find: Callable[[str], Path], *, dropped: bool) -> Iterator[Table]:
+        """The models of all stages on each stage's questions."""
+        from forge.phases.eval.stages import tables
+
+        if not dropped:
+            yield from tables(find("eval"))
 
     def undo(self, settings: EvalSettings, ctx: Context) -> None:
         """Nothing is made outside the run folder."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from forge.errors import GateFailed
 from forge.phase import Context
@@ -13,6 +13,7 @@ from forge.phases.eval.models import Models
 from forge.phases.eval.others import compare_models
 from forge.phases.eval.probes import canary_exposure, forgetting, memorised
 from forge.phases.eval.report import retrieval_sentence, rivals, subtopics, summarize
+from forge.phases.eval.stages import measure_stages
 from forge.protocols import Prediction, Task
 from forge.records import Example, Passage, Plan, Verdict, read_jsonl, read_record, write_json, write_jsonl
 
@@ -43,8 +44,15 @@ def evaluate(settings: EvalSettings, ctx: Context) -> Mapping[str, float | str]:
         asked = choose_rows(examples, DRY_RUN_BASELINE if ctx.dry_run else settings.max_compared, ctx.seed)
         how = {"threads": settings.threads, "precision": plan.precision}
         _add(answers, compare_models(settings.compare, ctx.input("base_model"), task, asked, caps.new_tokens, ctx, **how))  # type: ignore[arg-type]
+    stages: dict[str, Any] = {}
+    if plan.stages:
+        table, kept, said = measure_stages(
+            plan, task, examples, predictions, settings, ctx, answers=DRY_RUN_BASELINE if ctx.dry_run else settings.max_base, new_tokens=caps.new_tokens
+        )
+        _add(answers, said)
+        probed, stages = [*probed, *kept], {"stages": table}
     predictions = _joined(predictions, answers, task, taught, examples)
-    return _write(task, plan, predictions, probed, ctx)
+    return _write(task, plan, predictions, probed, stages, ctx)
 
 
 def _caps(settings: EvalSettings, ctx: Context) -> Caps:
@@ -83,14 +91,14 @@ def _joined(
     ]
 
 
-def _write(task: Task, plan: Plan, predictions: Sequence[Prediction], probed: Sequence[Verdict], ctx: Context) -> Mapping[str, float | str]:
+def _write(task: Task, plan: Plan, predictions: Sequence[Prediction], probed: Sequence[Verdict], more: Mapping[str, Any], ctx: Context) -> Mapping[str, float | str]:
     verdicts = [*task.gates(task.score(predictions, abstention=plan.abstention, seed=plan.seed), plan.thresholds), *probed]
     write_jsonl(ctx.output("predictions"), predictions)
     text = task.card_text(verdicts)
     found = rivals(task, predictions, plan.abstention, plan.seed)
     report = summarize(verdicts, predictions, text)
     report |= {
-        "rivals": found, "retrieval": retrieval_sentence(found), "subtopics": subtopics(task, predictions, plan.abstention), "text": text,
+        "rivals": found, "retrieval": retrieval_sentence(found), "subtopics": subtopics(task, predictions, plan.abstention), "text": text, **more,
     }
     write_json(ctx.output("eval"), report)
     ctx.notice(report["retrieval"])

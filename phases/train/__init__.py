@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from forge.phase import Context, Estimate, Output, Requirement, Settings
+from forge.phase import Context, Estimate, Output, Requirement, Settings, Table
 from forge.phases.train.bases import prepare_base, read_base
 from forge.phases.train.ways import Machine, look_at_machine
 from forge.records import Plan, read_record, write_json
@@ -80,6 +81,13 @@ class Train:
         if plan.scratch is not None:
             ctx.notice(f"training in {precision} on {machine.device}: {reason}")
         return _train(plan, settings, ctx, precision, machine)
+
+    def tables(self, find: Callable[[str], Path], *, dropped: bool) -> Iterator[Table]:
+        """Every candidate of a sweep, with its validation loss and how far it is behind the best."""
+        from forge.phases.train.grid import tables
+
+        if not dropped:
+            yield from tables(find("train_report"))
 
     def undo(self, settings: TrainSettings, ctx: Context) -> None:
         """Nothing is made outside the run folder."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from forge.phase import Context
+from forge.phase import Context, Table
 from forge.phases.train.bases import load_base
 from forge.phases.train.checkpoints import latest_checkpoint, save_checkpoint
 from forge.phases.train.encode import chat_rows, encode_rows
@@ -92,6 +92,20 @@ def choose(outcomes: Sequence[Outcome], groups: Sequence[str], tokens: Sequence[
     others = ", ".join(outcomes[place].candidate.name for place in equal if place != chosen)
     lowest = "" if chosen == best else f", although {top} has the lowest loss by {table[chosen].behind:.4f} nats per token"
     return table, chosen, f"{name} is the smallest of {len(equal)} without a significant difference (the others: {others}){lowest}"
+
+
+def tables(train_report: Path) -> Iterator[Table]:
+    """For `forge show`: one line a candidate."""
+    found = json.loads(train_report.read_text(encoding="utf-8")).get("sweep")
+    if found:
+        yield Table(name="sweep", head=("candidate", "train loss", "validation loss", "behind the best", "stopped at"), rows=tuple(
+            (
+                ("* " if one["name"] == found["chosen"] else "") + one["name"], f"{one['train_loss']:.4f}",
+                f"{one['val_loss']:.4f} ({one['low']:.4f} to {one['high']:.4f})",
+                f"{one['behind']:+.4f} ({one['behind_low']:+.4f} to {one['behind_high']:+.4f})", one["stopped_at"] or "",
+            )
+            for one in found["candidates"]
+        ))
 
 
 def _tried(one: Outcome, best: Outcome, groups: Sequence[str], tokens: Sequence[int], seed: int) -> Tried:
