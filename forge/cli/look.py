@@ -1,4 +1,4 @@
-"""Commands that look: runs, status, logs, show, cost, report. Each has --json."""
+"""Commands that look: runs, status, logs, show, trace, cost, report. Each has --json."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import typer
 
 from forge import ui
 from forge.cli.complete import phase_names, run_names
+from forge.cli.following import trace
 from forge.cli.spending import cost
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ WATCH_SECONDS = 1.0
 
 def add(app: typer.Typer) -> None:
     """Put the commands on the application."""
-    for function in (runs, status, logs, show, cost, report):
+    for function in (runs, status, logs, show, trace, cost, report):
         app.command(rich_help_panel=PANEL)(function)
 
 
