@@ -210,13 +210,15 @@ class AnthropicTeacher:
         return self._asking.reply
 
     def _parameters(self, request: TeacherRequest) -> dict[str, Any]:
+        output: dict[str, Any] = {"format": {"type": "json_schema", "schema": answer_schema(request.kind)}}
+        always = price_of(self.model).get("thinking") == "always"
         return {
             "model": self.model,
             "max_tokens": request.max_output_tokens,
             "system": SYSTEM,
             "messages": [{"role": "user", "content": user_text(request)}],
-            "thinking": {"type": "disabled"},
-            "output_config": {"format": {"type": "json_schema", "schema": answer_schema(request.kind)}},
+            **({} if always else {"thinking": {"type": "disabled"}}),
+            "output_config": {**output, "effort": "low"} if always else output,
         }
 
     def _from_batch(self, request: TeacherRequest, message: Any) -> TeacherResponse | None:

@@ -1,7 +1,7 @@
 """Any server that speaks the OpenAI chat interface as the teacher: vLLM, Ollama, LM Studio, llama.cpp's server, or a vendor.
 
-Plain HTTP from the standard library: one POST needs no SDK. A JSON schema is sent as response_format and, for servers
-that refuse it, left out: the prompt asks for the same JSON and every answer is checked either way.
+Plain HTTP from the standard library: one POST needs no SDK. A JSON schema is sent as response_format, for servers that
+refuse it only that JSON is wanted, then nothing: the prompt asks for the same JSON and every answer is checked either way.
 """
 
 from __future__ import annotations
@@ -35,6 +35,9 @@ KEY = "OPENAI_API_KEY"
 TIMEOUT_SECONDS = 600.0
 """A large local model on a CPU takes minutes for one answer."""
 RETRIED = {408, 409, 425, 429, 500, 502, 503, 504, 529}
+FORMATS = ("json_schema", "json_object", "")
+"""What is asked of a server, from the strictest on; each refusal leads to the next."""
+FORMAT_WORDS = (b"response_format", b"json_schema", b"json_object", b"grammar")
 STOPS = {"length": "max_tokens", "content_filter": "refusal"}
 
 
@@ -46,7 +49,7 @@ class OpenAICompatibleTeacher:
 
     def __init__(self, brief: TeacherBrief = TeacherBrief(), desk: Desk = Desk()) -> None:  # noqa: B008  # frozen
         self.brief, self.desk, self.model = brief, desk, brief.model
-        self._schema = True
+        self._format = 0
         self._lines = threading.local()
 
     @property
@@ -94,7 +97,7 @@ class OpenAICompatibleTeacher:
         yield from answers(Limiter(self._ask, self.brief.in_flight, check=self.desk.check), requests)
 
     def _ask(self, request: TeacherRequest) -> TeacherResponse:
-        """One attempt, or a second one where the server takes no schema. Raises Busy and OverBudget."""
+        """One attempt, or more where the server takes no schema. Raises Busy and OverBudget."""
         asked = self._body(request)
         with attempt(self.desk, self.name, request, self.price(request)) as made:
             status, headers, body = self._post(asked, made)
@@ -108,8 +111,8 @@ class OpenAICompatibleTeacher:
         if status in RETRIED:
             after = headers.get("retry-after", "")
             raise Busy(f"HTTP {status}", float(after) if after.replace(".", "", 1).isdigit() else None)
-        if status in {400, 422} and "response_format" in asked and b"response_format" in body:
-            self._schema = False
+        if status in {400, 422} and asked.get("response_format") and any(word in body for word in FORMAT_WORDS):
+            self._format = max(self._format, FORMATS.index(asked["response_format"]["type"]) + 1)
             return self._ask(request)
         return TeacherResponse(key=request.key, error=f"HTTP {status}: {body[:200].decode(errors='replace')}")
 
@@ -130,9 +133,11 @@ class OpenAICompatibleTeacher:
             "max_tokens": request.max_output_tokens,
             "temperature": 0,
         }
-        if self._schema:
+        if FORMATS[self._format] == "json_schema":   # vLLM, Ollama, LM Studio and llama.cpp make a grammar of it
             schema = {"name": request.kind, "schema": answer_schema(request.kind), "strict": True}
             body["response_format"] = {"type": "json_schema", "json_schema": schema}
+        elif FORMATS[self._format]:
+            body["response_format"] = {"type": FORMATS[self._format]}
         return body
 
     def _response(self, request: TeacherRequest, body: dict[str, Any]) -> TeacherResponse:

@@ -60,6 +60,13 @@ def test_a_request_asks_for_checked_json_without_thinking_and_without_sampling_p
     assert cost(answers) == server.books.micro_usd > 0
 
 
+def test_a_model_that_always_thinks_is_asked_for_little_effort(tmp_path: Path) -> None:
+    with ClaudeServer() as server:
+        list(teacher(server, tmp_path, model="claude-opus-5-5").generate(requests(1)))
+    assert "thinking" not in server.books.bodies[0]
+    assert server.books.bodies[0]["output_config"]["effort"] == "low"
+
+
 def test_the_worst_case_is_never_below_the_bill(tmp_path: Path) -> None:
     texts = ["Kurz.", "Ein langer Satz. " * 200, "漢字" * 500, "🙂" * 300, "\\u0000" * 99]
     asked = [_request(number, text) for number, text in enumerate(texts)]

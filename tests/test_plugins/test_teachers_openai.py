@@ -24,9 +24,9 @@ class ChatServer(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, *, schema: bool = True, trouble: tuple[int, ...] = (), text: str = "", finish: str = "stop") -> None:
+    def __init__(self, *, takes: tuple[str, ...] = ("json_schema", "json_object"), trouble: tuple[int, ...] = (), text: str = "", finish: str = "stop") -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.schema, self.trouble, self.finish = schema, list(trouble), finish
+        self.takes, self.trouble, self.finish = takes, list(trouble), finish
         self.text = text or json.dumps({"pairs": [PAIR]})
         self.bodies: list[dict[str, Any]] = []
         self.keys: list[str] = []
@@ -36,6 +36,7 @@ class ChatServer(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     server: ChatServer
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
 
     def log_message(self, format: str, *args: Any) -> None:
         """Quiet."""
@@ -49,7 +50,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.bodies.append(body)
         if self.server.trouble:
             self._send(self.server.trouble.pop(0), {"error": "busy"}, {"retry-after": "0.01"})
-        elif "response_format" in body and not self.server.schema:
+        elif "response_format" in body and body["response_format"]["type"] not in self.server.takes:
             self._send(400, {"error": {"message": "unknown field response_format"}})
         else:
             choice = {"message": {"role": "assistant", "content": self.server.text}, "finish_reason": self.server.finish}
@@ -98,10 +99,17 @@ def test_a_local_server_answers_for_nothing_with_a_schema() -> None:
 
 
 def test_a_server_without_schemas_is_asked_without() -> None:
-    with serving(schema=False) as server:
+    with serving(takes=()) as server:
         answers = list(teacher(server).generate([request(number) for number in range(5)]))
     assert all(answer.proposals for answer in answers)
     assert "response_format" not in server.bodies[-1]
+
+
+def test_a_server_that_takes_json_but_no_schema_is_asked_for_json() -> None:
+    with serving(takes=("json_object",)) as server:
+        answers = list(teacher(server).generate([request(number) for number in range(5)]))
+    assert all(answer.proposals for answer in answers)
+    assert server.bodies[-1]["response_format"] == {"type": "json_object"}
 
 
 def test_a_busy_server_is_asked_again() -> None:
