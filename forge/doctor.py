@@ -117,7 +117,7 @@ def _needs(registry: Registry) -> dict[str, set[Requirement]]:
         owners += [registry.plugin(kind, name, ready=False) for name in registry.names(kind) if not _why_broken(registry, kind, name)]
     needs: dict[str, set[Requirement]] = {}
     for owner in owners:
-        for need in getattr(owner, "requires", ()):
+        for need in (*getattr(owner, "requires", ()), *getattr(owner, "may_require", ())):
             needs.setdefault(need.extra, set()).add(need)
     return needs
 

@@ -150,6 +150,7 @@ class Phase(Protocol[C]):
     optional: artifacts of `reads` that it can do without; ctx.has_input(name) says whether one is there.
     identity(settings, ctx) -> str: what its result depends on besides inputs, settings and VERSION (its code, plugins).
         A new run then takes the result over from an earlier one that had all the same, if
+    may_require: requirements of some of its settings only; `forge doctor` tells of them.
     named_files(settings) -> str: a hash over the contents of files that its settings name; "" without any. A changed one runs it again.
     reusable(metrics) -> Mapping | None: the numbers to show there; None: this result is not for other runs.
     configs: tuple[str, ...]: the tables in configs/ ("gates") that its result depends on; part of the fingerprint.

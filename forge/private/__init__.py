@@ -78,7 +78,7 @@ def counts(texts: Iterable[str]) -> Counter[str]:
 @cache
 def placeholders() -> frozenset[str]:
     """The names that stand in placeholders."""
-    return frozenset(rule.placeholder.strip("[]") for rule in load_rules())
+    return frozenset({"person", *(rule.placeholder.strip("[]") for rule in load_rules())})   # persons: found by models only (prep.pii)
 
 
 @cache

@@ -34,6 +34,7 @@ class Audit:
     where: ClassVar[Literal["engine", "machine"]] = "engine"
     libraries: ClassVar[tuple[str, ...]] = ("py3langid", "numpy")
     requires: ClassVar[tuple[Requirement, ...]] = ()
+    may_require: ClassVar[tuple[Requirement, ...]] = (Requirement(module="datasketch", extra="datasketch"),)
     always: ClassVar[bool] = False
 
     def estimate(self, settings: AuditSettings, ctx: Context) -> Estimate:

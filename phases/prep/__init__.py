@@ -9,12 +9,14 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from forge import private
 from forge.cache import Cache
 from forge.isolate import gaps
 from forge.phase import Context, Estimate, Output, Requirement, Settings, Table
-from forge.phases.prep import report
+from forge.phases.prep import persons, report
 from forge.phases.prep.extract import Reader, Result, ended
 from forge.phases.prep.listing import Listing
+from forge.phases.prep.masking import Find
 from forge.phases.prep.read import Limits, read_files
 from forge.phases.prep.results import Results
 from forge.phases.prep.sample import NOT_SAMPLED, sample, text_bytes
@@ -22,13 +24,14 @@ from forge.phases.prep.sidecars import endings
 from forge.phases.prep.stamp import reading_stamp
 from forge.protocols import Option
 from forge.records import CorpusEntry, Document, read_jsonl, write_json
+from forge.registry import require
 
 SECONDS_PER_TEXT_MB = 0.6
 """Two slow cores, wall clock: the Rust book in Markdown and .docx, 2.0 MB of text, takes 1.2 s."""
 
 DRY_RUN_TEXT_MB = 0.4
 SHOWN_FAILURES = 20
-READING_OPTIONS = {"pdf_engine", "ocr", "ocr_languages", "speech_model", "min_video_seconds", "max_rows", "max_ocr_pages"}
+READING_OPTIONS = {"pdf_engine", "ocr", "ocr_languages", "speech_model", "min_video_seconds", "max_rows", "max_ocr_pages", "pii", "pii_model"}
 
 
 class PrepSettings(Settings):
@@ -52,6 +55,10 @@ class PrepSettings(Settings):
         "", description="folder of a faster-whisper model on this machine; without one, audio and video give no text"
     )
     min_video_seconds: float = Field(120.0, ge=0, description="shorter videos are skipped, in seconds; those without sound always are")
+    pii: Literal["rules", "presidio"] = Field(
+        "rules", description="what looks for personal data: the rules, or presidio as well (names of persons; the [pii] extra, 0.6 MB a second, slower with a model)"
+    )
+    pii_model: str = Field("", description="spaCy model by which presidio knows names: an installed package or a folder; nothing is downloaded")
     max_rows: int = Field(200_000, ge=1, description="rows read of one table; the rest is reported")
     seconds_per_file: float = Field(120.0, gt=0, description="a file that takes longer is given up, in seconds")
     memory_mib: int = Field(1024, ge=128, description="memory that reading one file may take, in MiB; a speech model needs 4096 or more")
@@ -93,9 +100,10 @@ class Prep:
     where: ClassVar[Literal["engine", "machine"]] = "engine"
     libraries: ClassVar[tuple[str, ...]] = (
         "pypdfium2", "pymupdf", "lxml", "charset-normalizer", "python-oxmsg", "compressed-rtf", "python-calamine", "pyarrow", "pydicom",
-        "h5py", "pyshp", "tifffile", "py7zr", "rarfile", "pillow", "pillow-heif", "av", "rapidocr", "faster-whisper",
+        "h5py", "pyshp", "tifffile", "py7zr", "rarfile", "pillow", "pillow-heif", "av", "rapidocr", "faster-whisper", "presidio-analyzer", "spacy",
     )
     requires: ClassVar[tuple[Requirement, ...]] = ()
+    may_require: ClassVar[tuple[Requirement, ...]] = persons.REQUIRES
     always: ClassVar[bool] = False
 
     def estimate(self, settings: PrepSettings, ctx: Context) -> Estimate:
@@ -110,6 +118,8 @@ class Prep:
     def run(self, settings: PrepSettings, ctx: Context) -> Mapping[str, float | str]:
         """Read everything; fails when nothing gave text or too many files failed."""
         extractors = load_extractors(ctx.names("extractor"), lambda name: ctx.use("extractor", name, ready=False), ctx.notice)
+        if settings.pii == "presidio" and not settings.pii_model:
+            ctx.notice("names of persons are not looked for: presidio needs a spaCy model for them (prep.pii_model)")
         for gap in gaps():
             ctx.notice(f"isolation is incomplete: {gap}")
         extensions = {extension: kind for plugin in extractors.values() for extension, kind in plugin.extensions.items()}
@@ -174,7 +184,15 @@ def make_reader(extractors: Mapping[str, Any], settings: PrepSettings, *, masked
     masked: without secrets and personal data, as in every run; `forge extract` shows a file as it is.
     """
     options = reading_options(settings) | {"seconds_per_file": settings.seconds_per_file}  # no part of the stamp: it ends what is slow
-    return Reader(extractors, words=settings.passage_words, words_max=settings.passage_words_max, options=options, masked=masked)
+    return Reader(extractors, words=settings.passage_words, words_max=settings.passage_words_max, options=options, masked=masked, find=_finder(settings))
+
+
+def _finder(settings: PrepSettings) -> Find:
+    if settings.pii == "rules":
+        return private.find
+    require(persons.REQUIRES, "prep.pii=presidio")
+    persons.check_model(settings.pii_model)
+    return persons.finder(settings.pii_model)
 
 
 def _stamp(extractors: Mapping[str, Any], settings: PrepSettings) -> str:

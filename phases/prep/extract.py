@@ -19,7 +19,7 @@ from forge.corpus import locate
 from forge.errors import ExtractError, ForgeError, MissingAccess
 from forge.phases.prep.balance import Tally, clean
 from forge.phases.prep.cut import Cut, cut
-from forge.phases.prep.masking import mask_pieces, masked_label
+from forge.phases.prep.masking import Find, mask_pieces, masked_label
 from forge.phases.prep.members import MAX_DEPTH, Budget, LimitBroken, Status, Unpacked
 from forge.phases.prep.route import Route, Router
 from forge.phases.prep.seat import FILE_BYTES, Seat, remove
@@ -64,14 +64,16 @@ class ReadJob(Record):
 class Reader:
     """Opens, routes, extracts, cuts and balances files, and the files inside them.
 
-    options: what extractors are told by the settings (Reading.options). masked: without secrets and personal data.
+    options: what extractors are told by the settings (Reading.options). masked: without secrets and personal data,
+    which `find` finds.
     """
 
     def __init__(
-        self, extractors: Mapping[str, Any], *, words: int, words_max: int, options: Mapping[str, Option] | None = None, masked: bool = True
+        self, extractors: Mapping[str, Any], *, words: int, words_max: int, options: Mapping[str, Option] | None = None, masked: bool = True,
+        find: Find = private.find,
     ) -> None:
         self.extractors, self.router, self.endings = extractors, Router(extractors), endings(extractors)
-        self.words, self.words_max, self.options, self.masked = words, words_max, options or {}, masked
+        self.words, self.words_max, self.options, self.masked, self.find = words, words_max, options or {}, masked, find
         if masked:
             private.find("")  # the rules are read once here, not in every child
 
@@ -170,7 +172,7 @@ class Reader:
             sidecars={ending: path for ending, (_, path) in one.sidecars.items()},
         )
         taken = _taken(plugin.extract(one.path, reading), tally, unpacked)
-        pieces = list(mask_pieces(taken, tally) if self.masked else taken)
+        pieces = list(mask_pieces(taken, tally, self.find) if self.masked else taken)
         cuts = cut(pieces, words=self.words, words_max=self.words_max)
         try:
             balance = tally.balance((each.text for each in cuts), entry.path)

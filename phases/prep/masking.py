@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 
 from forge import private
@@ -14,8 +14,10 @@ BATCH_CHARACTERS = 200_000
 
 JOINT = "\n"
 
+Find = Callable[[str], list[private.Hit]]
 
-def mask_pieces(pieces: Iterable[Piece], tally: Tally) -> Iterator[Piece]:
+
+def mask_pieces(pieces: Iterable[Piece], tally: Tally, find: Find = private.find) -> Iterator[Piece]:
     """The pieces without anything private. In the tally its characters are dropped as "masked email" and so on.
 
     What stands in its place are not the file's characters: the balance leaves placeholders out.
@@ -26,22 +28,24 @@ def mask_pieces(pieces: Iterable[Piece], tally: Tally) -> Iterator[Piece]:
         batch.append(piece)
         size += len(piece.text)
         if size >= BATCH_CHARACTERS:
-            yield from _mask_batch(batch, tally)
+            yield from _mask_batch(batch, tally, find)
             batch, size = [], 0
-    yield from _mask_batch(batch, tally)
+    yield from _mask_batch(batch, tally, find)
 
 
-def _mask_batch(pieces: list[Piece], tally: Tally) -> Iterator[Piece]:
-    hits = private.find(JOINT.join(piece.text for piece in pieces))
+def _mask_batch(pieces: list[Piece], tally: Tally, find: Find) -> Iterator[Piece]:
+    hits = find(JOINT.join(piece.text for piece in pieces))
     for hit in hits:
         tally.losses[f"masked {hit.kind.replace('_', ' ')}"] += 1
     labels = {label for piece in pieces for label in (piece.heading, piece.locator)}
-    labels_are_clean = not private.find(JOINT.join(sorted(labels)))
+    clean = {label: label for label in labels}
+    if find(JOINT.join(sorted(labels))):
+        clean = {label: private.apply(label, find(label)) for label in labels}
     start = place = 0
     for piece in pieces:
         stop = start + len(piece.text)
         text, place = _mask_one(piece.text, start, hits, place, tally)
-        heading, locator = (piece.heading, piece.locator) if labels_are_clean else (masked_label(piece.heading), masked_label(piece.locator))
+        heading, locator = clean[piece.heading], clean[piece.locator]
         if text != piece.text or heading != piece.heading or locator != piece.locator:
             piece = piece.model_copy(update={"text": text, "heading": heading, "locator": locator})
         yield piece

@@ -166,7 +166,7 @@ def test_the_search_finds_what_is_left_in_clear_packed_or_in_a_database(tmp_path
 
 
 def test_without_masking_prep_would_leak_nearly_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("forge.phases.prep.extract.mask_pieces", lambda pieces, tally: pieces)
+    monkeypatch.setattr("forge.phases.prep.extract.mask_pieces", lambda pieces, tally, find: pieces)
     run_phase(prep, tmp_path / "prep", corpus=planted_corpus(tmp_path / "corpus"))
     found = {line.split(" in ")[0] for line in leaks(tmp_path / "prep")}
     assert len(found) > 380
