@@ -23,31 +23,53 @@ def _optimizer_class() -> Any:
     class MasterAdamW(torch.optim.Optimizer):  # type: ignore[misc, unused-ignore]
         def __init__(self, weights: list[Any], learning_rate: float, max_norm: float) -> None:
             super().__init__(weights, {"lr": learning_rate})
-            self.weights, self.max_norm = weights, max_norm
+            self.max_norm, self.grad_norm = max_norm, torch.zeros(())
+            self.masters: list[Any] = []
+            self.inner: Any = None
+
+        def weights(self) -> list[Any]:
+            """Those of the parameter group: FSDP2 puts its sharded ones there after the optimizer was made."""
+            return list(self.param_groups[0]["params"])
+
+        def copy_weights(self) -> None:
+            """Make the float32 copies, at the first step or when a checkpoint is loaded."""
+            weights = self.weights()
             self.masters = [weight.detach().float().clone() for weight in weights]
-            self.inner = torch.optim.AdamW(self.masters, lr=learning_rate, weight_decay=0.0, fused=weights[0].is_cuda)
-            self.grad_norm = torch.zeros(())
+            self.inner = torch.optim.AdamW(self.masters, lr=self.param_groups[0]["lr"], weight_decay=0.0, fused=weights[0].is_cuda)
 
         @torch.no_grad()  # type: ignore[untyped-decorator, unused-ignore]
         def step(self, closure: Any = None) -> None:  # type: ignore[override, unused-ignore]
-            gradients = [weight.grad.float() for weight in self.weights]
-            self.grad_norm = torch.stack(torch._foreach_norm(gradients)).norm()
-            torch._foreach_mul_(gradients, (self.max_norm / (self.grad_norm + 1e-6)).clamp(max=1.0))
+            if not self.masters:
+                self.copy_weights()
+            weights = self.weights()
+            gradients = [weight.grad.float() for weight in weights]
+            norm = torch.stack([_whole(one) for one in torch._foreach_norm(gradients)]).norm()
+            self.grad_norm = norm
+            torch._foreach_mul_(gradients, (self.max_norm / (norm + 1e-6)).clamp(max=1.0))
             for master, gradient in zip(self.masters, gradients, strict=True):
                 master.grad = gradient
             self.inner.param_groups[0]["lr"] = self.param_groups[0]["lr"]
             self.inner.step()
-            torch._foreach_copy_(self.weights, self.masters)
+            torch._foreach_copy_(weights, self.masters)
 
         def state_dict(self) -> dict[str, Any]:
-            return {"lr": self.param_groups[0]["lr"], "inner": self.inner.state_dict(), "masters": self.masters}
+            inner = self.inner.state_dict() if self.inner else None
+            return {"lr": self.param_groups[0]["lr"], "inner": inner, "masters": self.masters}
 
         def load_state_dict(self, state: dict[str, Any]) -> None:
             self.param_groups[0]["lr"] = state["lr"]
+            if state["inner"] is None:
+                return
+            self.copy_weights()
             self.inner.load_state_dict(state["inner"])
             with torch.no_grad():
                 for master, saved in zip(self.masters, state["masters"], strict=True):
                     master.copy_(saved)
-                torch._foreach_copy_(self.weights, self.masters)
+                torch._foreach_copy_(self.weights(), self.masters)
 
     return MasterAdamW
+
+
+def _whole(norm: Any) -> Any:
+    """The norm over all shards of a weight that FSDP2 has split."""
+    return norm.full_tensor() if hasattr(norm, "full_tensor") else norm

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -29,8 +31,8 @@ class Reporter:
         self._log.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         self._tokens, self._started, self._first = 0, time.monotonic(), step
 
-    def step(self, step: int, loss: float, tokens: int, grad_norm: float) -> None:
-        """Count a finished step of `tokens` tokens; every n-th is reported."""
+    def step(self, step: int, loss: float, tokens: int, grad_norm: float, **more: float) -> None:
+        """Count a finished step of `tokens` tokens; every n-th is reported. more: further numbers for progress.jsonl."""
         self._tokens += tokens
         if step % self.every and step != self.steps:
             return
@@ -40,12 +42,13 @@ class Reporter:
         line = {
             "stage": self.stage, "step": step, "steps": self.steps, "loss": round(loss, 4), "grad_norm": round(grad_norm, 4),
             "tokens_per_second": round(speed, 1), "seconds": round(seconds, 1), "eta_seconds": round(eta, 1),
+            "memory_gib": used_gib(), **{name: round(value, 4) for name, value in more.items()},
         }
         with self._log.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         self.ctx.progress(
             self.before + step, self.total, f"{self.stage} {step}/{self.steps}",
-            loss=round(loss, 4), tokens_per_second=round(speed), eta_seconds=round(eta),
+            loss=round(loss, 4), tokens_per_second=round(speed), eta_seconds=round(eta), **{name: round(value, 4) for name, value in more.items()},
         )
 
     def publish(self, target: Path) -> None:
@@ -58,3 +61,11 @@ class Reporter:
             return []
         lines = self._log.read_text(encoding="utf-8").split("\n")
         return [json.loads(line) for line in lines[:-1]]  # after the last newline: nothing, or a line torn by a kill
+
+
+def used_gib() -> float:
+    """The most memory so far: of the GPU's allocations, or of this process."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        return round(torch.cuda.max_memory_allocated() / 1024**3, 2)
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2, 2)

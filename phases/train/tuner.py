@@ -8,6 +8,7 @@ smaller by itself when memory runs out, the lean loss and optimizer for GPUs, an
 from __future__ import annotations
 
 import functools
+import gc
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,9 +20,9 @@ from forge.phases.train.loss import install_label_loss
 from forge.phases.train.masters import master_adamw
 from forge.phases.train.nf4 import freeze_in_nf4
 from forge.phases.train.packing import Encoded, Packed, flat_rows, pack_rows
+from forge.phases.train.schedule import make_scheduler
 from forge.phases.train.ways import Way
 
-WARMUP_SHARE = 0.03  # trl's and the QLoRA paper's
 MAX_NORM = 1.0
 VALIDATIONS = 6
 
@@ -106,7 +107,7 @@ def make_trainer(
     arguments = SFTConfig(
         output_dir=str(folder), max_steps=numbers.steps, per_device_train_batch_size=1, per_device_eval_batch_size=1,
         gradient_accumulation_steps=packed.rows_per_step // processes(), train_sampling_strategy="sequential",
-        learning_rate=numbers.learning_rate, lr_scheduler_type=learning_rate_schedule, warmup_steps=WARMUP_SHARE, weight_decay=0.0,
+        learning_rate=numbers.learning_rate, weight_decay=0.0,
         max_grad_norm=0.0 if way.lean else MAX_NORM, optim="adamw_torch",
         bf16=False,  # a lean model is bfloat16 as it is: autocast would cast every weight at every use
         use_cpu=way.device == "cpu", gradient_checkpointing=False, seed=numbers.seed,
@@ -116,14 +117,13 @@ def make_trainer(
         eval_strategy="steps" if held_out else "no", eval_steps=max(1, numbers.steps // VALIDATIONS), prediction_loss_only=True,
         save_strategy="steps", save_steps=numbers.save_steps, save_total_limit=2, ddp_find_unused_parameters=False,
         disable_tqdm=True, report_to="none", dataloader_num_workers=0, dataloader_pin_memory=way.device == "cuda",
+        accelerator_config={"non_blocking": way.device == "cuda"},  # the next rows are prepared while the GPU computes
     )  # fmt: skip
     weights = [weight for weight in model.parameters() if weight.requires_grad]
-    optimizer = master_adamw(weights, learning_rate=numbers.learning_rate, max_norm=MAX_NORM) if way.lean else None
-    if optimizer is not None:
-        for weight in weights:
-            weight.grad = None
+    optimizer = _optimizer(weights, numbers, way)
+    scheduler = make_scheduler(optimizer, numbers.steps, constant=learning_rate_schedule == "constant")
     trainer = _trainer_class()(
-        model=model, args=arguments, processing_class=tokenizer, optimizers=(optimizer, None),
+        model=model, args=arguments, processing_class=tokenizer, optimizers=(optimizer, scheduler),
         train_dataset=datasets.Dataset.from_dict(flat_rows(examples, packed.rows)),
         eval_dataset=datasets.Dataset.from_dict(held_out) if held_out else None,
     )
@@ -132,13 +132,27 @@ def make_trainer(
     return trainer
 
 
+def _optimizer(weights: list[Any], numbers: Numbers, way: Way) -> Any:
+    import torch
+
+    if way.lean:
+        return master_adamw(weights, learning_rate=numbers.learning_rate, max_norm=MAX_NORM)
+    return torch.optim.AdamW(weights, lr=numbers.learning_rate, weight_decay=0.0)
+
+
 def train_on(trainer: Any, watcher: Any, checkpoint: Path | None) -> None:
     """Train to the end, or from a checkpoint on. Nothing is printed."""
     from transformers.trainer_callback import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(watcher)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if watcher is not None:
+        trainer.add_callback(watcher)
+    gc.collect()
+    gc.freeze()  # what libraries and compile left, millions of objects, would be searched again and again while the GPU waits
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    finally:
+        gc.unfreeze()
 
 
 def processes() -> int:
@@ -185,8 +199,6 @@ def first_that_fits(ways: Sequence[Way], build: Callable[[Way], Any], tell: Call
 
 
 def _forget_memory() -> None:
-    import gc
-
     import torch
 
     gc.collect()
@@ -200,6 +212,17 @@ def _adapters_in_bfloat16(model: Any) -> None:
     for weight in model.parameters():
         if weight.requires_grad:
             weight.data = weight.data.to(torch.bfloat16)
+
+
+def _train_once(model: Any) -> Callable[..., Any]:
+    """model.train() that does nothing when the model trains already: the Trainer calls it at every pass, for 5 ms of a 7B model's
+    1,500 modules, and each change of a module makes compiled layers check all that they assumed about it."""
+    original = type(model).train
+
+    def train(mode: bool = True) -> Any:
+        return model if model.training is mode else original(model, mode)
+
+    return train
 
 
 @functools.cache
@@ -218,6 +241,7 @@ def _trainer_class() -> Any:
             self.is_lean = True
             install_label_loss(self.model.get_base_model())
             self.data_collator = _LeanCollator(self.data_collator)
+            self.model.train = _train_once(self.model)
 
         def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
             """The summed loss of the answers over `num_items_in_batch`, the answer tokens of the whole step."""
@@ -228,6 +252,14 @@ def _trainer_class() -> Any:
             counted = inputs["targets"].numel() if num_items_in_batch is None else num_items_in_batch
             together = self.accelerator.num_processes if self.model.training and num_items_in_batch is not None else 1  # DDP takes the mean
             return loss * together / counted
+
+        def floating_point_ops(self, inputs: Any) -> int:
+            """Not counted on a GPU: walking all modules for it takes 5 ms at every pass of a 7B model."""
+            return 0 if self.is_lean else int(super().floating_point_ops(inputs))
+
+        def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+            """The optimizer has it already."""
+            return None if self.is_lean else super()._get_grad_norm(model, grad_norm=grad_norm)
 
         def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
             """With the norm that the optimizer clipped."""

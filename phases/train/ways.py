@@ -1,8 +1,9 @@
 """How an adapter is trained on this machine: precision of the base, compile, tokens a pass, checkpointing; each with its reason.
 
-The numbers are a model of memory and time that one trial step then checks (tuner.py). Its constants were fitted to the H200
-measurements of 2026-11-20 (Qwen2.5-7B shape, rank 32, bf16 and FP8: 22.8 / 46.4 / 74.7 GiB at 2k / 8k / 16k tokens a pass, 19.6 with
-every 2nd layer checkpointed; 17,737 / 18,693 / 19,458 / 20,299 tokens/s at 1.5k / 2k / 8k / 16k).
+The numbers are a model of memory and time that one trial step then checks (tuner.py). Its constants were fitted on one H200
+(Qwen2.5-7B shape, rank 32, 2026-11-21: 21.0 / 22.3 / 73.7 GiB at 1,645 / 2,010 / 17,400 tokens a pass, the same in bf16 and FP8; probes of
+the day before: 19.6 GiB at 2k with every 2nd layer checkpointed, 57.7 at 8k without compile; 17,737 / 18,693 / 19,458 / 20,299
+tokens/s at 1.5k / 2k / 8k / 16k).
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ BYTES_PER_WEIGHT = {"fp32": 4.0, "bf16": 2.0, "fp8": 2.0, "nf4": 0.53}
 """Of the matrices in the layers; embeddings and head stay in two bytes. fp8 keeps two copies of one byte."""
 ADAPTER_BYTES = {"fp32": 16, "bf16": 20}
 """A trained parameter: weight, gradient, moments, and for bfloat16 a float32 copy of weight and gradient."""
-KEPT_COMPILED, KEPT_EAGER = (3.0, 2.65), (4.0, 5.0)
+KEPT_COMPILED, KEPT_EAGER = (3.0, 2.05), (4.0, 5.0)
 """Values a layer keeps for the backward pass, in (feed-forward widths, hidden widths) a token."""
-MARGIN, WORKSPACE, HEAD_BYTES = 1.03, 0.2 * GIB, 6.6
-LARGEST_ROW, SMALLEST_ROW = 18000, 512
-SPREAD_SLACK = 1.04
+MARGIN, HEAD_BYTES = 1.01, 6.6
+LARGEST_ROW, SMALLEST_ROW = 26000, 512
+SPREAD_SLACK = 1.015
 """Rows of one step are equally long up to this."""
 PASS_OVERHEAD_TOKENS = 180.0
 """What a pass costs besides its tokens, in tokens' time: launches, and the optimizer."""
@@ -124,6 +125,19 @@ def shape_of(config: Any, parameters: int, adapter: int = 0) -> Shape:
     )
 
 
+def adapter_parameters(config: Any, rank: int, target_modules: str) -> int:
+    """Parameters of a LoRA adapter on the named projections, "q_proj,v_proj" or "all-linear"."""
+    hidden, heads = config.hidden_size, config.num_attention_heads
+    head = getattr(config, "head_dim", None) or hidden // heads
+    queries, keys, wide = head * heads, head * (config.num_key_value_heads or heads), config.intermediate_size
+    sides = {
+        "q_proj": hidden + queries, "k_proj": hidden + keys, "v_proj": hidden + keys, "o_proj": queries + hidden,
+        "gate_proj": hidden + wide, "up_proj": hidden + wide, "down_proj": wide + hidden,
+    }
+    names = list(sides) if target_modules == "all-linear" else target_modules.split(",")
+    return int(config.num_hidden_layers * rank * sum(sides.get(name, 0) for name in names))
+
+
 def needed_bytes(shape: Shape, precision: Precision, *, row_tokens: int, checkpoint_every: int, compiled: bool) -> int:
     """The peak of a training step."""
     matrices = shape.parameters - shape.embeddings
@@ -135,7 +149,7 @@ def needed_bytes(shape: Shape, precision: Precision, *, row_tokens: int, checkpo
     twice = math.ceil(shape.layers / checkpoint_every) if checkpoint_every else 0
     kept = (shape.layers - twice + (1 if twice else 0)) * layer + twice * each * shape.hidden
     head = min(row_tokens, TILE_TOKENS) * shape.vocab * HEAD_BYTES
-    return int(weights + adapter + MARGIN * row_tokens * kept + head + WORKSPACE)
+    return int(weights + adapter + MARGIN * row_tokens * kept + head)
 
 
 def relative_time(row_tokens: int, checkpoint_every: int) -> float:
