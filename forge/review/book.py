@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar, get_args
 
 from forge.records import Drop, Example, Pair, Passage, Record, Rejected, Split, digest, read_jsonl
-from forge.review.decisions import PAIRS, Told, current, history
+from forge.review.decisions import PAIRS, Decided, Told, current, history
 from forge.run import Run
 
 POISONED = "poisoned_passage"
@@ -64,12 +64,17 @@ class Book:
             "poisoned": [self._poisoned(entry) for entry in rejected if entry.reason == POISONED],
         }
         self.by_id = {pair.id: pair for pair in self.pairs}
-        self.decide()
-
-    def decide(self) -> None:
-        """Bring the list of pairs in line with the decisions of the run."""
-        decided, told = current(self.run), {one.id: one for one in history(self.run)}
+        self._place = {pair.id: place for place, pair in enumerate(self.pairs)}
+        self._facets: dict[str, dict[str, dict[str, int]]] = {}
+        decided, told = self._decisions()
         self.lists["pairs"] = [self._pair(pair, decided, told) for pair in self.pairs]
+
+    def decide(self, ids: Iterable[str]) -> None:
+        """Bring these pairs of the list in line with the decisions of the run."""
+        decided, told = self._decisions()
+        for one in ids:
+            self.lists["pairs"][self._place[one]] = self._pair(self.by_id[one], decided, told)
+        self._facets.pop("pairs", None)
 
     def find(self, asked: Asked) -> tuple[int, list[dict[str, Any]]]:
         """How many items fit, and those of the page that was asked for, each with its passage."""
@@ -84,6 +89,11 @@ class Book:
 
     def facets(self, kind: str) -> dict[str, dict[str, int]]:
         """For each thing to filter by: its values with their counts, the commonest first."""
+        if kind not in self._facets:
+            self._facets[kind] = self._count_facets(kind)
+        return self._facets[kind]
+
+    def _count_facets(self, kind: str) -> dict[str, dict[str, int]]:
         found: dict[str, dict[str, int]] = {}
         for name in FACETS:
             counts = Counter(value for item in self.lists.get(kind, []) if (value := item.facets.get(name, "")))
@@ -106,7 +116,10 @@ class Book:
                 **{name: item.facets[name] for name in ("bucket", "subtopic", "document", "split")}, "passage": passage["text"] if passage else "",
             }
 
-    def _pair(self, pair: Pair, decided: Mapping[str, Any], told: Mapping[str, Told]) -> Item:
+    def _decisions(self) -> tuple[dict[str, Decided], dict[str, Told]]:
+        return current(self.run), {one.id: one for one in history(self.run)}
+
+    def _pair(self, pair: Pair, decided: Mapping[str, Decided], told: Mapping[str, Told]) -> Item:
         one = decided.get(pair.id)
         now = one.pair if one and one.pair else pair
         word = {"reject": "rejected", "edit": "edited"}.get(one.action, "") if one else ""

@@ -15,6 +15,7 @@ from forge.costs import bring_budget, phase_costs, to_come
 from forge.errors import ForgeError, UsageError, WaitingAtGate, nearest
 from forge.events import Listener
 from forge.registry import Registry
+from forge.review import decisions
 from forge.review.book import Asked, Book
 from forge.review.decisions import Decided, Told, apply, current, decide, fingerprint, history
 from forge.review.remake import Remaking, outdated, planner
@@ -123,7 +124,7 @@ class Desk:
             self._settle()
             with self.run.lock():
                 decide(self.run, told)
-            self.book.decide()
+            self.book.decide(one.id for one in told)
             self.__dict__.pop("_recheck", None)   # the next edit is checked against what is there now
         return len(told)
 
@@ -148,9 +149,10 @@ class Desk:
         with self.lock:
             if self.is_remaking:
                 raise WaitingAtGate("the plan is being made again", next="wait until it is done")
-            if why := outdated(self.run, self.registry, self.config):
-                raise WaitingAtGate("the plan must be made again before it can be approved", why=why, next=f"forge resume {self.run.id} --until {self.planner}")
             with self.run.lock():
+                decisions.publish(self.run)   # had a decision been killed between its record and its artifact
+                if why := outdated(self.run, self.registry, self.config):
+                    raise WaitingAtGate("the plan must be made again before it can be approved", why=why, next=f"forge resume {self.run.id} --until {self.planner}")
                 self.approved = gate.approve(self.run, sha256)
             return self.approved
 
