@@ -27,7 +27,7 @@ run: $(STAMP)
 test: setup check
 	$(BIN)/python -m pytest
 
-setup: $(STAMP) .wheelhouse/.filled
+setup: $(STAMP) .wheelhouse/.filled .wheelhouse/llama.cpp/LICENSE
 
 check: $(STAMP)
 	$(BIN)/ruff check .
@@ -69,6 +69,15 @@ $(STAMP): pyproject.toml constraints.txt
 .wheelhouse/.filled: pyproject.toml constraints.txt $(STAMP)
 	mkdir -p .wheelhouse
 	$(BIN)/python -m pip download -q -c constraints.txt -d .wheelhouse typer pydantic rich pyyaml jinja2 numpy charset-normalizer py3langid
+	touch $@
+
+# llama.cpp's source as llama-cpp-python pins it: the tests compare our export with its converter, on its real vocabularies.
+.wheelhouse/llama.cpp/LICENSE: constraints.txt $(STAMP)
+	mkdir -p .wheelhouse/llama.cpp
+	$(BIN)/python -m pip download -q -c constraints.txt --no-deps --no-binary llama-cpp-python -d .wheelhouse llama-cpp-python
+	tar xzf .wheelhouse/llama_cpp_python-*.tar.gz -C .wheelhouse/llama.cpp --no-same-owner --strip-components=3 --wildcards \
+	  '*/vendor/llama.cpp/convert_hf_to_gguf.py' '*/vendor/llama.cpp/conversion' '*/vendor/llama.cpp/gguf-py' \
+	  '*/models/ggml-vocab-qwen2.gguf' '*/models/ggml-vocab-llama-bpe.gguf' '*/vendor/llama.cpp/LICENSE'
 	touch $@
 
 clean:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from forge.errors import ArtifactDamaged
+from forge.gguf_header import GgufHeader, read_gguf
 from forge.phase import Context
-from forge.phases.publish.headers import GgufHeader, read_gguf, read_safetensors
+from forge.phases.publish.headers import read_safetensors
 from forge.phases.publish.modelfile import Modelfile, parse_modelfile
 from forge.records import (
     DataContract,

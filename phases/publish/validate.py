@@ -17,9 +17,9 @@ from pathlib import Path
 import yaml
 
 from forge.errors import ForgeError
+from forge.gguf_header import read_gguf
 from forge.phases.publish.card import NOT_EVALUATED, model_index_entry
 from forge.phases.publish.facts import count_parameters
-from forge.phases.publish.headers import read_gguf
 from forge.phases.publish.leaks import find_machine_paths, find_secrets
 from forge.phases.publish.licence import HUB_LICENCES
 from forge.phases.publish.modelfile import parse_modelfile

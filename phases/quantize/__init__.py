@@ -24,6 +24,10 @@ class QuantizeSettings(Settings):
         default=0, ge=0,
         description="training rows on which is measured which weights matter, for the rounding of Q4_K_M, Q5_K_M and Q6_K; 0: off",
     )
+    llama_cpp_dir: str = Field(
+        default="",
+        description="a checkout of llama.cpp, whose converter exports what slm-forge does not (gemma, phi, SentencePiece); empty: fetched when needed"
+    )
     lora_gguf: bool = Field(
         default=False, description="also write the adapter alone as a GGUF file, for llama.cpp's --lora on the base; never for a base from scratch"
     )

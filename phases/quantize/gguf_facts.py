@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 
 from forge.errors import ForgeError
+from forge.gguf_header import read_gguf
 from forge.records import Record
 from forge.store import hash_file
 
@@ -31,24 +31,17 @@ class GgufFile(Record):
 
 def read_facts(path: Path, *, quantization: str) -> GgufFile:
     """Facts from the file's own header. Raises ForgeError when it cannot be read back."""
-    import gguf
-
-    try:
-        tensors = gguf.GGUFReader(path).tensors
-    except (ValueError, IndexError, KeyError) as error:
-        raise ForgeError(f"{path.name} cannot be read back as GGUF", why=str(error)) from error
-    weights = [tensor for tensor in tensors if tensor.name != "rope_freqs.weight"]
-    parameters = sum(int(tensor.n_elements) for tensor in weights)
-    if not parameters:
+    header = read_gguf(path)
+    if not header.parameters:
         raise ForgeError(f"{path.name} holds no tensors")
     return GgufFile(
         name=path.name,
         quantization=quantization,
         bytes=path.stat().st_size,
         sha256=hash_file(path),
-        bits_per_weight=round(sum(int(tensor.n_bytes) for tensor in weights) * 8 / parameters, 3),
-        tensor_types=dict(sorted(Counter(tensor.tensor_type.name for tensor in weights).items())),
-        parameters=parameters,
+        bits_per_weight=round(header.weight_bytes * 8 / header.parameters, 3),
+        tensor_types=header.tensor_types,
+        parameters=header.parameters,
     )
 
 

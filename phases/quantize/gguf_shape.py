@@ -24,10 +24,7 @@ ROPE_TYPES = {
     "llama3": _YARN | {"low_freq_factor", "high_freq_factor"},
 }
 """rope_type -> the parameters that the export can carry besides rope_theta."""
-CONVERT_ELSEWHERE = (
-    "choose a llama, mistral, qwen2 or qwen3 base with byte-level BPE, "
-    "or convert model/ with llama.cpp's convert_hf_to_gguf.py"
-)
+CONVERT_ELSEWHERE = "choose a llama, mistral, qwen2 or qwen3 base without this option, or convert model/ with llama.cpp's convert_hf_to_gguf.py"
 
 
 class ModelShape(Record):

@@ -123,7 +123,7 @@ def check_parity(bench: Bench, model: Path, f16: Path, predictions: Sequence[Pre
     answers = compare_answers(bench, "F16")
     greedy = judge_greedy(list(zip(bench.compared, expected, answers, strict=True)), reference, limit)
     return [
-        judge_tokens(texts, bench.tokenizer, bench.llama),
+        judge_tokens(texts, bench.tokenizer, bench.llama, vocabulary),
         judge_markers(bench.scored, bench.tokenizer, vocabulary),
         *(Verdict.model_validate(verdict) for verdict in logits),
         greedy,

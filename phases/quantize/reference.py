@@ -46,6 +46,10 @@ class ChatTokenizer:
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
         return ids
 
+    def text(self, token: int) -> str:
+        """The text of one token as its vocabulary has it."""
+        return str(self.tokenizer.convert_ids_to_tokens(token))
+
     def normalize(self, text: str) -> str:
         """The text after the tokenizer's normalizer (NFC for Qwen), which llama.cpp does not apply."""
         normalizer = self.tokenizer.backend_tokenizer.normalizer

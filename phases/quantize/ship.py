@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from forge.errors import ForgeError, GateFailed
 from forge.journal import Journal
 from forge.phase import Context
+from forge.phases.quantize.converter import context_tokens, convert_f16, find_converter, needs_converter
 from forge.phases.quantize.gguf_export import export_f16
 from forge.phases.quantize.gguf_facts import GgufFile, describe_fallback, read_facts
-from forge.phases.quantize.gguf_shape import read_shape
 from forge.phases.quantize.imatrix import collect_importance
 from forge.phases.quantize.judge import worst
 from forge.phases.quantize.llama import Generation, Llama, Vocabulary
@@ -62,10 +62,10 @@ def ship_model(settings: QuantizeSettings, ctx: Context) -> Mapping[str, float |
         llama.threads = use_threads(plan.parameters)
         journal = ctx.journal()
         model, merge = merge_once(ctx, journal, splits)
-        files = _make_files(ctx, plan, model, llama, settings.imatrix_rows)
+        files = _make_files(ctx, plan, model, llama, settings)
         bench = fill_bench(
             splits, ctx=ctx, journal=journal, llama=llama, tokenizer=ChatTokenizer(model), plan=plan, caps=caps,
-            context_tokens=read_shape(model).context,
+            context_tokens=context_tokens(model),
         )
         verdicts, answers = _measure(bench, model, files, ctx.work / "gguf")
         lora = _adapter_alone(bench, files[0]) if settings.lora_gguf and plan.base != "scratch" else None
@@ -103,26 +103,35 @@ def merge_once(ctx: Context, journal: Journal, splits: Sequence[Sequence[Row]]) 
     return target, MergeCheck.model_validate(journal.get("merge"))
 
 
-def _make_files(ctx: Context, plan: Plan, model: Path, llama: Llama, imatrix_rows: int) -> list[GgufFile]:
+def _make_files(ctx: Context, plan: Plan, model: Path, llama: Llama, settings: QuantizeSettings) -> list[GgufFile]:
     """The F16 file and one file for each quantization of the plan, in the order of the plan; finished ones are kept."""
     folder = ctx.work / "gguf"
     folder.mkdir(exist_ok=True)
     f16 = folder / f"{plan.name}-F16.gguf"
     if not f16.exists():
         ctx.progress(1, 3, "writing the F16 file")
-        export_f16(model, f16, name=plan.name, license=inherited_licence(plan))
+        write_f16(model, f16, plan, settings, ctx)
     files = [read_facts(f16, quantization="F16")]
     for kind in (kind for kind in plan.quantizations if kind != "F16"):
         target = folder / f"{plan.name}-{kind}.gguf"
         if not target.exists():
             ctx.check_stop()
             ctx.progress(2, 3, f"quantizing to {kind}")
-            llama.quantize(f16, target, kind, importance=_importance(ctx, plan, model, imatrix_rows) if kind in WEIGHED else None)
+            llama.quantize(f16, target, kind, importance=_importance(ctx, plan, model, settings.imatrix_rows) if kind in WEIGHED else None)
         facts = read_facts(target, quantization=kind)
         if facts.parameters != files[0].parameters:
             raise ForgeError(f"{target.name} holds {facts.parameters:,} weights and {f16.name} {files[0].parameters:,}")
         files.append(facts)
     return files
+
+
+def write_f16(model: Path, target: Path, plan: Plan, settings: QuantizeSettings, ctx: Context) -> None:
+    """The F16 file by our own export, or by llama.cpp's converter where ours does not know the model."""
+    if reason := needs_converter(model):
+        ctx.notice(f"exporting with llama.cpp's own converter: {reason}")
+        convert_f16(model, target, find_converter(settings.llama_cpp_dir, ctx), name=plan.name)
+    else:
+        export_f16(model, target, name=plan.name, license=inherited_licence(plan))
 
 
 def inherited_licence(plan: Plan) -> str:

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from forge.errors import ForgeError
+from forge.gguf_header import read_gguf
 from forge.phase import Requirement
 from forge.phases.quantize.llama import Llama
 from forge.phases.quantize.modelfile_lint import parse_modelfile
@@ -105,11 +106,10 @@ def chat(folder: Path) -> Conversation:
 
 
 def _chat_template(file: Path) -> Any:
-    import gguf
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    field = gguf.GGUFReader(file).get_field("tokenizer.chat_template")
-    if field is None:
+    template = read_gguf(file).values.get("tokenizer.chat_template")
+    if not template:
         raise ForgeError(f"{file.name} has no chat template", next="forge resume RUN --from quantize")
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(str(field.contents()))
+    return environment.from_string(str(template))

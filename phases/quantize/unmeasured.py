@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from forge.phase import Context
+from forge.phases.quantize.converter import context_tokens
 from forge.phases.quantize.gguf_export import export_f16, export_q8_0
 from forge.phases.quantize.gguf_facts import GgufFile, read_facts
-from forge.phases.quantize.gguf_shape import read_shape
 from forge.phases.quantize.measure import fill_bench
 from forge.phases.quantize.merge import judge_merge
 from forge.phases.quantize.reference import ChatTokenizer, use_threads
@@ -47,7 +47,7 @@ def ship_unmeasured(settings: QuantizeSettings, ctx: Context) -> Mapping[str, fl
     _say(ctx, plan, files)
     bench = fill_bench(
         splits, ctx=ctx, journal=journal, llama=None, tokenizer=ChatTokenizer(model), plan=plan, caps=caps,
-        context_tokens=read_shape(model).context,
+        context_tokens=context_tokens(model),
     )
     return finish(bench, model, files, [judge_merge(merge), *_undecided()], [])
 

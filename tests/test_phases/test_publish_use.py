@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from forge.gguf_header import read_gguf
 from forge.phases.publish import PublishSettings
 from forge.phases.publish import phase as publish
-from forge.phases.publish.headers import read_gguf
 from forge.phases.quantize import phase as quantize
 from forge.plugins.hubs.huggingface import hub
 from forge.protocols import Shipment

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from forge.errors import ArtifactDamaged, ForgeError, GateFailed
+from forge.gguf_header import read_gguf
 from forge.phases.publish import PublishSettings, phase
 from forge.phases.publish.card import render_card
 from forge.phases.publish.facts import read_facts
-from forge.phases.publish.headers import read_gguf, read_safetensors
+from forge.phases.publish.headers import read_safetensors
 from forge.phases.publish.leaks import find_machine_paths, find_secrets
 from forge.phases.publish.licence import choose_licence
 from forge.phases.publish.modelfile import parse_modelfile

@@ -47,7 +47,7 @@ def parity(model: Path, llama: Llama) -> dict[str, Verdict]:
     prompts = [(*row.prompt, *row.answer) for row in rows[:4]]
     prompts.append(tuple(token for row in prompts for token in row)[:250])
     verdicts = [
-        judge_tokens(texts, tokenizer, llama), judge_markers(rows, tokenizer, vocabulary),
+        judge_tokens(texts, tokenizer, llama, vocabulary), judge_markers(rows, tokenizer, vocabulary),
         *judge_logits(prompts, Reference(load_model(model), tokenizer), llama, THRESHOLDS["logit_diff_f16"], last=16),
     ]
     return {verdict.name: verdict for verdict in verdicts}
