@@ -227,16 +227,21 @@ class Ledger:
         if total + micro > self.budget:
             raise OverBudget(
                 f"{what} could cost {dollars(micro)}; {dollars(self.budget - total)} of {dollars(self.budget)} is left",
-                why="its worst case is reserved before the call, and it would pass the cap",
+                why=f"its worst case is reserved before the call, and it would pass the cap{self._held()}",
                 next="forge resume --budget USD with a larger budget, or choose a cheaper teacher or machine",
             )
         if not self.gate_open and early + micro > self.before_gate:
             raise OverBudget(
                 f"{what} could cost {dollars(micro)}; {dollars(self.before_gate - early)} of the"
                 f" {dollars(self.before_gate)} allowed before approval is left",
-                why="nobody has approved a plan yet, so only run.before_gate_usd may be spent",
+                why=f"nobody has approved a plan yet, so only run.before_gate_usd may be spent{self._held()}",
                 next="forge resume --before-gate USD",
             )
+
+    def _held(self) -> str:
+        """What is kept for attempts that nobody knows the end of: they broke, or their process was killed."""
+        row = self.state.row("SELECT COALESCE(SUM(reserved), 0) AS micro FROM spend WHERE actual IS NULL AND (outcome<>'' OR epoch<?)", self.epoch)
+        return f"; {dollars(row['micro'])} is held for attempts of unknown outcome" if row and row["micro"] else ""
 
 
 def _sums(db: sqlite3.Connection) -> tuple[int, int]:

@@ -12,7 +12,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 MOST_PER_BATCH = 10_000
 """The vendor takes 100,000 or 256 MB; smaller ones end sooner and lose less."""
+MOST_BYTES = 200_000_000
 FIRST_POLL_SECONDS, LAST_POLL_SECONDS = 1.0, 60.0
 CLOCK_SKEW = timedelta(minutes=5)
 CREATION_SECONDS = 60.0
@@ -102,7 +103,7 @@ class Batches:
         for intent, batch in self._earlier(waiting):
             yield from self._collect(intent, batch, waiting, rounds)
         while waiting:
-            part = list(waiting.values())[:MOST_PER_BATCH]
+            part = _as_many(waiting.values())
             intent, sent = self._intend(part)
             yield from self._collect(intent, self._create(intent, sent), waiting, rounds)
 
@@ -116,7 +117,7 @@ class Batches:
                     self.notes.write(intent=intent, batch=batch)
                 yield intent, batch
             else:
-                self._give_up(intent)
+                self._give_up(intent, "not sent: the server has no such batch")
 
     def _intend(self, requests: Sequence[TeacherRequest]) -> tuple[str, list[TeacherRequest]]:
         """An intent for as many requests as the budget allows: ledger lines first, then the note."""
@@ -129,10 +130,20 @@ class Batches:
         return intent, sent
 
     def _create(self, intent: str, requests: Sequence[TeacherRequest]) -> str:
+        """The batch's id, noted. Raises ForgeError, and closes the intent, when the server refuses it for good."""
+        import anthropic
+
         body: Any = [{"custom_id": _custom_id(request.key), "params": self.parameters(request)} for request in requests]
-        batch = self._persist(
-            lambda: self.client.messages.batches.create(requests=body), before_again=lambda: self._find(self.notes.intents()[intent])
-        )
+        try:
+            batch = self._persist(
+                lambda: self.client.messages.batches.create(requests=body), before_again=lambda: self._find(self.notes.intents()[intent])
+            )
+        except anthropic.APIStatusError as error:
+            self._give_up(intent, f"refused: HTTP {error.status_code}")
+            raise ForgeError(
+                f"the teacher {self.name} refuses the batch", why=f"HTTP {error.status_code}: {error.message}"[:300],
+                next="forge resume, when that is mended; nothing was billed",
+            ) from error
         identity = str(batch if isinstance(batch, str) else batch.id)
         self.notes.write(intent=intent, batch=identity)
         return identity
@@ -172,10 +183,10 @@ class Batches:
             del waiting[response.key]
             yield response
 
-    def _give_up(self, intent: str) -> None:
-        """The server has no batch of this intent: nothing was made of it, nothing is billed."""
+    def _give_up(self, intent: str, why: str) -> None:
+        """The server made no batch of this intent: nothing is billed."""
         lines = self.desk.meter.under_way(intent).values()
-        self.desk.meter.end([Ended(line, "not sent: the server has no such batch", 0) for line in lines])
+        self.desk.meter.end([Ended(line, why, 0) for line in lines])
         self.notes.write(intent=intent, closed=True)
 
     def _await_end(self, batch: str) -> None:
@@ -222,6 +233,18 @@ class Batches:
                 if not refused and (done := before_again()):
                     return done
         raise ForgeError("the teacher anthropic does not answer", why="60 attempts in a row were refused", next="forge resume goes on where it stopped")
+
+
+def _as_many(requests: Iterable[TeacherRequest]) -> list[TeacherRequest]:
+    """From the first on, as many as one batch takes, by count and by bytes."""
+    part: list[TeacherRequest] = []
+    left = MOST_BYTES
+    for request in requests:
+        left -= 4_000 + sum(6 * len(passage.text) for passage in (request.passage, *request.context))   # JSON may need six bytes a letter
+        if part and (left < 0 or len(part) == MOST_PER_BATCH):
+            break
+        part.append(request)
+    return part
 
 
 def _custom_id(key: str) -> str:

@@ -41,6 +41,8 @@ DEFAULT_MODEL = "claude-haiku-5-5"
 KEYS = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN")
 TIMEOUT_SECONDS = 300.0
 RETRIED = {408, 409, 429, 500, 502, 503, 504, 529}
+CLOSED = {401, 402, 403, 404}
+"""Key, credit, permission or model are gone: every other request would be refused as well."""
 LIMITS = {"requests": "requests", "input-tokens": "input", "output-tokens": "output"}
 
 
@@ -189,7 +191,8 @@ class AnthropicTeacher:
         return response
 
     def _ask(self, request: TeacherRequest) -> TeacherResponse:
-        """One attempt. Raises Busy when another may go better, OverBudget when its worst case does not fit."""
+        """One attempt. Raises Busy when another may go better, OverBudget when its worst case does not fit,
+        MissingAccess when the account is served no more."""
         import anthropic
 
         self._asking.request, self._asking.reply = request, None
@@ -199,6 +202,11 @@ class AnthropicTeacher:
             if error.status_code in RETRIED:
                 after = error.response.headers.get("retry-after", "")
                 raise Busy(f"HTTP {error.status_code}", float(after) if after.replace(".", "", 1).isdigit() else None) from error
+            if error.status_code in CLOSED:
+                raise MissingAccess(
+                    f"the teacher anthropic does not serve this account any more (HTTP {error.status_code})", why=error.message[:300],
+                    next="forge resume, when that is mended; what is answered is kept",
+                ) from error
             return TeacherResponse(key=request.key, error=f"HTTP {error.status_code}: {error.message}"[:300])
         except anthropic.APIConnectionError as error:
             raise Busy(f"no answer ({type(error.__cause__ or error).__name__})") from error

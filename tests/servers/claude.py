@@ -78,7 +78,7 @@ class Books:
 
 
 class ClaudeServer(ThreadingHTTPServer):
-    """Starts on a free port; use as a context manager. `url` is the base URL for the client."""
+    """Starts on a free port; use as a context manager. `url` is the base URL for the client. closed: a status to refuse everything with."""
 
     daemon_threads = True
     request_queue_size = 256
@@ -86,7 +86,7 @@ class ClaudeServer(ThreadingHTTPServer):
     def __init__(self, storm: Storm | None = None, *, seed: int = 3, models: dict[str, str] | None = None, manner: str = "honest") -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.storm, self.books, self.lock = storm or Storm(), Books(), threading.Lock()
-        self.manner = manner
+        self.manner, self.closed = manner, 0
         self.models = models or {"claude-haiku-5-5": "active", "claude-haiku-4-5": "deprecated"}
         self.batches: dict[str, dict[str, Any]] = {}
         self.numbers, self.random = itertools.count(1), random.Random(seed)
@@ -271,7 +271,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
 
     def _refused(self, storm: Storm, body: dict[str, Any]) -> bool:
-        if self.server.admitted(body):
+        if self.server.closed:
+            self._fault(self.server.closed, "permission_error")
+        elif self.server.admitted(body):
             self._fault(429, "rate_limit_error", {"retry-after": "1"})
         elif self.server.happens(storm.too_many):
             self._fault(429, "rate_limit_error", {"retry-after": storm.retry_after} if storm.retry_after else {})

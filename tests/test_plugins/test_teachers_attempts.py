@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from forge.errors import Interrupted, OverBudget
-from forge.ledger import Attempt, Ledger
+from forge.errors import ForgeError, Interrupted, OverBudget
+from forge.ledger import Attempt, Ended, Ledger
 from forge.plugins.teachers.anthropic import AnthropicTeacher
 from forge.plugins.teachers.openai_compatible import OpenAICompatibleTeacher
 from forge.protocols import TeacherBrief, TeacherResponse
@@ -151,6 +151,38 @@ def test_the_cap_is_used_up_in_rounds_and_never_passed(tmp_path: Path) -> None:
     assert len(got) > 5, "what the first calls did not cost was spent"
     assert 4 * worst < small.totals().settled <= 5 * worst
     assert small.totals().settled == server.books.micro_usd == sum(answer.micro_usd for answer in got)
+
+
+@pytest.mark.parametrize("mode", ["live", "batch"])
+def test_an_account_that_is_closed_ends_the_work_and_costs_nothing(tmp_path: Path, ledger: Ledger, mode: str) -> None:
+    with ClaudeServer(Storm(seconds=0.01)) as server:
+        got: list[TeacherResponse] = []
+        keep(got, teacher(server.url, tmp_path, ledger, mode).generate(requests(20)))
+        server.closed = 402
+        with pytest.raises(ForgeError, match=r"does not serve this account|refuses the batch"):
+            keep(got, teacher(server.url, tmp_path, ledger, mode).generate(requests(400)[20:]))
+        attempts = len(lines(ledger))
+        server.closed = 0
+        keep(got, teacher(server.url, tmp_path, ledger, mode).generate(requests(30)[20:]))
+    assert len(got) == 30
+    assert attempts < 60 or mode == "batch", "every other request was tried as well"
+    assert (ledger.totals().settled, ledger.totals().reserved) == (server.books.micro_usd, 0)
+
+
+def test_a_batch_is_cut_by_bytes_too(tmp_path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("forge.plugins.teachers._batches.MOST_BYTES", 20_000)
+    with ClaudeServer() as server:
+        answers = list(teacher(server.url, tmp_path, ledger, "batch").generate(requests(20)))
+    assert (len(answers), server.books.batches_created > 3) == (20, True)
+
+
+def test_a_refusal_of_the_budget_says_what_is_held_for_unknown_attempts(tmp_path: Path) -> None:
+    small = Ledger(State(tmp_path / "small.db"), 1_500_000, 1_500_000)
+    line = small.begin({"a": 1_000_000}, "a call")["a"]
+    small.end([Ended(line, "unknown: no answer", None)])
+    with pytest.raises(OverBudget) as refused:
+        small.begin({"b": 1_000_000}, "a call")
+    assert "$1.00 is held for attempts of unknown outcome" in refused.value.why
 
 
 def test_a_server_that_bills_by_the_token_is_metered_too(tmp_path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
