@@ -85,6 +85,44 @@ def test_a_machine_that_stays_is_exit_code_70_with_the_command_to_type(forge: Co
     assert "kill 4711" in rows[-1]
 
 
+DIES_AT_WORK = """
+import os, signal, sys, time
+from pathlib import Path
+from forge.lease import Leases, as_provider
+from forge.plugins.compute.local import Local
+from forge.protocols import Offer
+from forge.run import Run
+run = Run.create(Path(sys.argv[1]), dry_run=False, run_id="killed")
+run.ledger.budget, run.ledger.gate_open = 1_000_000, True
+leases = Leases(run, {"local": as_provider(Local())})
+leases.acquire(Offer(provider="local", name="cpu", usd_per_hour=1.0, device="cpu", cores=1, memory_gib=1.0), 600, "lease-killed")
+channel = leases.channel("lease-killed")
+channel.spawn("j", ["/bin/sh", "-c", "echo $$ > pid; sleep 300 & sleep 300"], {})
+while not channel.read("jobs/j/pid", 0):
+    time.sleep(0.01)
+Path(sys.argv[2]).write_bytes(channel.read("jobs/j/pid", 0))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("words", [["teardown", "killed"], ["sweep"]], ids=["teardown", "sweep"])
+def test_kill_minus_nine_of_a_run_at_work_leaves_no_job_and_a_settled_ledger(forge: Command, tmp_path: Path, words: list[str]) -> None:
+    (tmp_path / "c").mkdir()
+    died = subprocess.run([sys.executable, "-c", DIES_AT_WORK, str(tmp_path / "c"), str(tmp_path / "pid")], check=False, timeout=120)
+    assert died.returncode == -9
+    ran = forge(*words)
+    assert ran.code == 0, ran.err
+    assert "lease-killed" in ran.out
+    assert Local().find("all") == []
+    job = Path(f"/proc/{int((tmp_path / 'pid').read_text(encoding='utf-8'))}/stat")
+    assert not job.exists() or job.read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "Z"
+    run = Run.open("killed")
+    spend = run.ledger.totals()
+    assert 0 < spend.settled < 183_334   # $1/h for ten minutes and 10 %
+    assert spend.reserved == 0
+    run.close()
+
+
 def test_a_run_ends_what_another_run_left(forge: Command, tmp_path: Path) -> None:
     (tmp_path / "c").mkdir()
     Run.create(tmp_path / "c", dry_run=False, run_id="dead").close()
