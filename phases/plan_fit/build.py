@@ -11,9 +11,11 @@ from forge.ledger import MICRO, Spend
 from forge.phase import Context
 from forge.phases.plan_fit.accuracy import all_defects, judge_accuracy
 from forge.phases.plan_fit.budget import judge_budget
+from forge.phases.plan_fit.capacity import weigh_capacity
 from forge.phases.plan_fit.choice import Choice
 from forge.phases.plan_fit.content import judge_content
 from forge.phases.plan_fit.coverage import judge_coverage
+from forge.phases.plan_fit.curve import probe, with_curve
 from forge.phases.plan_fit.data import TESTS, Data, data_hashes
 from forge.phases.plan_fit.diversity import judge_diversity
 from forge.phases.plan_fit.fit import judge_hyperparameters, judge_leakage, needed_memory_gib
@@ -72,7 +74,7 @@ def grade(draft: Draft, settings: PlanFitSettings, ctx: Context) -> list[Verdict
         lambda: judge_diversity(data.pairs, limits, draft.checks.targets),
     )
     about_rows: tuple[Callable[[], Verdict], ...] = (
-        lambda: judge_hyperparameters(data, draft.choice, draft.offer, limits, dry_run=ctx.dry_run),
+        lambda: _hyperparameters(draft, settings, ctx),
         lambda: judge_format(data, draft.choice.lora.max_length),
         lambda: judge_budget(draft.spend, to_come, draft.offer, deadline, limits),
         lambda: judge_leakage(data),
@@ -86,6 +88,15 @@ def grade(draft: Draft, settings: PlanFitSettings, ctx: Context) -> list[Verdict
         verdicts.append(_lenient(judge()) if ctx.dry_run else judge())
         ctx.progress(len(verdicts), len(judges), verdicts[-1].name)
     return verdicts
+
+
+def _hyperparameters(draft: Draft, settings: PlanFitSettings, ctx: Context) -> Verdict:
+    """The chosen numbers, whether the adapter is in proportion to the data, and what the learning curve says."""
+    verdict = judge_hyperparameters(draft.data, draft.choice, draft.offer, draft.thresholds, dry_run=ctx.dry_run)
+    if ctx.dry_run or draft.data.contract.task != "chat":
+        return verdict
+    verdict = changed(verdict, verdict.outcome, weigh_capacity(draft.data, draft.choice, draft.thresholds))
+    return with_curve(verdict, probe(draft.data, ctx.seed)) if settings.curve else verdict
 
 
 def check_integrity(verdicts: Sequence[Verdict]) -> None:

@@ -21,7 +21,7 @@ UNDECIDED = {
     "accuracy": "more pairs decide it, or a grader that proves itself: `--set plan_fit.grader=anthropic` (its price is reserved first)",
     "subtopics": "more pairs of that subtopic decide it: add documents about it, or read its pairs in `forge review RUN`",
     "diversity": "50 pairs are enough to decide",
-    "hyperparameters": "50 training rows are enough to decide",
+    "hyperparameters": "50 training rows are enough to decide; where the learning curve is the reason, read pairs in `forge review RUN`: do answers fit their questions",
     "format": "rehearse: `--set plan_fit.rehearse=true`",
     "leakage": "there is nothing to test on: more documents, so that some can be held out",
 }

@@ -38,3 +38,4 @@ class PlanFitSettings(Settings):
     )
     grader_model: str = Field("", description="the grader's model, best a stronger one than wrote the pairs; empty: the teacher's default")
     grader_endpoint: str = Field("", description="where the grader is reached: a base URL; empty: the vendor's")
+    curve: bool = Field(True, description="probe whether the pairs teach anything and more would help, with a count model; about two seconds")

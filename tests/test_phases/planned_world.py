@@ -43,6 +43,8 @@ QUESTIONS = (
     ("cause", "Why would the {name} stop during a storm?"),
     ("place", "Where at the station is the {name} mounted?"),
 )
+HELD_OUT = (1, 3)
+"""Forms that are asked in test_recall; another form of each of their facts is trained on."""
 
 
 def documents(makers: Sequence[str] = MAKERS) -> list[Passage]:
@@ -74,9 +76,9 @@ class World:
         val = {passage.group for passage in self.clean if passage.source.path.startswith(makers[0].lower())}
         self.splits: dict[Split, list[Example]] = {}
         in_scope = [pair for pair in self.pairs if pair.passage]
-        self.splits["train"] = [example(p, "train") for p in in_scope if p.group not in unseen | val and p.form % 3 != 2]
+        self.splits["train"] = [example(p, "train") for p in in_scope if p.group not in unseen | val and p.form not in HELD_OUT]
         self.splits["val"] = [example(p, "val") for p in in_scope if p.group in val]
-        self.splits["test_recall"] = [example(p, "test_recall") for p in in_scope if p.group not in unseen | val and p.form % 3 == 2]
+        self.splits["test_recall"] = [example(p, "test_recall") for p in in_scope if p.group not in unseen | val and p.form in HELD_OUT]
         self.splits["test_unseen"] = [example(p, "test_unseen") for p in in_scope if p.group in unseen]
         far = [pair for pair in self.pairs if not pair.passage]
         self.splits["train"] += [example(p, "train") for p in far[::2]]
