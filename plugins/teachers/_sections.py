@@ -20,7 +20,7 @@ from forge.plugins.teachers._subjects import read_subject, stem
 from forge.plugins.teachers._words import COMMON, GENERIC, PLAIN_HEADINGS, QUESTION_WORDS
 from forge.questions import LEANING
 
-LEAD_WORDS = 55
+LEAD_WORDS = 40
 LIST_WORDS = 90
 GAP_WORDS = 30
 

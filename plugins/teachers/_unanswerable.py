@@ -21,6 +21,7 @@ from forge.records import Passage, digest
 T = TypeVar("T")
 TERM = re.compile(r"^[a-z][a-z-]{2,}(?: [a-z][a-z-]{2,}){0,2}$")
 CAMEL = re.compile(r"\b[A-Z][a-z]+(?:[A-Z][a-z]+)+\b")
+MIXTURE_EVERY = 4
 WITH_SUBJECT = {"definition", "mechanism", "statement", "rule", "number"}
 
 
@@ -38,7 +39,7 @@ def near_questions(passage: Passage, context: Sequence[Passage], wanted: int, re
     """Questions about things that sound like this corpus and are not in it. read: the facts of a passage.
 
     In turn: answerable questions about a real term with a foreign word before it, real terms with an absent attribute, real
-    terms with a foreign word in other wordings, merged names; and for every second passage one question about a mixture of two
+    terms with a foreign word in other wordings, merged names; and for every fourth passage one question about a mixture of two
     real terms ("lease journal"). Most share their wording with what is answered: a model that had seen few such questions went
     by the wording. Mixtures are the hardest: a model of 2 M parameters declines about half of them, however many it is shown,
     and then refuses real compounds too (handbook, 2026-11-21).
@@ -51,7 +52,7 @@ def near_questions(passage: Passage, context: Sequence[Passage], wanted: int, re
     sources = [
         asked,
         _attributes(own, _rotate(templates["attributes"], start)),
-        islice(_contrasts(facts, foreign, start), start % 2),
+        islice(_contrasts(facts, foreign, start), start % MIXTURE_EVERY == 0),
         asked,
         _invented(own, _rotate(templates["words"], start + 7), _rotate(templates["invented"], start)),
         _merged_names(passage, context, _rotate(templates["names"], start)),

@@ -41,7 +41,7 @@ def pair(number: int, bucket: str, passage: str = "p", fact: str = "") -> Pair:
 
 def test_the_default_shares_are_a_whole() -> None:
     assert sum(SHARES.values()) == pytest.approx(1)
-    assert SynthSettings().abstaining == pytest.approx(0.2)
+    assert SynthSettings(teacher="anthropic").abstaining == pytest.approx(0.2)
     assert set(SHARES) >= {"comparison", "method_discrimination", "negative_fact", "false_premise", "multi_turn", "abstain_document"}
 
 
@@ -72,6 +72,8 @@ def test_a_set_of_abstentions_alone_is_refused() -> None:
 def test_the_abstaining_share_follows_the_buckets_unless_it_is_told() -> None:
     assert SynthSettings(buckets={"abstain_near": 0.0, "abstain_document": 0.0, "abstain_far": 0.0}).abstaining == 0
     assert SynthSettings(abstention_share=0.11).abstaining == 0.11
+    assert SynthSettings().abstaining == 0.3, "a model from scratch has never declined anything"
+    assert SynthSettings(buckets={"abstain_near": 0.01}).abstaining < 0.11
 
 
 def test_what_cannot_be_made_goes_to_its_own_side() -> None:

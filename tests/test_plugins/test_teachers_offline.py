@@ -168,13 +168,19 @@ def test_near_questions_name_what_is_absent() -> None:
 
 def test_near_questions_share_their_wording_with_answerable_ones() -> None:
     own = passage("An anchor escapement is a device that releases the wheel. A winding crown is a knob that turns the mainspring.")
-    other = passage("A striking train is a set of wheels that rings the bell. A moon dial is a plate that shows the moon's phase.").model_copy(update={"id": "other"})
-    found = ask(own, "abstain", wanted=16, context=(other,))
-    frames = {"What is an", "What is a", "How would you", "Explain in your"}
-    contrasts = [pair for pair in found if any(pair.question.startswith(frame) for frame in frames)]
-    assert len(contrasts) >= 4
-    assert {"anchor train", "anchor dial", "moon crown", "striking crown"} & {pair.evidence for pair in contrasts}
-    assert not any(" a anchor" in pair.question or " an moon" in pair.question for pair in contrasts)
+    found = ask(own, "abstain", wanted=20)
+    answered = {form.partition("a")[0] for form in ("What is an", "How would you define an", "Explain in your own words what an")}
+    assert sum(any(pair.question.startswith(frame) for frame in answered) for pair in found) >= 5
+
+
+def test_some_passages_mix_two_real_terms() -> None:
+    text = "An anchor escapement is a device that releases the wheel. A winding crown is a knob that turns the mainspring."
+    other = passage("A striking train is a set of wheels that rings the bell. A moon dial is a plate that shows the moon's phase.")
+    mixtures = set()
+    for number in range(24):
+        own = passage(text).model_copy(update={"id": f"p{number}"})
+        mixtures |= {pair.evidence for pair in ask(own, "abstain", wanted=12, context=(other,)) if " " in pair.evidence}
+    assert mixtures & {"anchor train", "anchor dial", "winding train", "winding dial", "striking escapement", "moon escapement", "striking crown", "moon crown"}
 
 
 def test_a_foreign_word_before_a_real_term_gets_the_right_article() -> None:
