@@ -169,6 +169,7 @@ class Bench:
 
     def _ours(self, variant: Variant) -> dict[str, Any]:
         """phases/train from a loaded base on: choose the way, adapt, pack, try, train."""
+        from forge.phases.train.distributed import fsdp_asked
         from forge.phases.train.packing import pack_steps
         from forge.phases.train.tuner import (
             Numbers,
@@ -190,7 +191,7 @@ class Bench:
             capability, free = torch.cuda.get_device_capability(), torch.cuda.mem_get_info()[0] + 2 * shape.parameters
             ways = choose_way(
                 Machine("cuda", torch.cuda.get_device_name(), capability, free, True, self.peak), shape, asked=variant.precision,
-                step_tokens=max(whole.tokens) // processes(), longest=max(self.lengths), total_tokens=0.0, compile=True,
+                step_tokens=max(whole.tokens) // processes(), longest=max(self.lengths), total_tokens=0.0, compile=not fsdp_asked(),
                 limit_bytes=int(variant.limit_gib * GIB),
             )
         else:
@@ -492,6 +493,7 @@ class Bench:
                     if mark is not None:
                         mark()
 
+        trainer.args.save_strategy = "no"  # a Trainer saves at the end, which is not what is measured
         trainer.add_callback(Clock())
         self.train(trainer)
         return times[-1] - times[0]
