@@ -22,6 +22,8 @@ from forge.records import Record
 ENVIRONMENT_PREFIX = "FORGE__"
 CONFIG_FILE = "forge.yaml"
 BEFORE_GATE_SHARE = 0.10
+SHORT = {"task": "run.task", "base": "shape.base", "stages": "shape.stages", "sweep": "plan_fit.sweep"}
+"""What a recipe may say at its top level: the decisions that make it the recipe that it is."""
 
 
 class RunSettings(Settings):
@@ -182,6 +184,9 @@ def _flatten(text: str, origin: str) -> dict[str, Layered]:
     found: dict[str, Layered] = {}
     for section, values in tree.items():
         if section == "description":
+            continue
+        if section in SHORT:
+            found[SHORT[section]] = Layered(value=values, origin=f"{origin}:{section}")
             continue
         if not isinstance(values, dict):
             raise UsageError(f'"{section}" in {origin} is not a section', why="write it as section: {key: value}", next="forge config show")

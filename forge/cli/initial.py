@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.resources import as_file, files
 from pathlib import Path
 
-from forge.config import CONFIG_FILE
+from forge.config import CONFIG_FILE, recipe_text
 from forge.errors import ForgeError, UsageError
 
 STARTER = """\
@@ -22,14 +22,14 @@ run:
 """
 
 
-def write_initial(folder: Path, *, sample: bool) -> list[Path]:
-    """Write forge.yaml, and a small corpus with `sample`; returns what was written. Never overwrites."""
-    target = folder / CONFIG_FILE
+def write_initial(folder: Path, *, sample: bool, recipe: str = "") -> list[Path]:
+    """Write forge.yaml (a recipe's text), and a small corpus with `sample`; returns what was written. Never overwrites."""
+    target, text = folder / CONFIG_FILE, recipe_text(recipe) if recipe else STARTER
     if target.exists() or (sample and (folder / "sample").exists()):
         raise UsageError(f"{target if target.exists() else folder / 'sample'} exists already", next="forge config show")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        target.write_text(STARTER, encoding="utf-8")
+        target.write_text(text, encoding="utf-8")
         return [target, *(_copy_sample(folder / "sample") if sample else [])]
     except OSError as error:
         raise ForgeError(f"cannot write to {folder}", why=error.strerror or str(error), next="forge init FOLDER") from error

@@ -24,11 +24,12 @@ def add(app: typer.Typer) -> None:
 
 def init(
     folder: Path = typer.Argument(Path(), metavar="FOLDER", help="Where to set up.", show_default=False), sample: bool = typer.Option(False, "--sample", help="Also write a small corpus to try."),
+    recipe: str = typer.Option("", "--recipe", help="Start from a shipped recipe instead of from nothing.", show_default=False, autocompletion=recipe_names),
 ) -> None:
-    """Write a commented forge.yaml; --sample adds a small corpus to try."""
+    """Write a commented forge.yaml, from a recipe if you like; --sample adds a small corpus to try."""
     from forge.cli.initial import write_initial
 
-    made = write_initial(folder, sample=sample)
+    made = write_initial(folder, sample=sample, recipe=recipe)
     ui.lines(f"wrote {path}" for path in made)
     ui.next_step(f"forge run {folder / 'sample'} --dry-run" if sample else "forge run CORPUS --dry-run")
 

@@ -65,6 +65,13 @@ def test_one_section_can_be_shown_alone(forge: Command) -> None:
     assert 'did you mean "audit"?' in forge("config", "show", "adit").error(2)[1]
 
 
+def test_init_starts_from_a_recipe(forge: Command, work: Path) -> None:
+    assert forge("init", "--recipe", "biomed-yesno").code == 0
+    assert "rank: [4, 8, 16" in (work / "forge.yaml").read_text(encoding="utf-8")
+    assert {row["key"]: row["origin"] for row in forge("config", "show", "--json").json}["plan_fit.sweep"] == "forge.yaml:sweep"
+    assert "no recipe" in forge("init", "other", "--recipe", "biomed-yesnt").error(2)[0]
+
+
 def test_recipes_are_listed_copied_and_used(forge: Command, work: Path) -> None:
     names = [row["name"] for row in forge("config", "recipes", "--json").json]
     if not names:
