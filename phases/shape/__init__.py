@@ -34,6 +34,9 @@ class ShapeSettings(Settings):
         (), description="train one adapter on several data sets in turn: a list of {name, sources, buckets, epochs, rate}; empty: all rows at once"
     )
     balance: bool = Field(False, description="as many training rows of each label as the rarest has (ready-made data)")
+    canaries: int = Field(
+        0, ge=0, le=100, description="training rows with a random answer that are planted, so that eval can measure what the model gives away; they stay in the model"
+    )
     system_prompt: str = Field(
         "You answer questions about the documents you were trained on.", min_length=1, max_length=2000,
         description="the system prompt of every row; it ships with the model",

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, get_args
 
+from forge.canaries import BUCKET, canary
 from forge.errors import ForgeError
 from forge.phase import Context
 from forge.phases.shape.bases import find_base, write_source
@@ -68,10 +69,11 @@ def build_data(settings: ShapeSettings, ctx: Context) -> dict[str, float | str]:
     _purge(rows, ctx)
     assign_stages(rows, {passage.id: passage.source.path for passage in passages}, settings.stages, ctx)
     pretrain, pretrain_val = _pretraining(passages, side_of, chat, ctx)
+    rows["train"] += _canaries(settings, ctx)
     by_id = {pair.id: pair for pair in pairs}
     material = Material(
         rows=rows, pretrain=pretrain, pretrain_val=pretrain_val, abstention=abstention, system_prompt=settings.system_prompt,
-        base=base, folder=folder, own=own, leakage=lambda kept, read: measure_leakage(kept, read, by_id),
+        base=base, folder=folder, own=own, leakage=lambda kept, read: measure_leakage(_without_canaries(kept), read, by_id),
         prune=lambda kept: _drop_untrained(kept, pairs), reviewed=review.counts,
     )
     return finish(material, settings, ctx)
@@ -192,6 +194,23 @@ def _row(pair: Pair, split: Split, cluster_of: Mapping[str, str], system_prompt:
     )
 
 
+def _canaries(settings: ShapeSettings, ctx: Context) -> list[Example]:
+    """Rows that mean nothing, planted on request; in chats only, where an answer can be anything."""
+    found = []
+    for number in range(settings.canaries):
+        question, answer = canary(number, ctx.seed)
+        prompt = (Message(role="system", content=settings.system_prompt), Message(role="user", content=question))
+        body = Chat(prompt=prompt, completion=(Message(role="assistant", content=answer),))
+        found.append(Example(id=f"{BUCKET}-{number:03}", split="train", group=BUCKET, bucket=BUCKET, body=body))
+    if found:
+        ctx.notice(f"{len(found)} canaries are planted in the training rows (shape.canaries)")
+    return found
+
+
+def _without_canaries(rows: Rows) -> Rows:
+    return {**rows, "train": [row for row in rows["train"] if row.bucket != BUCKET]}
+
+
 def _refuse_special(rows: Rows, chat: ChatFormat, ctx: Context) -> None:
     refused = []
     for split, found in rows.items():
@@ -286,7 +305,7 @@ def _with_tokens(passages: Sequence[Passage], tokenizer: Tokenizer) -> list[Pass
 def _drop_untrained(rows: Rows, pairs: Sequence[Pair]) -> None:
     """Recall questions of which training lost every other form would not test recall: left out."""
     fact = {pair.id: pair.fact for pair in pairs}
-    trained = {fact[row.id] for row in rows["train"]}
+    trained = {fact[row.id] for row in _without_canaries(rows)["train"]}
     rows["test_recall"] = [row for row in rows["test_recall"] if fact[row.id] in trained]
 
 

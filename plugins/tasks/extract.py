@@ -239,7 +239,7 @@ def _headline(found: Mapping[str, Verdict]) -> str:
     score, related = found.get("entity_f1"), found.get("relation_f1")
     if score is None or score.estimate is None or score.ci is None:
         return "No extraction could be measured."
-    rivals = [f"{name.removeprefix('entity_f1_').replace('_', ' ')} {number(v.estimate)}" for name, v in found.items() if name.startswith("entity_f1_")]
+    rivals = [f"{name.removeprefix('entity_f1_').replace('_', ' ')} {number(v.estimate)}" for name, v in found.items() if name.startswith("entity_f1_") and not name.endswith("_goal")]
     with_relations = f", relations {related.estimate:.3f}" if related and related.estimate is not None else ""
     return (
         f"Entity F1 {score.estimate:.3f} on {score.n} texts (95 % interval {score.ci[0]:.3f} to {score.ci[1]:.3f}{with_relations})"
