@@ -424,7 +424,11 @@ class Pipeline:
         unconfirmed = self.leases.release_all()
         self._sweep()
         if self.did_work or failure is not None:
-            self._report(failure)
+            try:
+                self._report(failure)
+            except StillBilling:
+                if not unconfirmed:   # below it is told with the command that ends the machine
+                    raise
         if self.did_work and outcome == "done":
             self._keep_history()
         if unconfirmed:

@@ -7,6 +7,7 @@ from typing import Any
 
 from forge.errors import ForgeError
 from forge.records import write_json
+from forge.review.decisions import history
 from forge.run import Run
 
 RUN_RECORD = "run_record"
@@ -28,8 +29,8 @@ def describe(run: Run, failure: BaseException | None = None) -> dict[str, Any]:
             for row in run.state.rows("SELECT * FROM spend ORDER BY id")
         ],
         "totals": {"settled": totals.settled, "reserved": totals.reserved, "budget": totals.budget},
-        "leases": [dict(row) for row in run.state.rows(
-            "SELECT token, provider, state, resource, deadline_seconds FROM lease ORDER BY created")],
+        "review": [one.model_dump(mode="json", exclude={"pair", "was"}) for one in history(run)],
+        "leases": [_lease(row) for row in run.state.rows("SELECT * FROM lease ORDER BY created")],
         "artifacts": [
             {"name": a.name, "phase": a.phase, "path": a.path, "sha256": a.sha256, "bytes": a.bytes} for a in run.store.all()
         ],
@@ -52,6 +53,12 @@ def _phase(row: Any) -> dict[str, Any]:
         "name": row["name"], "status": row["status"], "attempt": row["attempt"], "seconds": seconds,
         "metrics": json.loads(row["metrics"]), "error": row["error"],
     }
+
+
+def _lease(row: Any) -> dict[str, Any]:
+    """A lease with its proof: when the provider did not list it any more, or why it may be up and what ends it."""
+    told = {name: row[name] for name in ("token", "provider", "state", "resource", "deadline_seconds")}
+    return {**told, **json.loads(row["proof"] or "{}")}
 
 
 def _fields(failure: BaseException) -> dict[str, str]:

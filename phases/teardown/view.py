@@ -66,11 +66,21 @@ class LeaseRow(Row):
     state: str = ""
     resource: Any = ""
     deadline_seconds: int = 0
+    seen_gone: tuple[str, ...] = ()
+    why: str = ""
+    command: str = ""
 
     @property
     def is_gone(self) -> bool:
         """True only when the provider confirmed it."""
         return self.state.upper() in GONE
+
+    @property
+    def evidence(self) -> str:
+        """When the provider did not list it any more, or why it may still be up and what ends it."""
+        if self.is_gone:
+            return f"not listed at {self.seen_gone[0]} and {self.seen_gone[-1]}" if self.seen_gone else ""
+        return f"{self.why}; {self.command}" if self.command else self.why
 
 
 class ArtifactRow(Row):
