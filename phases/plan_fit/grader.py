@@ -120,7 +120,7 @@ class _Asker:
         teacher: Any = ctx.use("teacher", settings.grader)
         if brief := getattr(teacher, "briefed", None):
             notes = str(ctx.paid_folder / settings.grader)
-            teacher = brief(TeacherBrief(model=settings.grader_model, endpoint=settings.grader_endpoint, notes=notes))
+            teacher = brief(TeacherBrief(model=settings.grader_model, endpoint=settings.grader_endpoint, mode="live", notes=notes))   # a person waits
         if not teacher.capabilities().checks:
             raise UsageError(f"the teacher {settings.grader} judges no pairs", why="it only proposes some", next="--set plan_fit.grader=anthropic")
         model = getattr(teacher, "model", "")
