@@ -100,7 +100,7 @@ class Synth:
 
     def estimate(self, settings: SynthSettings, ctx: Context) -> Estimate:
         """Seconds by the number of passages; dollars by the teacher's own worst case. Spends nothing."""
-        from forge.phases.synth.asking import Asker, brief_teacher
+        from forge.phases.synth.asking import brief_teacher
         from forge.phases.synth.packs import forecast_checks, pack
         from forge.phases.synth.proposing import pair_requests
 
@@ -109,7 +109,7 @@ class Synth:
         if not teacher.capabilities().paid:
             seconds = SECONDS_TO_START + SECONDS_PER_PASSAGE * len(passages)
             return Estimate(seconds_p50=seconds, seconds_p90=2 * seconds, basis=f"{len(passages):,} passages, free teacher")
-        requests = pair_requests(passages, Asker(teacher, ctx), settings)
+        requests = pair_requests(passages, teacher, settings.teacher, settings)
         if teacher.capabilities().checks and not settings.round_trip == settings.judge == "off":
             requests += forecast_checks(pack(passages), settings, settings.teacher)
         usd = sum(teacher.price(request) for request in requests) / 1e6

@@ -95,7 +95,7 @@ def run_pilot(passages: Sequence[Passage], safe: Sequence[Passage], asker: Asker
     """
     if not asker.paid or ctx.dry_run:
         return {"state": "off", "why": "nothing is paid"}
-    requests = pair_requests(passages, asker, settings)
+    requests = pair_requests(passages, asker.teacher, asker.identity, settings)
     chosen = choose(requests, ctx.seed)
     if not chosen:
         return {"state": "off", "why": f"{_passages(requests)} passages are too few to forecast from a part of them"}

@@ -14,7 +14,7 @@ from forge.phases.synth.filters import exact_span, flat, reject
 from forge.phases.synth.names import Names
 from forge.phases.synth.packs import pack, request_facts
 from forge.phases.synth.requests import request_pairs
-from forge.protocols import Proposal, TeacherRequest, TeacherResponse
+from forge.protocols import Proposal, Teacher, TeacherRequest, TeacherResponse
 from forge.records import Message, Pair, Passage, Quote, Rejected, digest
 
 if TYPE_CHECKING:
@@ -36,17 +36,17 @@ class Proposed:
     names: set[str] = field(default_factory=set)
 
 
-def pair_requests(passages: Sequence[Passage], asker: Asker, settings: SynthSettings) -> list[TeacherRequest]:
-    """What this teacher is asked about the passages: facts of a pack of them, or pairs of each."""
-    abilities = asker.teacher.capabilities()
+def pair_requests(passages: Sequence[Passage], teacher: Teacher, identity: str, settings: SynthSettings) -> list[TeacherRequest]:
+    """What a teacher is asked about the passages: facts of a pack of them, or pairs of each. identity: whose answers they will be."""
+    abilities = teacher.capabilities()
     if abilities.facts:
-        return request_facts(pack(passages), settings, asker.identity, abilities.buckets)
-    return request_pairs(passages, asker.identity, settings.pairs_per_passage)
+        return request_facts(pack(passages), settings, identity, abilities.buckets)
+    return request_pairs(passages, identity, settings.pairs_per_passage)
 
 
 def propose(passages: Sequence[Passage], asker: Asker, settings: SynthSettings) -> Proposed:
     """Ask about all passages. Failed requests are kept as refused pairs with their reason."""
-    proposed = Proposed(requests=pair_requests(passages, asker, settings))
+    proposed = Proposed(requests=pair_requests(passages, asker.teacher, asker.identity, settings))
     names = Names(passages)
     for request, response in asker.ask(proposed.requests, "asking about passages"):
         _take(request, response, names, settings, proposed)
