@@ -32,6 +32,8 @@ GIVE_UP_SECONDS = 300.0
 """How long a machine that does not go is waited for, beyond those times."""
 POLL_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 5.0
 UP = ("starting", "live")
+BROKEN_LOOKS = 5
+"""Lists in a row that cannot be had before a resume gives up; the lease stays as it is."""
 
 
 class Proof(Record):
@@ -144,17 +146,31 @@ class Leases:
 
     def _up(self, row: sqlite3.Row) -> Resource | None:
         """The machine of an open lease; waits for one that was asked for and may not be listed yet. None: proven that there is none."""
-        looks = self._looks(row)
+        looks, broken = self._looks(row), 0
         while True:
-            found = [one for one in self.providers[row["provider"]].find(row["token"]) if one.state != "gone"]
-            if up := [one for one in found if one.state in UP]:
-                if up[1:]:
-                    self._stop_surplus(row, up[1:])
-                self._mark(row["token"], "LIVE", up[0].id)
+            try:
+                up = [one for one in self.providers[row["provider"]].find(row["token"]) if one.state in UP]
+            except (ForgeError, Interrupted):
+                raise
+            except Exception as error:
+                broken += 1
+                if broken == BROKEN_LOOKS:
+                    raise ForgeError(
+                        f"{row['provider']} cannot list its machines", why=f"{type(error).__name__}: {error}", next=f"forge resume {self.run.id}"
+                    ) from error
+                self._pause()
+                continue
+            if up:
+                self._keep_one(row, up)
                 return up[0]
             if looks.absent():
                 return None
             self._pause()
+
+    def _keep_one(self, row: sqlite3.Row, up: list[Resource]) -> None:
+        if up[1:]:
+            self._stop_surplus(row, up[1:])
+        self._mark(row["token"], "LIVE", up[0].id)
 
     def _intend(self, offer: Offer, deadline_seconds: int, token: str) -> None:
         """The intent and its worst case, in the transaction that checks the cap. Raises OverBudget."""

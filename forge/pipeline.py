@@ -84,7 +84,7 @@ class Pipeline:
         phases = [registry.phase(name) for name in registry.phase_names()]
         self.phases: list[AnyPhase] = in_order([phase for phase in phases if not phase.always])
         self.closing: list[AnyPhase] = [phase for phase in phases if phase.always]
-        self.leases = Leases(run, {name: as_provider(registry.plugin("provider", name)) for name in registry.names("provider")})
+        self.leases = Leases(run, {name: as_provider(registry.plugin("provider", name)) for name in registry.names("provider")}, stop_requested)
         self.seed = int(config.section("run").seed)
         self.task = str(getattr(config.section("run"), "task", "chat"))
         self.forced = self._forced(rerun_from)

@@ -113,6 +113,16 @@ def test_a_list_that_cannot_be_had_is_no_proof(run: Run, cloud: Cloud) -> None:
     assert cloud.up() == []
 
 
+def test_a_resume_that_cannot_list_machines_neither_starts_nor_frees_one(run: Run, cloud: Cloud) -> None:
+    leases(run, cloud).acquire(OFFER, HOUR, "t1")
+    cloud.broken_looks = 3
+    assert leases(run, cloud).resource("t1").id == "i-t1-1"
+    cloud.broken_looks = 1_000
+    with pytest.raises(ForgeError, match="fake cannot list its machines"):
+        leases(run, cloud).resource("t1")
+    assert (cloud.started, run.ledger.totals().reserved, state(run)) == (["i-t1-1"], WORST, "LIVE")
+
+
 def test_a_released_lease_is_reserved_again_before_it_starts_again(run: Run, cloud: Cloud) -> None:
     leases(run, cloud).acquire(OFFER, HOUR, "t1")
     leases(run, cloud).release_all()
