@@ -264,7 +264,8 @@ class Example(Record):
 class KnownBase(Record):
     """The model that is tuned, as shape found it (base-source/base.json). kind: scratch = trained here from nothing,
     folder = its weights lie beside base.json, hub = they are fetched at `revision` where training runs, random = a tiny
-    model of its architecture, for rehearsals. template: the base's own, or the one it was given.
+    model of its architecture, for rehearsals. template: the base's own, or the one it was given. continues: the run whose
+    merged model it is.
     """
 
     kind: Literal["scratch", "folder", "hub", "random"]
@@ -275,6 +276,7 @@ class KnownBase(Record):
     parameters: int = 0
     context: int = 0
     template: Literal["own", "chatml", "plain"] = "chatml"
+    continues: str = ""
 
 
 class StageData(Record):
@@ -418,6 +420,7 @@ class Plan(Record):
     reasons: dict[str, str]
     sweep: SweepPlan | None = None
     stages: tuple[StagePlan, ...] = ()
+    continues: str = ""
 
 
 # --- reading and writing ---------------------------------------------------------------------------------------

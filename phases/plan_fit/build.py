@@ -128,7 +128,7 @@ def build_plan(draft: Draft, settings: PlanFitSettings, ctx: Context, verdicts: 
         budget_usd=draft.spend.budget / MICRO, quantizations=choice.quantizations, hub=settings.hub,
         visibility=settings.visibility, verdicts=tuple(verdicts), thresholds=draft.thresholds, data=data_hashes(ctx),
         reasons={**choice.reasons, **_reasons(draft, settings)},
-        sweep=choice.sweep, stages=choice.stages,
+        sweep=choice.sweep, stages=choice.stages, continues=contract.model.continues if contract.model else "",
     )
 
 

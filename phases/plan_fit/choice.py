@@ -23,6 +23,8 @@ SCRATCH_LICENSE = "apache-2.0"
 CONTEXT_STEP = 64
 DRY_RUN_STEPS = 4
 K_QUANT_ROW = 256
+CONTINUED_RATE = 0.5
+"""Of the usual learning rate when a tuned model is tuned further; a start, not a measurement."""
 
 
 class Choice(NamedTuple):
@@ -183,9 +185,12 @@ def _lora(
         f"{limit if affordable < wanted and not dry_run else ''}"
     )
     rank, alpha = (settings.rank, 2 * settings.rank) if settings.rank else (row.rank, row.alpha)
-    learning_rate = settings.learning_rate or row.learning_rate
+    again = data.contract.model.continues if data.contract.model else ""
+    learning_rate = settings.learning_rate or row.learning_rate * (CONTINUED_RATE if again else 1.0)
     asked = " and ".join(name for name, value in (("plan_fit.rank", settings.rank), ("plan_fit.learning_rate", settings.learning_rate)) if value)
     reasons["adapter"] = f"rank {rank} at {learning_rate:g}: {f'as {asked} asks' if asked else 'the row of configs/models.yaml for this size'}"
+    if again:
+        reasons["continues"] = f"run {again}: its merged model is the base, taught only what is new; {CONTINUED_RATE:g} times the usual rate keeps more of what it knows"
     return LoraPlan(
         rank=4 if dry_run else rank, alpha=8 if dry_run else alpha, target_modules="all-linear",
         learning_rate=learning_rate, epochs=epochs, steps=steps, examples_per_step=per_step, max_length=max_length,

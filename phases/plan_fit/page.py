@@ -69,7 +69,7 @@ def _training(plan: Plan, data: Data) -> str:
         f" {lora.epochs:g} epochs over {len(data.splits['train']):,} examples, {lora.examples_per_step} a step,"
         f" learning rate {lora.learning_rate:g}"
     )
-    return "\n".join(lines + _why(plan, "steps", "learning_rate", "epochs", "adapter", "sweep", "stages"))
+    return "\n".join(lines + _why(plan, "steps", "learning_rate", "epochs", "adapter", "continues", "sweep", "stages"))
 
 
 def _data(data: Data) -> str:
@@ -79,10 +79,12 @@ def _data(data: Data) -> str:
         groups, tokens = len({row.group for row in rows}), contract.tokens.get(name, 0)
         lines.append(f"| {name} | {len(rows):,} | {groups:,} | {tokens:,} |")
     buckets = Counter(pair.bucket for pair in data.pairs)
+    reviewed = ", ".join(f"{count:,} {name}" for name, count in contract.reviewed.items())
     lines += [
         "",
         f"- {len(data.clean):,} passages kept; {contract.pretrain_tokens:,} tokens are in the training groups",
         f"- {len(data.pairs):,} pairs: " + ", ".join(f"{name} {count:,}" for name, count in sorted(buckets.items())),
+        *([f"- reviewed by a person: {reviewed}"] if reviewed else []),
         f'- system prompt: "{contract.system_prompt}"',
         f'- out of scope: "{contract.abstention}"',
     ]

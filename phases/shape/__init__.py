@@ -19,7 +19,7 @@ class ShapeSettings(Settings):
     """How the data set is divided and how long its rows may be."""
 
     base: str = Field(
-        "auto", min_length=1, description="model to tune: auto (scratch without a GPU), scratch, OWNER/NAME on the Hugging Face Hub, or a folder with a transformers model"
+        "auto", min_length=1, description="model to tune: auto (scratch without a GPU), scratch, OWNER/NAME on the Hugging Face Hub, a folder with a transformers model, or run:ID to go on from an earlier run with what is new"
     )
     base_license: str = Field("", description="licence id of a base whose model card names none")
     val_share: float = Field(0.05, ge=0, le=0.4, description="pairs held out for choosing the checkpoint, as a share, by whole groups")
@@ -39,7 +39,7 @@ class ShapeSettings(Settings):
     )
     system_prompt: str = Field(
         "You answer questions about the documents you were trained on.", min_length=1, max_length=2000,
-        description="the system prompt of every row; it ships with the model",
+        description="the system prompt of every row; it ships with the model. {abstention} stands for synth.abstention",
     )
 
 
@@ -47,7 +47,7 @@ class Shape:
     """Rows for training and three tests, a tokenizer, and the contract that describes them."""
 
     name: ClassVar[str] = "shape"
-    VERSION: ClassVar[int] = 6
+    VERSION: ClassVar[int] = 7
     summary: ClassVar[str] = "Split the pairs by document, train the tokenizer, count real tokens, assert that nothing leaks."
     reads: ClassVar[tuple[str, ...]] = ("corpus", "clean", "pairs", "review")
     optional: ClassVar[tuple[str, ...]] = ("corpus", "review")

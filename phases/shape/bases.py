@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from forge.config import load_data
 from forge.errors import ForgeError, MissingAccess, UsageError, nearest
 from forge.phase import Context
+from forge.phases.shape.continuing import PREFIX, open_earlier
 from forge.protocols import Need
 from forge.records import KnownBase, write_json
 
@@ -46,6 +47,10 @@ def find_base(settings: ShapeSettings, ctx: Context) -> tuple[KnownBase, Path | 
         wanted = _automatic(ctx)
     if wanted == "scratch":
         return SCRATCH_BASE, None
+    if wanted.startswith(PREFIX):
+        run_id, folder, plan = open_earlier(wanted)
+        facts = _known(folder, "folder", plan.name, "", settings, ctx)
+        return facts.model_copy(update={"continues": run_id, "license": settings.base_license or plan.base_license}), folder
     folder = Path(wanted).expanduser()
     if folder.is_dir():
         return _known(folder, "folder", folder.resolve().name, "", settings, ctx), folder

@@ -10,6 +10,7 @@ from forge.canaries import BUCKET, canary
 from forge.errors import ForgeError
 from forge.phase import Context
 from forge.phases.shape.bases import find_base, write_source
+from forge.phases.shape.continuing import leave_out_taught, taught_rows
 from forge.phases.shape.imports import import_examples
 from forge.phases.shape.leakage import assert_no_leakage, identical, measure_leakage, near_identical, question
 from forge.phases.shape.material import Material, Rows
@@ -58,6 +59,7 @@ def build_data(settings: ShapeSettings, ctx: Context) -> dict[str, float | str]:
         ctx.notice(review.summary)
     pairs = review.pairs
     abstention = _abstention(pairs, ctx)
+    settings = settings.model_copy(update={"system_prompt": settings.system_prompt.replace("{abstention}", abstention)})
     base, folder = find_base(settings, ctx)
     own = OwnTokenizer(folder, base.name) if folder else None
     chat = own.chat if own else SCRATCH
@@ -67,6 +69,8 @@ def build_data(settings: ShapeSettings, ctx: Context) -> dict[str, float | str]:
     _refuse_special(rows, chat, ctx)
     _stage(ctx, 1, "looking for questions on both sides")
     _purge(rows, ctx)
+    if base.continues:
+        leave_out_taught(rows, taught_rows(base.continues), ctx)
     assign_stages(rows, {passage.id: passage.source.path for passage in passages}, settings.stages, ctx)
     pretrain, pretrain_val = _pretraining(passages, side_of, chat, ctx)
     rows["train"] += _canaries(settings, ctx)
