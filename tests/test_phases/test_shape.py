@@ -345,3 +345,13 @@ def test_a_comparison_of_documents_on_different_sides_is_left_out(tmp_path: Path
     result = run(tmp_path / "after", asked, change=compare)
     assert "joined" not in {row.id for found in rows_of(result).values() for row in found}
     assert "1 comparisons join documents of different sides" in " ".join(str(fields.get("text")) for _, fields in result.events)
+
+
+def test_the_abstention_sentence_is_the_same_bytes_in_prompt_answers_and_contract(tmp_path: Path, asked: Path) -> None:
+    result = run(tmp_path, asked, system_prompt="Answer from the documents, or say exactly: {abstention}")
+    contract = contract_of(result)
+    said = [row.body for found in rows_of(result).values() for row in found if isinstance(row.body, Chat)]
+    assert contract.abstention == ABSTENTION
+    assert contract.system_prompt == f"Answer from the documents, or say exactly: {ABSTENTION}"
+    assert {body.prompt[0].content.encode() for body in said} == {contract.system_prompt.encode()}
+    assert {body.completion[0].content.encode() for body in said if not body.answerable} == {ABSTENTION.encode()}
