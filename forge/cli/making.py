@@ -90,6 +90,7 @@ def approve(
 
     session = Session(as_json=as_json, quiet=quiet, yes=False)
     opened = session.open(run_id)
+    session.check_reviewed()
     if not plan_hash:
         if not ui.is_interactive():
             from forge.errors import UsageError

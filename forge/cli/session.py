@@ -10,7 +10,7 @@ from pathlib import Path
 from forge import gate, ui
 from forge.cli.views import progress_view
 from forge.config import Config, resolve
-from forge.errors import ForgeError, Interrupted, UsageError, nearest
+from forge.errors import ForgeError, Interrupted, UsageError, WaitingAtGate, nearest
 from forge.ledger import dollars
 from forge.pipeline import Pipeline
 from forge.records import Plan
@@ -105,7 +105,18 @@ class Session:
             ui.out_json(plan.model_dump(mode="json"))
         approved = gate.is_approved(self.run, sha256)
         ui.out(f"\nplan {gate.short(sha256)} · {'approved' if approved else 'not approved'}{' · edited by hand' if edited else ''} · {self.run.folder / 'plan.json'}")
-        ui.next_step(f"forge status {self.run.id}" if approved else f"forge approve {self.run.id} --plan {gate.short(sha256)}")
+        ui.next_step(f"forge status {self.run.id}" if approved else f"forge review {self.run.id}, or forge approve {self.run.id} --plan {gate.short(sha256)}")
+
+    def check_reviewed(self) -> None:
+        """Raise WaitingAtGate when people have decided about pairs and the plan does not know it yet."""
+        from forge.review.decisions import current
+        from forge.review.remake import outdated, planner
+
+        if current(self.run) and (why := outdated(self.run, self.registry, self.config)):
+            raise WaitingAtGate(
+                "the plan must be made again before it can be approved", why=f"its data was reviewed ({why})",
+                next=f"forge resume {self.run.id} --until {planner(self.registry)}",
+            )
 
     def confirm_plan(self) -> str:
         """Show the plan to the person at the terminal; returns its hash when approved."""

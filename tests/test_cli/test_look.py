@@ -90,7 +90,7 @@ def test_show_prints_numbers_artifacts_and_sample_rows(done: Command) -> None:
 def test_plan_names_its_hash_and_the_command_that_approves(toys: Command, corpus: Path) -> None:
     toys("run", corpus, "--budget", "1", "--id", "one", "--set", "plan_it.usd_per_hour=2")
     sha256 = toys("plan", "one", "--json").json["sha256"]
-    assert toys("plan", "one").last == f"next: forge approve one --plan {sha256[:12]}"
+    assert toys("plan", "one").last == f"next: forge review one, or forge approve one --plan {sha256[:12]}"
     toys("approve", "one", "--plan", sha256[:12], "--stop")
     assert toys("plan", "one").last == "next: forge status one"
 

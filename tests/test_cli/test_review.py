@@ -406,6 +406,21 @@ def test_of_decisions_with_one_wrong_id_none_is_recorded(planned: Command) -> No
     assert decisions.history(Run.open("one")) == []
 
 
+def test_a_plan_that_does_not_know_the_decisions_cannot_be_approved_by_command_either(planned: Command) -> None:
+    planned("review", "one", "--reject", "pump-1")
+    before = gate.current(Run.open("one"))[1]
+    rows = planned("approve", "one", "--plan", before).error(3)
+    assert "must be made again" in rows[0]
+    assert rows[-1] == "  next: forge resume one --until plan_it"
+    assert not gate.is_approved(Run.open("one"), before)
+    planned("resume", "one", "--until", "plan_it")
+    assert planned("approve", "one", "--plan", gate.current(Run.open("one"))[1]).code == 0
+    record = Run.open("one").store.get("run_record")
+    assert record is not None
+    told = json.loads(Run.open("one").store.link(record).read_text(encoding="utf-8"))["review"]
+    assert [(one["id"], one["action"]) for one in told] == [("pump-1", "reject")]
+
+
 def test_the_page_as_a_program_prints_its_address_and_ends_with_the_approval(planned: Command) -> None:
     process, address = start("--json")
     parts = urlsplit(address["url"])
