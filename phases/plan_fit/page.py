@@ -123,6 +123,15 @@ def _machines(plan: Plan, considered: Sequence[Considered]) -> str:
     return "\n".join(lines)
 
 
+def _bases(rows: Sequence[Row]) -> list[str]:
+    """Where the times of the phases on the machine come from; phases with the same basis on one line."""
+    phases: dict[str, list[str]] = {}
+    for row in rows:
+        if row.phase in ON_MACHINE:
+            phases.setdefault(row.basis, []).append(row.phase)
+    return [f"- {', '.join(names)}: {basis}" for basis, names in phases.items()]
+
+
 def _piloted(pilot: Mapping[str, Any]) -> list[str]:
     """What the pilot said about synth, beside which the spent sum can be read."""
     if pilot.get("state") != "on":
@@ -137,7 +146,7 @@ def _money(plan: Plan, rows: Sequence[Row], spend: Spend, pilot: Mapping[str, An
             f"| {row.phase} | {_time(row.seconds_p50)} | {_time(row.seconds_p90)} |"
             f" ${row.usd_p50:.2f} | ${row.usd_p90:.2f} |"
         )
-    lines += ["", *(f"- {row.phase}: {row.basis}" for row in rows if row.phase in ON_MACHINE), *_piloted(pilot)]
+    lines += ["", *_bases(rows), *_piloted(pilot)]
     spent = spend.committed / MICRO
     left = plan.budget_usd - spent - plan.cost_p90_usd
     lines.append("")

@@ -13,7 +13,7 @@ from forge.phases.plan_fit.accuracy import judge_accuracy
 from forge.phases.plan_fit.budget import judge_budget
 from forge.phases.plan_fit.checker import find_defects, names
 from forge.phases.plan_fit.content import cut_stretches, judge_content
-from forge.phases.plan_fit.coverage import judge_coverage
+from forge.phases.plan_fit.coverage import evenness, judge_coverage
 from forge.phases.plan_fit.diversity import judge_diversity, repeated_share
 from forge.phases.plan_fit.forecast import Row
 from forge.phases.plan_fit.planted import measure_recall
@@ -99,6 +99,16 @@ def test_coverage_fails_for_one_large_document_without_a_pair_although_the_share
 def test_coverage_is_undecided_for_a_handful_of_documents() -> None:
     clean = documents(MAKERS[:1])[:4]
     assert judge_coverage(clean, pairs_of(clean), LIMITS).outcome == "undecided"
+
+
+def test_coverage_tells_how_evenly_pairs_follow_the_text_and_which_sections_are_left_out() -> None:
+    clean = documents()
+    assert evenness({"a": 10, "b": 10}, {"a": 5, "b": 5}) == pytest.approx(1.0)
+    assert evenness({"a": 10, "b": 10}, {"a": 5}) == 0.0
+    long = passage("arvo/pump.md", COOKING * 3, 9).model_copy(update={"meta": {"heading": "Recipes"}})
+    evidence = judge_coverage([*clean, long], pairs_of(clean), LIMITS).evidence
+    assert "the largest without: arvo/pump.md Recipes" in evidence
+    assert "pairs spread over 100% of what" in evidence
 
 
 # --- accuracy --------------------------------------------------------------------------------------------------
