@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Set
 from html.parser import HTMLParser
 from pathlib import Path
@@ -17,7 +16,7 @@ from forge.phases.teardown import phase
 from forge.protocols import Prediction
 from forge.records import Message, Verdict, write_json, write_jsonl
 from forge.testing import run_phase
-from tests.browser import chromium
+from tests.browser import UNNAMED, browser, keep, listen
 from tests.test_phases.finished_run import ABSTENTION, HOSTILE, NAME, VERDICTS, finished_run
 
 VOID = {"meta", "br", "line", "circle", "rect", "polyline", "i"}
@@ -245,12 +244,20 @@ def test_long_answers_are_cut_and_the_sample_is_small(tmp_path: Path) -> None:
     assert ABSTENTION in page.text
 
 
-def test_a_browser_draws_the_page(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "width", "height"), [("desktop", 1280, 900), ("phone", 390, 844)])
+def test_a_browser_draws_the_page(tmp_path: Path, name: str, width: int, height: int) -> None:
+    """Issue 7, show 6: no error, no request, every plot drawn, nothing wider than the screen."""
     close(tmp_path, record())
-    image, page = tmp_path / "page.png", tmp_path / "run" / "out" / "report.html"
-    subprocess.run(
-        [chromium(), "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1100,2000", f"--user-data-dir={tmp_path}/profile",
-         f"--screenshot={image}", page.as_uri()],
-        check=True, capture_output=True, timeout=60,
-    )
-    assert image.stat().st_size > 20_000, "a blank page is smaller"
+    report = tmp_path / "run" / "out" / "report.html"
+    with browser() as opened:
+        page = opened.new_page(viewport={"width": width, "height": height})
+        faults = listen(page)
+        page.goto(report.as_uri())
+        boxes = page.eval_on_selector_all("svg", "all => all.map((one) => one.getBoundingClientRect()).map((box) => [box.width, box.height])")
+        assert len(boxes) >= 4 + len(VERDICTS)
+        assert all(wide > 20 and high > 10 for wide, high in boxes)
+        assert page.evaluate("() => document.documentElement.scrollWidth <= document.documentElement.clientWidth"), "wider than the screen"
+        assert page.evaluate(UNNAMED) == []
+        assert len(page.screenshot(full_page=True)) > 20_000, "a blank page is smaller"
+        keep(page, f"report-{name}")
+    assert faults == []
