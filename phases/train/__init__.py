@@ -27,6 +27,9 @@ class TrainSettings(Settings):
     threads: int = Field(1, ge=1, description="CPU threads; another number changes the last bits of the weights")
     checkpoint_steps: int = Field(50, ge=1, description="steps between checkpoints: at most so many are trained again after a kill")
     log_steps: int = Field(5, ge=1, description="steps between progress reports")
+    report_to: tuple[str, ...] = Field(
+        (), description="places that the trainer also reports to while it runs, by transformers' names (mlflow, tensorboard); each reads its own environment variables"
+    )
 
 
 class Train:

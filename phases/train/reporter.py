@@ -67,5 +67,5 @@ def used_gib() -> float:
     """The most memory so far: of the GPU's allocations, or of this process."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
-        return round(torch.cuda.max_memory_allocated() / 1024**3, 2)
+        return float(round(torch.cuda.max_memory_allocated() / 1024**3, 2))
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2, 2)

@@ -29,7 +29,7 @@ def tune_plan(plan: Plan, settings: TrainSettings, ctx: Context, machine: Machin
         steps = (job.lora or plan.lora).steps
         return tune_lora(
             plan, ctx, reporter(job.name, steps, job.earlier), machine=machine, precision=settings.precision,
-            checkpoint_steps=settings.checkpoint_steps, log_steps=settings.log_steps, job=job,
+            checkpoint_steps=settings.checkpoint_steps, log_steps=settings.log_steps, job=job, report_to=settings.report_to,
         )
 
     told: dict[str, Any] = {}

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from forge.errors import ForgeError
+from forge.errors import ForgeError, UsageError
 from forge.phases.train.attention import register_varlen
 from forge.phases.train.fp8 import freeze_in_fp8
 from forge.phases.train.loss import install_label_loss
@@ -140,19 +140,34 @@ def _optimizer(weights: list[Any], numbers: Numbers, way: Way) -> Any:
     return torch.optim.AdamW(weights, lr=numbers.learning_rate, weight_decay=0.0)
 
 
-def train_on(trainer: Any, watcher: Any, checkpoint: Path | None) -> None:
-    """Train to the end, or from a checkpoint on. Nothing is printed."""
+def train_on(trainer: Any, watcher: Any, checkpoint: Path | None, report_to: Sequence[str] = ()) -> None:
+    """Train to the end, or from a checkpoint on. Nothing is printed. report_to: integrations of transformers (mlflow, tensorboard)."""
     from transformers.trainer_callback import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)
     if watcher is not None:
         trainer.add_callback(watcher)
+    for callback in reporting(report_to):
+        trainer.add_callback(callback)
     gc.collect()
     gc.freeze()  # what libraries and compile left, millions of objects, would be searched again and again while the GPU waits
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
         gc.unfreeze()
+
+
+def reporting(names: Sequence[str]) -> list[Any]:
+    """transformers' own callbacks for these places. Raises UsageError for one that it does not know or whose library is missing."""
+    from transformers.integrations import get_reporting_integration_callbacks
+
+    try:
+        return [callback() for callback in get_reporting_integration_callbacks(list(names))] if names else []
+    except (ValueError, RuntimeError, ImportError) as error:
+        raise UsageError(
+            f"train.report_to={', '.join(names)} cannot be reported to", why=" ".join(str(error).split())[:300],
+            next="install its library on the machine that trains, or forge resume --set train.report_to=[]",
+        ) from error
 
 
 def processes() -> int:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from forge.context import FolderContext, InputFile
-from forge.errors import Interrupted
+from forge.errors import Interrupted, UsageError
 from forge.phases.train import TrainSettings, phase
 from forge.records import Example, LoraPlan, StagePlan, read_jsonl, write_jsonl
 from forge.registry import Registry
@@ -109,3 +109,18 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(call: int, straight: Path, inpu
 def test_a_run_without_stages_says_so(tmp_path: Path) -> None:
     out = run_phase(phase, tmp_path / "run", settings=SETTINGS, inputs=make_inputs(tmp_path / "in", steps=2, lora_steps=2)).out
     assert json.loads((out / "stages" / "index.json").read_text()) == []
+
+
+def test_the_trainer_reports_where_it_is_told_to_and_trains_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "tiny")
+    inputs = make_inputs(tmp_path / "in", steps=2, lora_steps=3)
+    told = run_phase(phase, tmp_path / "told", settings=SETTINGS.model_copy(update={"report_to": ("mlflow",)}), inputs=inputs).out
+    quiet = run_phase(phase, tmp_path / "quiet", settings=SETTINGS, inputs=inputs).out
+    assert hash_path(told / "adapter") == hash_path(quiet / "adapter")
+    client = mlflow.tracking.MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
+    (run,) = client.search_runs([client.get_experiment_by_name("tiny").experiment_id])
+    assert len(client.get_metric_history(run.info.run_id, "loss")) == 3
+    with pytest.raises(UsageError, match=r"train\.report_to=nowhere"):
+        run_phase(phase, tmp_path / "odd", settings=SETTINGS.model_copy(update={"report_to": ("nowhere",)}), inputs=inputs)

@@ -7,6 +7,7 @@ last whole checkpoint; on a CPU to the same bits.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,6 +67,7 @@ class Job(NamedTuple):
 def tune_lora(
     plan: Plan, ctx: Context, reporter: Reporter, *, machine: Machine, precision: str, checkpoint_steps: int, log_steps: int,
     job: Job = Job(),  # noqa: B008 - a tuple without state
+    report_to: Sequence[str] = (),
 ) -> Tuning:
     """Train the planned adapter on the artifact base_model and save it as the artifact adapter.
 
@@ -128,7 +130,7 @@ def tune_lora(
     )
     watcher = make_watcher(ctx, reporter, packed.tokens, Pace(limits, numbers.steps, done), replanned)
     reporter.start(done)
-    train_on(trainer, watcher, found[1] if found else None)
+    train_on(trainer, watcher, found[1] if found else None, report_to)
     if watcher.stopped:
         raise Interrupted
 
