@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from forge.config import BEFORE_GATE_SHARE
+from forge.history import OWN_BASIS, OWN_P50, OWN_P90
 from forge.ledger import micro_usd
 from forge.records import Record
 from forge.run import Run
@@ -45,6 +46,7 @@ def phase_costs(run: Run, order: Sequence[str]) -> list[PhaseCost]:
     """A row for each phase that costs, could cost or has an estimate, in the order of the run."""
     estimates = {row["phase"]: row for row in run.state.rows("SELECT * FROM estimate")}
     planned = {row["phase"]: row for row in _forecast(run)}
+    planned = _own_forecasts(run) | planned
     status = {row["name"]: row["status"] for row in run.state.rows("SELECT name, status FROM phase")}
     spent = {row["phase"]: row for row in run.state.rows(
         "SELECT phase, COUNT(*) AS acts, COALESCE(SUM(actual), 0) AS paid,"
@@ -77,6 +79,16 @@ def _row(name: str, status: str, estimate: Any, planned: Mapping[str, Any] | Non
         phase=name, status=status, estimated_p50=p50, estimated_p90=p90, reserved=open_, spent=paid, to_come_p50=left[0], to_come_p90=left[1],
         acts=acts, basis=found["basis"] if found else "",
     )
+
+
+def _own_forecasts(run: Run) -> dict[str, dict[str, Any]]:
+    """Of phases that forecast their own bill from a part of it, as synth does by its pilot."""
+    found = {}
+    for row in run.state.rows("SELECT name, metrics FROM phase WHERE status='done'"):
+        numbers = json.loads(row["metrics"])
+        if OWN_P50 in numbers:
+            found[row["name"]] = {"usd_p50": numbers[OWN_P50], "usd_p90": numbers[OWN_P90], "basis": numbers[OWN_BASIS]}
+    return found
 
 
 def _forecast(run: Run) -> list[dict[str, Any]]:

@@ -22,8 +22,8 @@ FEWEST, NEWEST = 3, 20
 MOST = 5.0
 """A correction is at most this factor, up or down: beyond it the forecast was about something else."""
 SHORTEST_SECONDS = 1.0
-SYNTH_USD = "forecast_usd_p50"
-"""A phase that forecast its own bill (synth's pilot) says so under this name in its numbers."""
+OWN_P50, OWN_P90, OWN_BASIS = "forecast_usd_p50", "forecast_usd_p90", "forecast_basis"
+"""A phase that forecast its own bill (synth's pilot) says so under these names in its numbers."""
 
 
 class Told(Record):
@@ -111,7 +111,7 @@ def _phases(run: Run) -> Iterator[Told]:
         name = row["name"]
         forecast, own = planned.get(name), estimates.get(name)
         seconds = float(forecast["seconds_p50"]) if forecast else float(own["seconds_p50"]) if own else 0.0
-        usd = float(forecast["usd_p50"]) if forecast else float(json.loads(row["metrics"]).get(SYNTH_USD, 0.0))
+        usd = float(forecast["usd_p50"]) if forecast else float(json.loads(row["metrics"]).get(OWN_P50, 0.0))
         if seconds or usd:
             yield Told(
                 run=run.id, phase=name, where=machine if forecast else teacher if usd else "", seconds_forecast=round(seconds, 3),

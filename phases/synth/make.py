@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from forge import history
 from forge.errors import ForgeError
 from forge.phase import Context
 from forge.phases.synth.abstaining import Abstentions
@@ -16,7 +15,7 @@ from forge.phases.synth.balance import summary
 from forge.phases.synth.buckets import overfull, report, tokens_of, told, wanted_shares
 from forge.phases.synth.doubt import doubt
 from forge.phases.synth.filters import count_reasons, reject, sift
-from forge.phases.synth.pilot import run_pilot
+from forge.phases.synth.pilot import forecast_numbers, run_pilot
 from forge.phases.synth.poison import Poison, inspect, poisoned_pair
 from forge.phases.synth.proposing import Proposed, propose
 from forge.protocols import TeacherRequest
@@ -213,7 +212,7 @@ def _numbers(result: Result, asker: Asker, passages: Sequence[Passage]) -> dict[
         "judge": str(result.checks["judge"]["state"]),
         "failed_requests": len(asker.failed),
         "usd": asker.micro_usd / 1e6,
-        history.SYNTH_USD: float(result.checks["pilot"].get("usd_p50", 0.0)),
+        **forecast_numbers(result.checks["pilot"]),
     }
 
 

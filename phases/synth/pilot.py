@@ -228,6 +228,13 @@ def _announce(report: dict[str, Any], ctx: Context, teacher: str) -> None:
         )
 
 
+def forecast_numbers(report: dict[str, Any]) -> dict[str, float | str]:
+    """The forecast among synth's numbers, as forge.history and `forge cost` look for it; nothing without a pilot."""
+    if report["state"] != "on":
+        return {}
+    return {history.OWN_P50: report["usd_p50"], history.OWN_P90: report["usd_p90"], history.OWN_BASIS: f"pilot: {report['basis']}"}
+
+
 def money_left(ctx: Context) -> float:
     """Dollars that may still be spent before the gate."""
     spend = ctx.money.totals()

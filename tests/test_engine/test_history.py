@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 
 from forge import history
+from forge.costs import phase_costs
 from forge.history import Told
+from forge.phase import Context
 from forge.records import canonical_json
 from forge.run import Run, home
 from forge.testing import tiny_corpus
-from tests.test_engine.toys import run_toys
+from tests.test_engine.toys import Buy, BuySettings, run_toys
 
 
 def kept(*ratios: float, phase: str = "train", where: str = "local/cpu") -> list[Told]:
@@ -46,6 +48,23 @@ def test_a_finished_run_is_kept_once_and_a_torn_line_is_left_out(tmp_path: Path)
     with (home() / history.FILE).open("a", encoding="utf-8") as file:
         file.write(canonical_json(kept(2)[0])[:30])
     assert {one.phase for one in history.read()} == set(told)
+    run.close()
+
+
+def test_a_phase_that_forecast_its_own_bill_is_kept_and_shown_with_its_basis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    buy = Buy.run
+
+    def piloted(self: Buy, settings: BuySettings, ctx: Context) -> dict[str, float | str]:
+        numbers: dict[str, float | str] = {history.OWN_P50: 0.000015, history.OWN_P90: 0.00003, history.OWN_BASIS: "pilot: 1 of 2 words"}
+        return {**buy(self, settings, ctx), **numbers}
+
+    monkeypatch.setattr(Buy, "run", piloted)
+    run = Run.create(tiny_corpus(tmp_path / "corpus", {"a.txt": "one two"}), dry_run=False, run_id="toy")
+    run_toys(run, run__budget_usd=1)
+    told = next(one for one in history.read() if one.phase == "buy")
+    assert (told.usd_forecast, told.usd) == (0.000015, 0.000014)
+    row = next(row for row in phase_costs(run, ["buy"]) if row.phase == "buy")
+    assert (row.estimated_p50, row.estimated_p90, row.spent, row.basis) == (15, 30, 14, "pilot: 1 of 2 words")
     run.close()
 
 
