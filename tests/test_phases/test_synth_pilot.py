@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from forge.errors import OverBudget
+from forge.phases.audit import phase as audit
+from forge.phases.prep import phase as prep
 from forge.phases.synth import SynthSettings, phase
 from forge.phases.synth.pilot import choose
 from forge.phases.synth.requests import request_pairs
-from forge.testing import CountingMoney, PhaseRun, run_phase
+from forge.testing import CountingMoney, PhaseRun, run_phase, tiny_corpus
 from tests.servers.claude import ClaudeServer
 
 from .clock_world import clock_passages, write_clean
@@ -79,3 +82,31 @@ class Box(CountingMoney):
         if self.settled + micro > self.cap:
             raise OverBudget(f"{what} could cost too much")
         return super().reserve(key, micro, what, again=again)
+
+
+def test_a_corpus_of_nine_tenths_noise_is_forecast_within_twice_its_bill(tmp_path: Path) -> None:
+    corpus = tiny_corpus(tmp_path / "corpus", {f"watch-{number}.md": watch(number) for number in range(16)})
+    text = sum(path.stat().st_size for path in corpus.iterdir())
+    tiny_corpus(corpus, {name: random.Random(name).randbytes(3 * text) for name in ("noise.bin", "photo.jpg", "backup.zip")})
+    read = run_phase(prep, tmp_path / "prep", corpus=corpus).out
+    kept = run_phase(audit, tmp_path / "audit", inputs={"passages": read / "passages.jsonl", "documents": read / "documents.jsonl"}).out
+    with ClaudeServer() as server:
+        chosen = SynthSettings(teacher="anthropic", endpoint=server.url, mode="live")
+        pilot = pilot_of(run_phase(phase, tmp_path / "synth", settings=chosen, inputs={"clean": kept / "clean.jsonl"}))
+        assert pilot["state"] == "on"
+        assert 0.5 < pilot["usd_p50"] * 1e6 / server.books.micro_usd < 2
+
+
+def watch(number: int) -> str:
+    """A document of eight paragraphs of different lengths, none like another."""
+    draw = random.Random(number)
+    parts = "balance spring escapement mainspring ratchet barrel crown jewel pallet dial bezel rotor".split()  # noqa: SIM905
+    paragraphs = [
+        " ".join(
+            f"The {draw.choice(parts)} of calibre {draw.randrange(1000, 9999)} drives the {draw.choice(parts)} with {draw.randrange(20, 900)} beats, and the"
+            f" {draw.choice(parts)} keeps the {draw.choice(parts)} from the {draw.choice(parts)}."
+            for _ in range(3 + paragraph)
+        )
+        for paragraph in range(8)
+    ]
+    return f"# Calibre {number}\n\n" + "\n\n".join(paragraphs) + "\n"
