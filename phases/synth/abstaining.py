@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from forge.phase import Context
@@ -25,6 +26,8 @@ DRY_TEST_ABSTENTIONS = 14
 NEAR_PER_REQUEST_MOST = 16
 SPARE = 1.6
 """Near questions that are asked for, over those wanted: a free teacher's filters refuse about a third."""
+ROUNDS, UNANSWERED_PER_REQUEST = 2, 8
+"""Rounds in which missing ones are bought, all requests of a round at once (a batch may take an hour), and what one brings."""
 ENOUGH = 0.8
 """Share of a bucket from which no more is bought: what is missing is made up by the other buckets."""
 
@@ -88,10 +91,12 @@ class Abstentions:
             self._admit([proposal for response in listed for proposal in response.proposals])
         if self._short(wanted, "abstain_far"):
             self._ask(request_far(self.passages[0], self.asker.identity, wanted["abstain_far"] - self._counted["abstain_far"]))
-        for request in request_unanswered(pack(self.passages), wanted, self.settings, self.asker.identity, self.ctx.seed):
+        more = request_unanswered(pack(self.passages), wanted, self.settings, self.asker.identity, self.ctx.seed)
+        for _ in range(ROUNDS):
             if not self._short(wanted, *ABSTAINING[:2], enough=ENOUGH):
                 return
-            self._ask([request])
+            missing = sum(max(0, wanted.get(name, 0) - self._counted[name]) for name in ABSTAINING[:2])
+            self._ask(list(islice(more, math.ceil(missing / UNANSWERED_PER_REQUEST))))
 
     def _ask(self, requests: Sequence[TeacherRequest]) -> None:
         note = "asking for questions to abstain from"

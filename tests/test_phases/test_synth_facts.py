@@ -150,3 +150,19 @@ def test_a_failed_request_is_counted_and_the_others_stay(tmp_path: Path) -> None
     refused = json.loads((result.out / "checks.json").read_text(encoding="utf-8"))["refused"]
     assert refused["teacher_failed"] >= 1
     assert pairs_of(result)
+
+
+def test_questions_that_are_missing_are_bought_in_two_rounds_and_not_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.servers import claude
+
+    def stingy(text: str) -> dict[str, Any]:
+        whole = facts_answer(text)
+        return {**whole, "u": whole["u"][:1] if whole["facts"] else whole["u"]}
+
+    monkeypatch.setattr(claude, "facts_answer", stingy)
+    passages = [passage(number, f"d{number}", f"The number {number} valve opens at dawn and closes at dusk in hall {number + 50}. " * 6) for number in range(36)]
+    with ClaudeServer() as server:
+        found = pairs_of(run(tmp_path, server, passages, mode="batch", round_trip="off", judge="off", question_similarity=1))
+    near = [pair for pair in found if pair.bucket in {"abstain_near", "abstain_document"}]
+    assert len(near) > 60
+    assert server.books.batches_created <= 4, "pairs, questions from outside, and two rounds"
