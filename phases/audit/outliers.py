@@ -12,12 +12,12 @@ foreign it is a subject of its own: see the subtopics.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from forge.phases.audit.terms import Terms, Vectors
+from forge.phases.audit.terms import Counts, Terms, Vectors
 from forge.records import Passage
 
 if TYPE_CHECKING:
@@ -59,16 +59,23 @@ class Outliers(NamedTuple):
         return {"action": action, "documents": self.documents, "judged": self.judged, "undecided": self.undecided, "found": shown}
 
 
-def find_outliers(passages: Sequence[Passage], terms: Terms, tick: Callable[[], None] = lambda: None) -> Outliers:
-    """The documents that are least like the others, the strangest first. passages: all that are kept."""
+def find_outliers(
+    passages: Sequence[Passage], terms: Terms, tick: Callable[[], None] = lambda: None, counted: Counts | None = None
+) -> Outliers:
+    """The documents that are least like the others, the strangest first. passages: all that are kept; counted: their terms, where known."""
     import numpy as np
 
-    names, vectors, strange = _documents(passages, terms, tick)
+    names = sorted({passage.source.path for passage in passages})
+    number = {name: at for at, name in enumerate(names)}
+    document_of = np.array([number[passage.source.path] for passage in passages], np.int64)
+    counted = counted or terms.counts((passage.text for passage in passages), tick)
+    vectors = terms.weighted(counted.summed(document_of, len(names)))
     known = np.diff(vectors.starts)
+    strange = _strange(passages, {name for name, few in zip(names, known < MIN_TERMS, strict=True) if few}, names, terms)
     judged = known + strange >= MIN_TERMS
     if judged.sum() < MIN_DOCUMENTS:
         return Outliers((), 0, len(names), f"{int(judged.sum())} documents with enough text; at least {MIN_DOCUMENTS} are needed to tell what is typical")
-    vectors = _with_strange(vectors, np.where(known < MIN_TERMS, strange, 0), terms)
+    vectors = _with_strange(vectors, strange, terms)
     similarity = _similarities(vectors, np.flatnonzero(judged), len(terms.names), tick)
     likeness = _likeness(similarity, np.maximum(known, MIN_TERMS), judged)
     typical = float(np.median(likeness[judged]))
@@ -91,24 +98,15 @@ def _with_strange(vectors: Vectors, strange: NDArray[np.int64], terms: Terms) ->
     return replace(vectors, weight=vectors.weight / shorter[vectors.rows()])
 
 
-def _documents(passages: Sequence[Passage], terms: Terms, tick: Callable[[], None]) -> tuple[list[str], Vectors, NDArray[np.int64]]:
+def _strange(passages: Sequence[Passage], wanted: set[str], names: Sequence[str], terms: Terms) -> NDArray[np.int64]:
+    """How many words of each wanted document are neither terms nor common; 0 for the others."""
     import numpy as np
 
-    by_path: defaultdict[str, list[Passage]] = defaultdict(list)
-    for passage in passages:
-        by_path[passage.source.path].append(passage)
-    names = sorted(by_path)
-    counts, strange = [], []
-    for name in names:
-        tick()
-        total: Counter[int] = Counter()
-        unknown: set[str] = set()
-        for passage in by_path[name]:
-            total.update(terms.count(passage.text))
-            unknown |= terms.strange_words(passage.text)
-        counts.append(total)
-        strange.append(len(unknown))
-    return names, terms.weighted(counts), np.array(strange, np.int64)
+    found: defaultdict[str, set[str]] = defaultdict(set)
+    for passage in passages if wanted else ():
+        if passage.source.path in wanted:
+            found[passage.source.path] |= terms.strange_words(passage.text)
+    return np.array([len(found.get(name, ())) for name in names], np.int64)
 
 
 def _similarities(vectors: Vectors, judged: NDArray[np.int64], n_terms: int, tick: Callable[[], None]) -> tuple[Numbers, NDArray[np.int64]]:

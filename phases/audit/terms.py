@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import re
+from array import array
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -31,14 +32,50 @@ _IS_UNSPACED = re.compile(rf"[{_UNSPACED}]")
 
 
 @dataclass(frozen=True)
+class Counts:
+    """How often terms occur in some texts: those of row i are term[starts[i]:starts[i + 1]], as often as `times` says there."""
+
+    starts: NDArray[np.int64]
+    term: NDArray[np.int32]
+    times: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def rows(self) -> NDArray[np.int64]:
+        """The row of each entry."""
+        import numpy as np
+
+        return np.repeat(np.arange(len(self)), np.diff(self.starts))
+
+    def take(self, wanted: NDArray[np.int64]) -> Counts:
+        """Some of the rows, in the order given."""
+        import numpy as np
+
+        size = np.diff(self.starts)[wanted]
+        starts = np.concatenate(([0], np.cumsum(size))).astype(np.int64)
+        at = np.arange(starts[-1]) + np.repeat(self.starts[wanted] - starts[:-1], size)
+        return Counts(starts, self.term[at], self.times[at])
+
+    def summed(self, group_of: NDArray[np.int64], groups: int) -> Counts:
+        """One row for each group of rows."""
+        import numpy as np
+
+        n_terms = int(self.term.max(initial=0)) + 1
+        key, place = np.unique(group_of[self.rows()] * n_terms + self.term, return_inverse=True)
+        starts = np.searchsorted(key, np.arange(groups + 1) * n_terms)
+        return Counts(starts, (key % n_terms).astype(np.int32), np.bincount(place, self.times, len(key)).astype(np.int32))
+
+
+@dataclass(frozen=True)
 class Vectors:
-    """Rows of unit length: terms of row i are term[starts[i]:starts[i + 1]] (sorted), with weight at the same places.
+    """Rows of unit length: terms of row i are term[starts[i]:starts[i + 1]], with weight at the same places.
 
     lengths: (rows,) what each was divided by.
     """
 
     starts: NDArray[np.int64]
-    term: NDArray[np.int64]
+    term: NDArray[np.int32]
     weight: NDArray[np.float64]
     lengths: NDArray[np.float64]
 
@@ -88,31 +125,35 @@ class Terms:
 
     def vectors(self, texts: Iterable[str]) -> Vectors:
         """One row for each text; a text without any term has an empty one."""
-        counts = [self.count(text) for text in texts]
-        return self.weighted(counts)
+        return self.weighted(self.counts(texts))
 
-    def count(self, text: str) -> Counter[int]:
-        """How often each term occurs, by number."""
-        ids = self._ids
-        return Counter([ids[word] for word in words(text) if word in ids])
+    def counts(self, texts: Iterable[str], tick: Callable[[], None] = lambda: None) -> Counts:
+        """How often each term occurs in each text; 6 bytes for each pair."""
+        import numpy as np
+
+        size, term, times = array("q", [0]), array("i"), array("i")
+        for text in texts:
+            tick()
+            found = Counter(map(self._ids.get, words(text)))
+            found.pop(None, None)
+            term.extend(found)   # type: ignore[arg-type]  # None is out
+            times.extend(found.values())
+            size.append(len(term))
+        return Counts(np.array(size, np.int64), np.array(term, np.int32), np.array(times, np.int32))
 
     def strange_words(self, text: str) -> set[str]:
         """The words that are neither terms nor common: too rare in the texts to be terms, or not in them."""
         return {word for word in words(text) if word not in self._ids and word not in self._plain}
 
-    def weighted(self, counts: Sequence[Counter[int]]) -> Vectors:
+    def weighted(self, counts: Counts) -> Vectors:
         """Rows from counted terms: (1 + log count) x weight, scaled to length 1."""
         import numpy as np
 
-        starts = np.concatenate(([0], np.cumsum([len(one) for one in counts]))).astype(np.int64)
-        size = int(starts[-1])
-        term = np.fromiter((number for one in counts for number in sorted(one)), np.int64, size)
-        times = np.fromiter((one[number] for one in counts for number in sorted(one)), np.float64, size)
-        weight = (1 + np.log(times)) * self.weights[term] if size else np.zeros(0)
-        rows = np.repeat(np.arange(len(counts)), np.diff(starts))
+        weight = (1 + np.log(counts.times)) * self.weights[counts.term] if len(counts.term) else np.zeros(0)
+        rows = counts.rows()
         length = np.sqrt(np.bincount(rows, weight**2, len(counts)))
         length[length == 0] = 1
-        return Vectors(starts, term, weight / length[rows], length)
+        return Vectors(counts.starts, counts.term, weight / length[rows], length)
 
 
 def words(text: str) -> list[str]:

@@ -7,10 +7,10 @@ of at random, so equal passages give equal subtopics, in any order.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from forge.phases.audit.terms import Terms, Vectors
+from forge.phases.audit.terms import Counts, Terms, Vectors
 from forge.records import Passage
 
 if TYPE_CHECKING:
@@ -38,35 +38,47 @@ NAMING_SHARE = 0.15
 
 def fit_terms(passages: Sequence[Passage]) -> Terms:
     """The terms of a corpus, from FITTED_PASSAGES of its passages."""
-    return Terms(passage.text for passage in _sample(passages))
+    return Terms(passage.text for passage in passages[:: _step(passages)])
 
 
 def name_subtopics(
-    passages: Sequence[Passage], wanted: int = 0, tick: Callable[[], None] = lambda: None, terms: Terms | None = None
+    passages: Sequence[Passage], wanted: int = 0, tick: Callable[[], None] = lambda: None, terms: Terms | None = None, counted: Counts | None = None
 ) -> dict[str, str]:
     """Passage id -> subtopic ("ownership, borrow, reference"); empty for a corpus too small to have any.
 
     passages: in a fixed order. wanted: how many subtopics; 0: by the size of the corpus (2 at 60 passages, 12 from 2,900 on).
+    terms, counted: the corpus' terms, and how often they occur in the passages, where that is known.
     """
+    import numpy as np
+
     count = wanted or min(MOST, round(len(passages) ** 0.5 / 4.5))
     if count < 2 or len(passages) < MIN_PASSAGES:
         return {}
     terms = terms or fit_terms(passages)
     if not terms.names:
         return {}
-    vectors = terms.vectors(passage.text for passage in _sample(passages))
+    counted = counted or terms.counts((passage.text for passage in passages), tick)
+    vectors = terms.weighted(counted.take(np.arange(len(passages))[:: _step(passages)]))
     tick()
     centers = _without_small(vectors, _fit(vectors, count, len(terms.names), tick))
     if len(centers) < 2:
         return {}
     names = [*_names(vectors, centers, terms.names), OTHER]
     starts = range(0, len(passages), PER_BATCH)
-    numbers = [number for start in starts for number in _assign(passages[start : start + PER_BATCH], terms, centers, tick)]
+    batches = (np.arange(start, min(start + PER_BATCH, len(passages))) for start in starts)
+    numbers = [number for batch in batches for number in _assign(terms.weighted(counted.take(batch)), centers, tick)]
     return {passage.id: names[number] for passage, number in zip(passages, numbers, strict=True)}
 
 
-def _sample(passages: Sequence[Passage]) -> Sequence[Passage]:
-    return passages[:: max(1, -(-len(passages) // FITTED_PASSAGES))]
+def places(passages: Sequence[Passage], kept: Container[str]) -> NDArray[np.int64]:
+    """Which of the passages are still kept."""
+    import numpy as np
+
+    return np.flatnonzero(np.array([passage.id in kept for passage in passages], np.bool_))
+
+
+def _step(passages: Sequence[Passage]) -> int:
+    return max(1, -(-len(passages) // FITTED_PASSAGES))
 
 
 def counts(named: dict[str, str]) -> dict[str, int]:
@@ -74,9 +86,9 @@ def counts(named: dict[str, str]) -> dict[str, int]:
     return dict(sorted(Counter(named.values()).items()))
 
 
-def _assign(batch: Sequence[Passage], terms: Terms, centers: Matrix, tick: Callable[[], None]) -> Iterator[int]:
+def _assign(batch: Vectors, centers: Matrix, tick: Callable[[], None]) -> Iterator[int]:
     tick()
-    near = _similarities(terms.vectors(passage.text for passage in batch), centers)
+    near = _similarities(batch, centers)
     for best, value in zip(near.argmax(1).tolist(), near.max(1).tolist(), strict=True):
         yield best if value >= LOOSE else -1
 
