@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,8 @@ MOST_PER_BATCH = 10_000
 """The vendor takes 100,000 or 256 MB; smaller ones end sooner and lose less."""
 MOST_BYTES = 200_000_000
 FIRST_POLL_SECONDS, LAST_POLL_SECONDS = 1.0, 60.0
-CLOCK_SKEW = timedelta(minutes=5)
+CLOCK_SKEW = timedelta(days=4)
+"""This machine's clock may have been wrong by days when the intent was written; what is found must have the very same ids."""
 CREATION_SECONDS = 60.0
 """How long a batch is looked for before its creation counts as failed: one listing too early proves nothing."""
 ROUNDS = 5
@@ -207,10 +209,11 @@ class Batches:
     def _look(self, entry: Mapping[str, Any]) -> str:
         """One look at the server's list. A batch in progress shows no ids, so it is awaited."""
         since, wanted = datetime.fromisoformat(entry["at"]) - CLOCK_SKEW, {_custom_id(key) for key in entry["ids"]}
-        for batch in self._persist(lambda: list(self.client.messages.batches.list(limit=100))):
+        newest_first = self._persist(lambda: list(takewhile(lambda one: one.created_at >= since, self.client.messages.batches.list(limit=100))))
+        for batch in newest_first:
             counts = batch.request_counts
             size = counts.processing + counts.succeeded + counts.errored + counts.canceled + counts.expired
-            if batch.created_at < since or size != len(wanted):
+            if size != len(wanted):
                 continue
             self._await_end(batch.id)
             ids = {line.custom_id for line in self._persist(lambda found=batch.id: list(self.client.messages.batches.results(found)))}  # type: ignore[misc]
