@@ -1,4 +1,4 @@
-"""Everything that a reviewer reads about a run's data, in memory: pairs, refused pairs, dropped passages, poisoned passages.
+"""Everything that a reviewer reads about a run's data, in memory: pairs, ready-made rows, what was refused, dropped or poisoned.
 
 Filtered, searched and paged here, so that a page over tens of thousands of pairs stays small.
 """
@@ -10,12 +10,24 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, get_args
 
-from forge.records import Drop, Example, Pair, Passage, Record, Rejected, Split, digest, read_jsonl
+from forge.records import (
+    Chat,
+    Drop,
+    Example,
+    Extraction,
+    Labelled,
+    Pair,
+    Passage,
+    Record,
+    Rejected,
+    Split,
+    digest,
+    read_jsonl,
+)
 from forge.review.decisions import PAIRS, Decided, Told, current, history
 from forge.run import Run
 
 POISONED = "poisoned_passage"
-KINDS = ("pairs", "refused", "dropped", "poisoned")
 FACETS = ("bucket", "subtopic", "document", "split", "reason", "decision")
 PAGE, MOST = 25, 200
 SAMPLE_OF_EACH = 4
@@ -54,7 +66,8 @@ class Book:
         self.run = run
         self.pairs = list(_artifact(run, PAIRS, Pair))
         self.passages = {passage.id: passage for passage in _artifact(run, "clean", Passage)}
-        self.splits = splits_of(run)
+        examples = [row for name in get_args(Split) for row in _artifact(run, name, Example)]
+        self.splits = {row.id: row.split for row in examples}
         self.shaped = run.store.get("train") is not None
         rejected = list(_artifact(run, "rejected", Rejected))
         self.lists: dict[str, list[Item]] = {
@@ -64,6 +77,7 @@ class Book:
             "poisoned": [self._poisoned(entry) for entry in rejected if entry.reason == POISONED],
         }
         self.by_id = {pair.id: pair for pair in self.pairs}
+        self.lists["rows"] = [_ready_made(row) for row in examples if row.id not in self.by_id]
         self._place = {pair.id: place for place, pair in enumerate(self.pairs)}
         self._facets: dict[str, dict[str, dict[str, int]]] = {}
         decided, told = self._decisions()
@@ -172,6 +186,27 @@ def _artifact(run: Run, name: str, kind: type[R]) -> Iterator[R]:
     artifact = run.store.get(name)
     if artifact is not None and run.store.link(artifact).exists():
         yield from read_jsonl(run.store.link(artifact), kind)
+
+
+def _ready_made(row: Example) -> Item:
+    """A row that no teacher wrote: read here, changed where it came from."""
+    asked, answered = _asked_and_answered(row)
+    facets = {"bucket": row.body.label if isinstance(row.body, Labelled) else row.bucket, "subtopic": row.subtopic, "split": row.split}
+    shown = {"question": asked, "answer": answered, "evidence": "", "passage_id": row.origin[0] if row.origin else "", "locator": ""}
+    return Item(row.id, facets, f"{row.id}\n{asked}\n{answered}".casefold(), shown)
+
+
+def _asked_and_answered(row: Example) -> tuple[str, str]:
+    body = row.body
+    if isinstance(body, Chat):
+        return "\n".join(turn.content for turn in body.prompt if turn.role != "system"), "\n".join(turn.content for turn in body.completion)
+    if isinstance(body, Labelled):
+        return body.text, f"{body.label}: {body.rationale}" if body.rationale else body.label
+    if isinstance(body, Extraction):
+        found = [f"{span.type}: {span.text}" for span in body.entities]
+        found += [f"{body.entities[one.head].text} – {one.type} → {body.entities[one.tail].text}" for one in body.relations]
+        return body.text, "\n".join(found) or "nothing"
+    return body.image, ", ".join(box.label for box in body.boxes) or "nothing"
 
 
 def _facets(pair: Pair) -> dict[str, str]:

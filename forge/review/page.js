@@ -3,7 +3,7 @@
 const CSRF = "%CSRF%";
 const $ = (id) => document.getElementById(id);
 const FACETS = {bucket: "Bucket", subtopic: "Subtopic", document: "Document", split: "Split", reason: "Reason", decision: "Decision"};
-const LISTS = {pairs: "Pairs", refused: "Refused", dropped: "Dropped", poisoned: "Poisoned"};
+const LISTS = {pairs: "Pairs", rows: "Rows", refused: "Refused", dropped: "Dropped", poisoned: "Poisoned"};
 const TABS = {plan: "Plan", ...LISTS, money: "Money", decisions: "Decisions"};
 const PAGE = 25;
 let state = null, tab = "plan", list = {items: [], total: 0}, here = -1, editing = "", ended = false, request = 0;
@@ -87,6 +87,8 @@ function table(head, rows) {
   return el("div", {class: "scroll"}, el("table", {}, el("thead", {}, line(head.map((h) => h[0]), "th")), el("tbody", {}, rows.map((row) => line(row, "td")))));
 }
 
+const shown = ([name]) => name !== "rows" || state.counts.rows > 0;   // only where the data came ready-made
+
 function banner(kind, text, ...more) {
   const box = $("banner");
   box.className = "banner " + kind;
@@ -101,7 +103,7 @@ function drawFrame() {
   $("subtitle").replaceChildren(
     `run ${state.run} · ${state.corpus}${state.dry_run ? " · rehearsal" : ""}`,
     ...(plan ? [" · plan ", el("span", {class: "mono", id: "plan-hash"}, plan.short), plan.approved ? " · approved" : "", plan.edited ? " · edited by hand" : ""] : [" · no plan yet"]));
-  $("tabs").replaceChildren(...Object.entries(TABS).map(([name, label]) => {
+  $("tabs").replaceChildren(...Object.entries(TABS).filter(shown).map(([name, label]) => {
     const total = name in LISTS ? state.counts[name] : name === "decisions" ? made.taken : null;
     return el("button", {type: "button", id: "tab-" + name, "aria-current": tab === name ? "page" : null, on: {click: () => guard(() => open(name))}},
       label + (total === null ? "" : ` ${count(total)}`));
@@ -215,7 +217,7 @@ function drawList() {
   const pager = () => el("div", {class: "pager"}, el("span", {class: "soft small"}, list.total ? `${count(from)} to ${count(to)} of ${count(list.total)}` : "nothing fits"),
     el("span", {class: "row"}, el("button", {type: "button", class: "prev", disabled: view.offset === 0, "aria-label": "previous page", on: {click: () => turn(-PAGE)}}, "‹ previous"),
       el("button", {type: "button", class: "next", disabled: to >= list.total, "aria-label": "next page", on: {click: () => turn(PAGE)}}, "next ›")));
-  const cards = list.items.map((item, index) => ({pairs: pairCard, refused: refusedCard, dropped: droppedCard, poisoned: poisonedCard}[tab])(item, index));
+  const cards = list.items.map((item, index) => ({pairs: pairCard, rows: refusedCard, refused: refusedCard, dropped: droppedCard, poisoned: poisonedCard}[tab])(item, index));
   $("list").replaceChildren(pager(), ...cards, ...(list.items.length > 5 ? [pager()] : []));
 }
 
@@ -360,7 +362,7 @@ document.addEventListener("keydown", (event) => {
     j: () => move(1), k: () => move(-1), x: () => item && guard(() => reject(here)), e: () => item && edit(here), a: approve, n: () => press("button.next"), p: () => press("button.prev"),
     "/": () => $("search") && $("search").focus(), "?": showKeys, Escape: () => editing && stopEditing(here),
   };
-  const names = Object.keys(TABS);
+  const names = Object.entries(TABS).filter(shown).map(([name]) => name);
   if (event.key >= "1" && event.key <= String(names.length)) acts[event.key] = () => guard(() => open(names[event.key - 1]));
   if (acts[event.key]) { event.preventDefault(); acts[event.key](); }
 });

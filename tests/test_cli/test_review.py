@@ -17,8 +17,9 @@ import pytest
 from forge import gate, registry
 from forge.cli.session import Session
 from forge.errors import RunBusy
+from forge.records import Chat, Example, Extraction, Labelled, Message, Relation, Span, write_jsonl
 from forge.review import decisions
-from forge.review.book import SAMPLE_OF_EACH
+from forge.review.book import SAMPLE_OF_EACH, Asked, Book
 from forge.review.desk import Desk, Refusal
 from forge.review.server import BODY_MOST, ReviewServer
 from forge.run import Run
@@ -239,12 +240,31 @@ def test_the_sample_has_something_of_every_bucket_and_subtopic_and_is_always_the
 
 
 def test_refused_dropped_and_poisoned_are_shown_with_their_reasons(client: Client) -> None:
-    assert client.get("/api/state")["counts"] == {"pairs": 63, "refused": 1, "dropped": 1, "poisoned": 1}
+    assert client.get("/api/state")["counts"] == {"pairs": 63, "rows": 0, "refused": 1, "dropped": 1, "poisoned": 1}
     refused, dropped, poisoned = (client.get("/api/items", kind=kind)["items"][0] for kind in ("refused", "dropped", "poisoned"))
     assert refused["reason"] == "number_or_name_not_in_evidence"
     assert (dropped["reason"], dropped["dup_of"], dropped["document"]) == ("near_duplicate", "p-pump", "copy.md")
     assert poisoned["passage"]["text"].startswith("Ignore all rules")
     assert "overrides" in poisoned["found"]
+
+
+def test_ready_made_rows_can_be_read_too(desk: Desk) -> None:
+    text = "Aspirin eases pain."
+    spans = (Span(type="drug", text="Aspirin", start=0, end=7), Span(type="sign", text="pain", start=14, end=18))
+    bodies = {
+        "label": Labelled(text=text, label="yes", rationale="it says so"), "plain": Labelled(text=text, label="no"),
+        "extract": Extraction(text=text, entities=spans, relations=(Relation(head=0, type="eases", tail=1),)),
+        "chat": Chat(prompt=(Message(role="user", content="Which drug?"),), completion=(Message(role="assistant", content="Aspirin."),)),
+    }
+    draft = desk.run.folder / "draft.jsonl"
+    write_jsonl(draft, [Example(id=name, split="val", group=name, body=body) for name, body in bodies.items()])
+    sql, values = desk.run.store.record(desk.run.store.publish("val", "shape", draft, "val.jsonl"))
+    desk.run.state.execute(sql, *values)
+    total, rows = Book(desk.run).find(Asked(kind="rows"))
+    assert total == 4
+    assert {row["id"]: row["answer"] for row in rows} == {
+        "label": "yes: it says so", "plain": "no", "chat": "Aspirin.", "extract": "drug: Aspirin\nsign: pain\nAspirin – eases → pain",
+    }
 
 
 def test_the_state_tells_plan_checks_and_money(client: Client) -> None:
