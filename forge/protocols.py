@@ -506,6 +506,8 @@ class Task(Protocol):
     describe(bodies) -> Sequence[body]: the bodies with what they share written into each (labels, types, instruction).
     baselines(train, tests, seed) -> Mapping[str, Sequence[str]]: answers of models that learn nothing or little, by name,
         one for each test example, written as target() writes them.
+    temperature: what its answers are sampled at when eval is asked to; tasks without one are decoded greedily only.
+    seen(train, tests) -> Sequence[tuple[str, ...]]: for each test example what training rows have of it too.
     label_prefixes(example) -> Mapping[str, str]: label -> the beginning of the answer that decides for it.
     audit(train, tests) -> Sequence[Verdict]: what can be said about the rows before anything is trained.
     measures(abstention) -> Sequence[Measure]: what `forge compare` and promotion look at, the deciding one first.

@@ -29,6 +29,9 @@ class EvalSettings(Settings):
         (), description="further models on the same prompts: folders with a model or an adapter, .gguf files, or servers as http://HOST/v1#MODEL (asked without a key)"
     )
     max_compared: int = Field(60, ge=1, description="rows that each of them answers")
+    sampled: int = Field(
+        0, ge=0, description="rows that the tuned model also answers by sampling, at the task's temperature (chat 0.7; labels and extractions are decoded greedily only)"
+    )
     probes: bool = Field(True, description="measure what was forgotten (plain held-out text) and what is given away word for word")
     threads: int = Field(1, ge=1, description="CPU threads; another number changes the last digits")
 

@@ -49,6 +49,26 @@ def model_answers(
     return found
 
 
+def sampled_answers(models: Models, task: Task, rows: Sequence[Example], new_tokens: int, ctx: Context) -> Answers:
+    """The tuned model's answers drawn at the task's own temperature; nothing for tasks that are decoded greedily only."""
+    temperature = float(getattr(task, "temperature", 0.0))
+    found: Answers = {row.id: {} for row in rows}
+    if temperature <= 0:
+        return found
+    journal = ctx.journal("sampled")
+    for start in range(0, len(rows), BATCH):
+        ctx.check_stop()
+        batch = rows[start : start + BATCH]
+        key = digest("sampled", str(temperature), str(new_tokens), *(row.id for row in batch))
+        if key not in journal:
+            encoded = [Encoded(models.encode_prompt(task.prompt(row)), ()) for row in batch]
+            answers = models.generate(encoded, "tuned", new_tokens, temperature=temperature, seed=int(key[:8], 16))
+            journal.put(key, [answer.text for answer in answers])
+        for row, text in zip(batch, journal.get(key), strict=True):
+            found[row.id]["tuned_sampled"] = task.parse(text)
+    return found
+
+
 def choose_rows(examples: Sequence[Example], cap: int, seed: int) -> list[Example]:
     """The rows that these baselines are asked: of the test that the task is gated on, evenly over its kinds."""
     recall = [row for row in examples if row.split == "test_recall"]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from forge.errors import GateFailed
 from forge.phase import Context
-from forge.phases.eval.baselines import Answers, choose_rows, model_answers, trivial_answers
+from forge.phases.eval.baselines import Answers, choose_rows, model_answers, sampled_answers, trivial_answers
 from forge.phases.eval.measure import TESTS, Caps, predict
 from forge.phases.eval.models import Models
 from forge.phases.eval.others import compare_models
@@ -39,6 +39,9 @@ def evaluate(settings: EvalSettings, ctx: Context) -> Mapping[str, float | str]:
     answers = trivial_answers(task, taught, examples, plan.seed)
     rows = choose_rows(examples, min(settings.max_baseline, DRY_RUN_BASELINE) if ctx.dry_run else settings.max_baseline, ctx.seed)
     _add(answers, model_answers(models, task, taught, passages, rows, caps.new_tokens, ctx))
+    if settings.sampled:
+        drawn = choose_rows(examples, DRY_RUN_BASELINE if ctx.dry_run else settings.sampled, ctx.seed)
+        _add(answers, sampled_answers(models, task, drawn, caps.new_tokens, ctx))
     probed = _probe(models, train, passages, held_out, settings, ctx)
     if settings.compare:
         asked = choose_rows(examples, DRY_RUN_BASELINE if ctx.dry_run else settings.max_compared, ctx.seed)

@@ -33,6 +33,8 @@ class ChatTask:
     """Conversational prompt/completion rows; scored by likelihood and by what is generated greedily."""
 
     name: ClassVar[str] = "chat"
+    temperature: ClassVar[float] = 0.7
+    """What servers sample chats at; the Modelfile that ships is greedy, which small models need."""
 
     def prompt(self, example: Example) -> tuple[Message, ...]:
         """The turns that the model sees: system and question. Raises UsageError for another task's example."""

@@ -87,7 +87,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.mark.local
 def test_models_by_folder_adapter_and_server_answer_the_same_prompts(inputs: dict[str, Path], server: str, tmp_path: Path) -> None:
     compare = (str(inputs["base_model"]), str(inputs["adapter"]), server)
-    settings = EvalSettings(**SETTINGS, max_baseline=4, compare=compare, max_compared=6)
+    settings = EvalSettings(**SETTINGS, max_baseline=4, compare=compare, max_compared=6, sampled=5)
     run = run_phase(phase, tmp_path, settings=settings, inputs=inputs)
     rows = [row for row in read_jsonl(run.out / "predictions.jsonl", Prediction) if "tiny-chat" in row.others]
     assert len(rows) == 6
@@ -100,7 +100,7 @@ def test_models_by_folder_adapter_and_server_answer_the_same_prompts(inputs: dic
     assert OneAnswer.asked[0]["temperature"] == 0
     report = json.loads((run.out / "eval.json").read_text())
     names = {row["name"] for row in report["rivals"]}
-    assert {"tiny-chat", "adapter", "base", "majority", "nearest"} <= names
+    assert {"tiny-chat", "adapter", "base", "majority", "nearest", "tuned_sampled"} <= names
     found = {verdict["name"]: verdict for verdict in report["verdicts"]}
     assert found["canary_exposure"]["n"] == 3
     assert 0 <= found["canary_exposure"]["estimate"] <= 7
