@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import itertools
 import json
 import math
 import os
@@ -113,7 +114,7 @@ class Bench:
         self.examples, self.lengths = make_examples(SHAPES[self.size]["vocab_size"], 300 if ask.tiny else 6000)
         self.base: Any = None
         self.rows: list[dict[str, Any]] = []
-        self.peak = 1e12
+        self.peak, self.step_times = 1e12, list[float]()
         self.folder = Path(tempfile.mkdtemp(prefix="bench-"))
         self.tokenizer = make_tokenizer()
 
@@ -191,7 +192,7 @@ class Bench:
             capability, free = torch.cuda.get_device_capability(), torch.cuda.mem_get_info()[0] + 2 * shape.parameters
             ways = choose_way(
                 Machine("cuda", torch.cuda.get_device_name(), capability, free, True, self.peak), shape, asked=variant.precision,
-                step_tokens=max(whole.tokens) // processes(), longest=max(self.lengths), total_tokens=0.0, compile=not fsdp_asked(),
+                step_tokens=int((1.02 if processes() > 1 else 1) * max(whole.tokens) / processes()), longest=max(self.lengths), total_tokens=0.0, compile=not fsdp_asked(),
                 limit_bytes=int(variant.limit_gib * GIB),
             )
         else:
@@ -456,6 +457,7 @@ class Bench:
             if done.returncode or not out.exists():
                 raise RuntimeError(f"{how} on {count}: {done.stderr.strip()[-900:]}")
             rates[count] = json.loads(out.read_text())
+            self.say("\n".join(line for line in done.stdout.splitlines() if line.startswith("rank ")))
             self.say(f"{how} on {count}: {rates[count]['real_tok_s']:,.0f} tok/s, {rates[count]['gib']:.1f} GiB each, loss {rates[count]['loss']:.4f}")
         gain = rates[self.ask.gpus]["real_tok_s"] / rates[1]["real_tok_s"]
         self.say(f"{how}: {self.ask.gpus} GPUs are {gain:.2f} times one")
@@ -487,6 +489,9 @@ class Bench:
 
         class Clock(TrainerCallback):  # type: ignore[misc, unused-ignore]
             def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+                if bench.ask.worker:  # each process tells its own steps, so that a slow one shows
+                    bench.sync()
+                    bench.step_times.append(time.perf_counter())
                 if state.global_step in (first, state.max_steps):
                     bench.sync()
                     times.append(time.perf_counter())
@@ -562,6 +567,8 @@ def _worker(ask: argparse.Namespace) -> None:
         use_fsdp()
     bench = Bench(ask)
     found = bench._ours(Variant("ours", "bf16"))
+    found["rank_step_ms"] = [round(1e3 * (after - before)) for before, after in itertools.pairwise(bench.step_times)]
+    print(f"rank {bench.rank}: step ms {found['rank_step_ms']}", flush=True)
     if bench.rank == 0:
         Path(ask.worker).write_text(json.dumps(found, default=str))
 

@@ -26,11 +26,26 @@ def prepare_libraries(threads: int, seed: int, cache: Path) -> None:
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
+    keep_one_gpu()
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(not torch.cuda.is_available())  # on a GPU they are slow, or missing, and kernels differ anyway
     # Deterministic mode also fills fresh memory with NaN, which no kernel of ours reads: 45 % of a tuning step (2026-11-20).
     torch.utils.deterministic.fill_uninitialized_memory = False
     torch.manual_seed(seed)
+
+
+def keep_one_gpu() -> int:
+    """Let a process that no launcher started see one GPU only; returns how many there are.
+
+    transformers would wrap the model in nn.DataParallel, which trl refuses. Several GPUs at once were slower than one when they were
+    measured (2 H200, DDP: 0.58 times one, 2026-11-21); what was found to cause it is mended, but not measured again.
+    """
+    import torch
+
+    there = torch.cuda.device_count()
+    if there > 1 and "WORLD_SIZE" not in os.environ:
+        os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    return there
 
 
 def pick_device() -> str:

@@ -77,6 +77,8 @@ def compile_layers(model: Any) -> None:
     import torch
 
     torch._dynamo.config.cache_size_limit = max(64, torch._dynamo.config.cache_size_limit)
+    # Under DDP each layer would be compiled again, and split where a bucket of gradients ends; the few of an adapter need no overlap.
+    torch._dynamo.config.optimize_ddp = False
     for layer in model.get_base_model().model.layers:
         layer.compile(dynamic=None)
 
@@ -178,15 +180,24 @@ def processes() -> int:
 
 
 def trial_step(trainer: Any, packed: Packed, lengths: Sequence[int]) -> bool:
-    """One forward and backward pass over the longest row; False when memory does not suffice. Changes nothing that is trained."""
+    """Forward and backward passes over the longest row and those with the most and the fewest examples; False when memory does not
+    suffice. Changes nothing that is trained.
+
+    Three rows, because compiled layers take a size for fixed until they see another: rows of a step hold about as many examples, and
+    the first with another number would stop a measured or billed run for a recompilation (seen at row 45 of 108, 2026-11-21).
+    """
     import torch
 
-    longest = max(range(len(packed.rows)), key=lambda number: sum(lengths[example] for example in packed.rows[number]))
-    model = trainer.model
+    numbers = range(len(packed.rows))
+    longest = max(numbers, key=lambda number: sum(lengths[example] for example in packed.rows[number]))
+    most, fewest = (pick(numbers, key=lambda number: len(packed.rows[number])) for pick in (max, min))
+    model, device = trainer.model, trainer.args.device
     try:
-        batch = trainer.data_collator([trainer.train_dataset[longest]])
-        model.to(trainer.args.device).train()
-        trainer.compute_loss(model, trainer._prepare_inputs(batch), num_items_in_batch=torch.tensor(1, device=trainer.args.device)).backward()
+        model.to(device).train()
+        for number in dict.fromkeys((longest, most, fewest)):
+            batch = trainer._prepare_inputs(trainer.data_collator([trainer.train_dataset[number]]))
+            trainer.compute_loss(model, batch, num_items_in_batch=torch.tensor(1, device=device)).backward()
+            model.zero_grad(set_to_none=True)
     except torch.OutOfMemoryError:
         return False
     finally:

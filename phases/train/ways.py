@@ -1,7 +1,7 @@
 """How an adapter is trained on this machine: precision of the base, compile, tokens a pass, checkpointing; each with its reason.
 
 The numbers are a model of memory and time that one trial step then checks (tuner.py). Its constants were fitted on one H200
-(Qwen2.5-7B shape, rank 32, 2026-11-21: 21.0 / 22.3 / 73.7 GiB at 1,645 / 2,010 / 17,400 tokens a pass, the same in bf16 and FP8; probes of
+(Qwen2.5-7B shape, rank 32, 2026-11-21: 21.0 / 22.3 / 23.1 / 73.7 / 102.1 GiB at 1,645 / 2,010 / 2,207 / 17,400 / 25,967 tokens a pass, bf16 and FP8 alike; probes of
 the day before: 19.6 GiB at 2k with every 2nd layer checkpointed, 57.7 at 8k without compile; 17,737 / 18,693 / 19,458 / 20,299
 tokens/s at 1.5k / 2k / 8k / 16k).
 """
@@ -24,7 +24,7 @@ ADAPTER_BYTES = {"fp32": 16, "bf16": 20}
 """A trained parameter: weight, gradient, moments, and for bfloat16 a float32 copy of weight and gradient."""
 KEPT_COMPILED, KEPT_EAGER = (3.0, 2.05), (4.0, 5.0)
 """Values a layer keeps for the backward pass, in (feed-forward widths, hidden widths) a token."""
-MARGIN, HEAD_BYTES = 1.01, 6.6
+MARGIN, HEAD_BYTES, WORKSPACE = 1.01, 6.6, 0.25 * GIB
 LARGEST_ROW, SMALLEST_ROW = 26000, 512
 SPREAD_SLACK = 1.015
 """Rows of one step are equally long up to this."""
@@ -149,7 +149,7 @@ def needed_bytes(shape: Shape, precision: Precision, *, row_tokens: int, checkpo
     twice = math.ceil(shape.layers / checkpoint_every) if checkpoint_every else 0
     kept = (shape.layers - twice + (1 if twice else 0)) * layer + twice * each * shape.hidden
     head = min(row_tokens, TILE_TOKENS) * shape.vocab * HEAD_BYTES
-    return int(weights + adapter + MARGIN * row_tokens * kept + head)
+    return int(weights + adapter + MARGIN * row_tokens * kept + head + WORKSPACE)
 
 
 def relative_time(row_tokens: int, checkpoint_every: int) -> float:

@@ -66,7 +66,7 @@ def test_only_answers_carry_labels() -> None:
 
 
 @pytest.mark.parametrize(("row_tokens", "every", "compiled", "measured"), [
-    (1645, 0, True, 21.0), (2010, 0, True, 22.3), (17400, 0, True, 73.7), (2048, 2, True, 19.6), (8192, 0, False, 57.7),
+    (1645, 0, True, 21.0), (2207, 0, True, 23.1), (17400, 0, True, 73.7), (25967, 0, True, 102.1), (2048, 2, True, 19.6), (8192, 0, False, 57.7),
 ])  # fmt: skip
 def test_the_memory_model_is_within_four_percent_of_what_an_h200_took(row_tokens: int, every: int, compiled: bool, measured: float) -> None:
     found = needed_bytes(SEVEN, "bf16", row_tokens=row_tokens, checkpoint_every=every, compiled=compiled) / GIB
