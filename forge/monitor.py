@@ -131,7 +131,7 @@ class Monitor:
             self._silence.heard(float(event["at"]))
 
 
-SHOWN = ("grad_norm", "memory_gib", "learning_rate", "share_of_limit", "mfu")
+SHOWN = ("grad_norm", "memory_gib", "share_of_limit", "usd_projected")
 """Numbers of a progress line that are shown as they are, where a trainer reports them."""
 
 

@@ -10,7 +10,7 @@ from forge.cli.words import duration
 from forge.ledger import dollars
 from forge.monitor import sparkline
 
-UNITS = {"memory_gib": ("memory", "GiB"), "grad_norm": ("grad norm", ""), "share_of_limit": ("share of the limit", ""), "mfu": ("MFU", "")}
+UNITS = {"memory_gib": ("memory", "GiB"), "share_of_limit": ("of the machine's limit", ""), "usd_projected": ("dollars in all", "")}
 GRAPH_MOST = 40
 
 
@@ -19,10 +19,9 @@ def watch_lines(watched: dict[str, Any], run_id: str) -> list[str]:
     rows = [
         *_curve("loss", watched["loss"], "{:.3f}", f"from {watched['loss'][0]:.3f}" if watched["loss"] else ""),
         *_curve("val loss", watched["val_loss"], "{:.3f}", ""),
-        *_curve("tokens/s", watched["tokens_per_second"], "{:,.0f}", _numbers(watched["numbers"])),
+        *_curve("tokens/s", watched["tokens_per_second"], "{:,.0f}", ""),
+        *(f"  {told}" for told in (_numbers(watched["numbers"]), _time_and_money(watched)) if told),
     ]
-    if told := _time_and_money(watched):
-        rows.append(f"  {told}")
     if watched["alarm"]:
         text = f"! {watched['alarm']}; look with: forge logs {run_id} {watched['phase']}"
         rows += [ui.paint(ui.RED, row) for row in textwrap.wrap(text, ui.width(), subsequent_indent="  ")]

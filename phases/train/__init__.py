@@ -60,7 +60,8 @@ class Train:
         """Seconds from the plan's steps at a measured speed of one core; the lease is paid by provision."""
         plan = read_record(ctx.input("plan"), Plan)
         pretraining = plan.scratch.steps * plan.scratch.rows_per_step * plan.scratch.context if plan.scratch else 0
-        tuning = plan.lora.steps * plan.lora.examples_per_step * plan.lora.max_length / 2
+        adapters = len(plan.sweep.candidates) if plan.sweep else 1
+        tuning = adapters * plan.lora.steps * plan.lora.examples_per_step * plan.lora.max_length / 2
         seconds = FIXED_SECONDS + 6 * plan.parameters * (pretraining + tuning) / CPU_FLOPS
         return Estimate(
             seconds_p50=seconds, seconds_p90=SPREAD_P90 * seconds,

@@ -140,19 +140,38 @@ def _over_one_base(
         halving=sweep.halving, compile=together, checkpoint_steps=checkpoint_steps,
     )
     base = load_base(folder, "bfloat16" if together else "float32", machine.device)
-    outcomes: list[Outcome] = []
-    for number, part in enumerate([candidates] if together else [[one] for one in candidates]):
-        teller = reporter("sweep" if together else f"sweep-{part[0].name}", lora.steps, number * lora.steps)
-        teller.start(0)
-        outcomes += train_batched(
-            base, examples, part, setting, validation=validation, folder=ctx.work / "sweep" / ("all" if together else part[0].name),
-            hooks=Hooks(teller.step, ctx.check_stop),
-        )
+    outcomes = _train_parts(base, examples, validation, candidates, setting, ctx, reporter, together=together)
     for one in outcomes:
         model = with_adapter(base, one, lora.target_modules)
         save_adapter(model, ctx.work / "sweep-adapters" / one.candidate.name)
         model.unload()
     return outcomes, [_tuning(one, examples, lora.steps, guards, "bf16" if together else "fp32") for one in outcomes]
+
+
+def _train_parts(
+    base: Any, examples: Sequence[Encoded], validation: Sequence[Encoded], candidates: Sequence[Candidate], setting: Sweep, ctx: Context,
+    reporter: MakeReporter, *, together: bool,
+) -> list[Outcome]:
+    """All candidates at once, or, where memory does not suffice for that, one after another over the same base."""
+    import torch
+
+    outcomes: list[Outcome] = []
+    for number, part in enumerate([candidates] if together else [[one] for one in candidates]):
+        name = "sweep" if together else f"sweep-{part[0].name}"
+        teller = reporter(name, setting.steps, number * setting.steps)
+        teller.start(0)
+        try:
+            outcomes += train_batched(
+                base, examples, part, setting, validation=validation, folder=ctx.work / "sweep" / ("all" if together else part[0].name),
+                hooks=Hooks(teller.step, ctx.check_stop),
+            )
+        except torch.OutOfMemoryError:
+            if not together:
+                raise
+            torch.cuda.empty_cache()
+            ctx.notice("sweep: out of memory with all candidates in one pass; going on with one after another")
+            return _train_parts(base, examples, validation, candidates, setting._replace(halving=False), ctx, reporter, together=False)
+    return outcomes
 
 
 def _tuned_in_turn(plan: Plan, sweep: SweepPlan, ctx: Context, tune: Tune) -> tuple[list[Outcome], list[Tuning]]:
