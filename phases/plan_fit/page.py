@@ -87,8 +87,20 @@ def _data(data: Data) -> str:
         *([f"- reviewed by a person: {reviewed}"] if reviewed else []),
         f'- system prompt: "{contract.system_prompt}"',
         f'- out of scope: "{contract.abstention}"',
+        *_subtopics(data),
     ]
     return "\n".join(lines)
+
+
+def _subtopics(data: Data) -> list[str]:
+    """What the corpus is about, and how much of each subtopic is asked, trained and tested."""
+    passages = Counter(name for passage in data.clean if (name := passage.meta.get("subtopic", "")))
+    if not passages:
+        return []
+    pairs = Counter(pair.subtopic for pair in data.pairs)
+    tested = Counter(row.subtopic for split, rows in data.splits.items() if split.startswith("test_") for row in rows)
+    lines = ["", "| subtopic | passages | pairs | tested |", "|---|---:|---:|---:|"]
+    return lines + [f"| {name} | {count:,} | {pairs[name]:,} | {tested[name]:,} |" for name, count in sorted(passages.items(), key=lambda one: (-one[1], one[0]))]
 
 
 def _checks(verdicts: Sequence[Verdict]) -> str:

@@ -294,3 +294,15 @@ def test_the_real_training_refuses_rows_that_were_changed_under_the_rehearsal(tm
     with pytest.raises(GateFailed, match="rehearsal") as caught:
         fit(tmp_path, rehearse=tampered)
     assert "train" in caught.value.why
+
+
+def test_the_plan_counts_passages_pairs_and_tests_by_subtopic() -> None:
+    from types import SimpleNamespace
+
+    from forge.phases.plan_fit.page import _subtopics
+
+    passages = [SimpleNamespace(meta={"subtopic": name}) for name in ("gears", "gears", "bells")]
+    rows = {"train": [SimpleNamespace(subtopic="gears")], "test_recall": [SimpleNamespace(subtopic="gears")]}
+    data = SimpleNamespace(clean=passages, pairs=[SimpleNamespace(subtopic="gears")] * 3, splits=rows)
+    assert _subtopics(data)[-2:] == ["| gears | 2 | 3 | 1 |", "| bells | 1 | 0 | 0 |"]  # type: ignore[arg-type]
+    assert _subtopics(SimpleNamespace(clean=[SimpleNamespace(meta={})], pairs=[], splits={})) == []  # type: ignore[arg-type]
