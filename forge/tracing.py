@@ -18,7 +18,7 @@ from forge.protocols import Prediction
 from forge.questions import normalize, similarity, words
 from forge.records import Document, Drop, Example, Pair, Passage, Record, Rejected, Source, read_jsonl
 from forge.registry import Registry
-from forge.review.book import POISONED, marks, splits_of
+from forge.review.book import POISONED, asked_and_answered, marks, splits_of
 from forge.review.decisions import current, history
 from forge.run import Run
 
@@ -34,7 +34,7 @@ R = TypeVar("R", bound=Record)
 
 
 class Found(Record):
-    """A thing that fits. kind: pair, refused, passage, dropped or file. score: 1 for an exact id."""
+    """A thing that fits. kind: pair, row (of ready-made data), refused, passage, dropped or file. score: 1 for an exact id."""
 
     kind: str
     id: str
@@ -72,7 +72,7 @@ class Tracer:
 
     def follow(self, found: Found) -> list[Step]:
         """The way of one thing, from where it came to where it went."""
-        ways = {"pair": self._pair, "refused": self._refused, "passage": self._passage, "dropped": self._dropped, "file": self._file}
+        ways = {"pair": self._pair, "row": self._row, "refused": self._refused, "passage": self._passage, "dropped": self._dropped, "file": self._file}
         return list(ways[found.kind](found.id))
 
     # --- the ways -----------------------------------------------------------------------------------------------
@@ -89,6 +89,16 @@ class Tracer:
             last = told[-1]
             yield Step(name="review", facts={"decision": {"reject": "rejected", "edit": "edited", "keep": "taken back"}[last.action], "by": last.who, "why": last.why})
         yield from self._use(key, rejected=bool(decided and decided.action == "reject"))
+
+    def _row(self, key: str) -> Iterator[Step]:
+        row = self.rows[key]
+        asked, answered = asked_and_answered(row)
+        yield Step(name="row", facts={"id": key, "task": row.body.task, "text": asked, "answer": answered, "came": "ready-made, written by no teacher"})
+        for origin in row.origin:
+            if passage := self.passages.get(origin):
+                yield Step(name="passage", facts={**_passage_facts(passage), "audit": "kept"})
+                yield from self._file_step(passage.source)
+        yield from self._use(key, rejected=False)
 
     def _refused(self, key: str) -> Iterator[Step]:
         entry = self.rejected[key]
@@ -192,7 +202,7 @@ class Tracer:
     # --- looking up ---------------------------------------------------------------------------------------------
 
     def _by_id(self, asked: str) -> Iterator[Found]:
-        for kind, table in (("pair", self.pairs), ("refused", self.rejected), ("passage", self.passages), ("dropped", self.drops)):
+        for kind, table in (("pair", self.pairs), ("row", self.ready_made), ("refused", self.rejected), ("passage", self.passages), ("dropped", self.drops)):
             for key in table:
                 if key == asked or (len(asked) >= PREFIX and key.startswith(asked)):
                     yield Found(kind=kind, id=key, text=_text(table[key]), score=1.0 if key == asked else 0.99)
@@ -204,6 +214,8 @@ class Tracer:
         wanted, form = frozenset(words(asked)), normalize(asked)
         for pair in self.pairs.values():
             yield Found(kind="pair", id=pair.id, text=pair.question, score=_likeness(asked, form, wanted, pair.question))
+        for row in self.ready_made.values():
+            yield Found(kind="row", id=row.id, text=_text(row), score=_likeness(asked, form, wanted, asked_and_answered(row)[0]))
         for entry in self.rejected.values():
             yield Found(kind="refused", id=entry.id, text=_text(entry), score=_likeness(asked, form, wanted, entry.pair.question))
         for passage in self.passages.values():
@@ -248,6 +260,11 @@ class Tracer:
     def rows(self) -> dict[str, Example]:
         """Rows of every split, by id."""
         return {row.id: row for name in ("train", "val", *TESTS) for row in self._read(name, Example)}
+
+    @property
+    def ready_made(self) -> dict[str, Example]:
+        """The rows that were not made of pairs, by id."""
+        return {key: row for key, row in self.rows.items() if key not in self.pairs}
 
     @cached_property
     def predictions(self) -> dict[str, Prediction]:
@@ -301,7 +318,7 @@ def _text(record: Record) -> str:
         return record.question
     if isinstance(record, Drop):
         return f"{record.reason}: {record.sample}"
-    return getattr(record, "text", "")
+    return asked_and_answered(record)[0] if isinstance(record, Example) else getattr(record, "text", "")
 
 
 def _likeness(asked: str, form: str, wanted: frozenset[str], question: str) -> float:

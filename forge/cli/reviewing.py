@@ -51,9 +51,12 @@ def review(
 
 
 def _export(desk: Desk, path: Path, *, sampled: bool, as_json: bool) -> None:
+    from forge.errors import UsageError
     from forge.records import canonical_json
     from forge.store import write_durably
 
+    if not desk.book.pairs:
+        raise UsageError(f"run {desk.run.id} has no pairs", why="synth has not made any; rows of ready-made data are changed where they came from", next=f"forge review {desk.run.id}")
     rows = list(desk.book.rows(sampled=sampled))
     write_durably(path, "".join(canonical_json(row) + "\n" for row in rows))
     if as_json:

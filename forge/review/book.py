@@ -190,13 +190,14 @@ def _artifact(run: Run, name: str, kind: type[R]) -> Iterator[R]:
 
 def _ready_made(row: Example) -> Item:
     """A row that no teacher wrote: read here, changed where it came from."""
-    asked, answered = _asked_and_answered(row)
+    asked, answered = asked_and_answered(row)
     facets = {"bucket": row.body.label if isinstance(row.body, Labelled) else row.bucket, "subtopic": row.subtopic, "split": row.split}
     shown = {"question": asked, "answer": answered, "evidence": "", "passage_id": row.origin[0] if row.origin else "", "locator": ""}
     return Item(row.id, facets, f"{row.id}\n{asked}\n{answered}".casefold(), shown)
 
 
-def _asked_and_answered(row: Example) -> tuple[str, str]:
+def asked_and_answered(row: Example) -> tuple[str, str]:
+    """What a row gives to the model and what it wants back, as text for people, whatever its task."""
     body = row.body
     if isinstance(body, Chat):
         return "\n".join(turn.content for turn in body.prompt if turn.role != "system"), "\n".join(turn.content for turn in body.completion)

@@ -10,7 +10,7 @@ import pytest
 
 from forge import registry
 from forge.protocols import Prediction
-from forge.records import Document, Message, Record, write_jsonl
+from forge.records import Document, Example, Labelled, Message, Record, write_jsonl
 from forge.run import Run
 from tests.test_cli.conftest import Command
 from tests.test_cli.toy_review import points_with_pairs
@@ -106,6 +106,14 @@ def test_a_file_tells_what_became_of_it(traced: Command) -> None:
     assert way["pairs"]["refused"] == {"number_or_name_not_in_evidence": 1}
     assert way["passages"] == {"kept": 1, "dropped": {}}
     assert steps(traced, "one", "p-pump")["pairs"]["splits"] == {"train": 10}
+
+
+def test_a_ready_made_row_is_found_by_its_text(traced: Command) -> None:
+    put(Run.open("one"), "val", [Example(id="ready-1", split="val", group="g", body=Labelled(text="Aspirin eases pain.", label="yes"))])
+    told = traced("trace", "one", "aspirin eases pain", "--json").json
+    assert (told["kind"], told["id"]) == ("row", "ready-1")
+    way = {step["name"]: step["facts"] for step in told["steps"]}
+    assert (way["row"]["answer"], way["split"]["split"]) == ("yes", "val")
 
 
 def test_without_a_run_the_newest_is_asked(traced: Command) -> None:
