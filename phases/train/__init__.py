@@ -79,7 +79,8 @@ class Train:
         if plan.scratch is None:
             ctx.progress(0, None, f"preparing {known.name}")
             prepare_base(plan, ctx, known)
-        prepare_libraries(settings.threads, plan.seed, ctx.work / "datasets")
+        if (gpus := prepare_libraries(settings.threads, plan.seed, ctx.work / "datasets")) > 1:
+            ctx.notice(f"{gpus} GPUs are here, one is used (docs/training.md says why)")
         machine = look_at_machine(measure=plan.scratch is None)
         precision, reason = pick_precision(plan.precision, machine.device)
         if plan.scratch is not None:

@@ -10,8 +10,8 @@ from pathlib import Path
 QUIET = ("transformers", "trl", "peft")
 
 
-def prepare_libraries(threads: int, seed: int, cache: Path) -> None:
-    """Fix threads and seed, allow only deterministic kernels, no network, no telemetry, no bars.
+def prepare_libraries(threads: int, seed: int, cache: Path) -> int:
+    """Fix threads and seed, allow only deterministic kernels, no network, no telemetry, no bars; returns how many GPUs there are.
 
     Must run before the first import of transformers: huggingface_hub reads its environment once, when it is imported.
     """
@@ -26,12 +26,13 @@ def prepare_libraries(threads: int, seed: int, cache: Path) -> None:
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    keep_one_gpu()
+    gpus = keep_one_gpu()
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(not torch.cuda.is_available())  # on a GPU they are slow, or missing, and kernels differ anyway
     # Deterministic mode also fills fresh memory with NaN, which no kernel of ours reads: 45 % of a tuning step (2026-11-20).
     torch.utils.deterministic.fill_uninitialized_memory = False
     torch.manual_seed(seed)
+    return gpus
 
 
 def keep_one_gpu() -> int:
@@ -42,7 +43,7 @@ def keep_one_gpu() -> int:
     """
     import torch
 
-    there = torch.cuda.device_count()
+    there = int(torch.cuda.device_count())
     if there > 1 and "WORLD_SIZE" not in os.environ:
         os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     return there
