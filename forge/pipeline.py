@@ -44,6 +44,7 @@ from forge.worker import Job, JobPhase
 
 CORPUS = "corpus"
 MAX_REPAIRS = 5
+PLANNED_BUDGET = "planned_budget"
 SWEEP_SECONDS = 20.0
 """How long a run waits for a machine of another run to go."""
 CHANGED = "its inputs, settings or version changed"
@@ -135,7 +136,15 @@ class Pipeline:
     def _also(self, phase: AnyPhase) -> list[str]:
         """What a phase says that it depends on besides: tables of configs/, and the cap of the budget."""
         tables = [json.dumps(load_data(name), sort_keys=True, default=str) for name in getattr(phase, "configs", ())]
-        return [*tables, *([f"{self.config.budget_usd:.6f}"] if getattr(phase, "budgeted", False) else [])]
+        return [*tables, *([self._planned_budget()] if getattr(phase, "budgeted", False) else [])]
+
+    def _planned_budget(self) -> str:
+        """The budget now; once a phase after the gate is done, the one that was planned with: a cap raised in the middle of a
+        run must not throw away what was trained under the approved plan. The ledger holds the cap in either case.
+        """
+        done = {row["name"] for row in self.run.state.rows("SELECT name FROM phase WHERE status='done'")}
+        passed = any(phase.name in done for phase in self.phases if gate.APPROVAL in phase.reads)
+        return (self.run.state.get(PLANNED_BUDGET) if passed else "") or f"{self.config.budget_usd:.6f}"
 
     def _task_if_other(self) -> tuple[str, ...]:
         """The task, unless it is chat, which is what runs were about before they could name one."""
@@ -207,6 +216,8 @@ class Pipeline:
         return ""
 
     def _run_phase(self, phase: AnyPhase, inputs: dict[str, Artifact], why: str) -> None:
+        if getattr(phase, "budgeted", False):
+            self.run.state.put(PLANNED_BUDGET, f"{self.config.budget_usd:.6f}")
         fingerprint = self.fingerprint(phase, inputs)
         files = self._open(inputs, leave_out_damaged=phase.always)
         self._mark_running(phase, fingerprint, why)

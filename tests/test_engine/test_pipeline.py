@@ -54,10 +54,20 @@ def test_a_phase_whose_result_depends_on_the_budget_runs_again_when_it_changes_a
     seen: list[float] = []
     monkeypatch.setattr(Read, "budgeted", True, raising=False)
     for budget in (5, 5, 6):
-        run_toys(run, run__budget_usd=budget)
+        run_toys(run, run__budget_usd=budget, until="plan_it")
         seen.append(Read.runs)
     assert seen == [1, 1, 2]
-    assert (Finish.runs, len(Buy.calls)) == (1, 5), "the same words: nothing after it runs"
+    assert len(Buy.calls) == 5, "the same words: nothing after it runs"
+
+
+def test_a_budget_raised_after_the_gate_keeps_what_was_made_under_the_approved_plan(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Read, "budgeted", True, raising=False)
+    run_toys(run, run__budget_usd=5)
+    run_toys(run, run__budget_usd=6)
+    assert (Read.runs, Finish.runs) == (1, 1)
+    run_toys(run, run__budget_usd=6, rerun_from="read")
+    run_toys(run, run__budget_usd=6)
+    assert Read.runs == 2, "made anew for another reason, it is made with the budget of the day, once"
 
 
 def test_a_changed_table_reruns_the_phase_that_names_it(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
