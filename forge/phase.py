@@ -154,7 +154,7 @@ class Phase(Protocol[C]):
     named_files(settings) -> str: a hash over the contents of files that its settings name; "" without any. A changed one runs it again.
     reusable(metrics) -> Mapping | None: the numbers to show there; None: this result is not for other runs.
     configs: tuple[str, ...]: the tables in configs/ ("gates") that its result depends on; part of the fingerprint.
-    budgeted: bool: its result depends on the budget, so a changed one runs it again.
+    budgeted: bool: its result depends on the budget: one changed before the gate has been passed runs it again.
     tables(find, *, dropped) -> Iterable[Table]: its artifacts as tables; find(name) is the path of one of them.
         dropped=True: what was let go, one row each, with the reason.
     """
