@@ -56,7 +56,7 @@ class Desk:
 
 
 @dataclass
-class Attempt:
+class UnderWay:
     """One attempt under way; whoever learns of its end says so, else it ends as unknown."""
 
     outcome: str = f"{UNKNOWN}: the answer could not be read"
@@ -84,10 +84,10 @@ class Attempt:
 
 
 @contextmanager
-def attempt(desk: Desk, teacher: str, request: TeacherRequest, worst: int) -> Iterator[Attempt]:
+def attempt(desk: Desk, teacher: str, request: TeacherRequest, worst: int) -> Iterator[UnderWay]:
     """A line for one request, begun here and ended when the block is left, however it is left. Raises OverBudget before it."""
     line = desk.meter.begin({request.key: worst}, what(teacher, request))[request.key]
-    made = Attempt()
+    made = UnderWay()
     try:
         yield made
     finally:

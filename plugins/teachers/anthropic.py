@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 from forge.errors import MissingAccess, UsageError
 from forge.ledger import Meter, Wait
 from forge.phase import Requirement
-from forge.plugins.teachers._attempts import Attempt, Desk, answers, attempt, is_own_error
+from forge.plugins.teachers._attempts import Desk, UnderWay, answers, attempt, is_own_error
 from forge.plugins.teachers._batches import Batches, Notes, outcome
 from forge.plugins.teachers._limiter import Busy, Limiter, Pace
 from forge.plugins.teachers._prices import price_of
@@ -69,7 +69,7 @@ class Block(BaseModel):
     text: str = ""
 
 
-class Reply(BaseModel):
+class MessageBody(BaseModel):
     """A message as the Messages API returns it: what is read of it, validated. A field's absence is an error, never a zero."""
 
     type: Literal["message"]
@@ -180,10 +180,10 @@ class AnthropicTeacher:
             if limit and remaining:
                 self._pace.learn(kind, float(limit), float(remaining))
 
-    def _read(self, request: TeacherRequest, body: bytes, made: Attempt) -> TeacherResponse | None:
+    def _read(self, request: TeacherRequest, body: bytes, made: UnderWay) -> TeacherResponse | None:
         """The response in a body, booked as answered; None, and left as unknown, when the body is no message."""
         try:
-            reply = Reply.model_validate_json(body)
+            reply = MessageBody.model_validate_json(body)
         except ValidationError:
             return None
         response = self._response(request, reply, batch=False)
@@ -231,11 +231,11 @@ class AnthropicTeacher:
 
     def _from_batch(self, request: TeacherRequest, message: Any) -> TeacherResponse | None:
         try:
-            return self._response(request, Reply.model_validate(message.model_dump(include=set(Reply.model_fields))), batch=True)
+            return self._response(request, MessageBody.model_validate(message.model_dump(include=set(MessageBody.model_fields))), batch=True)
         except ValidationError:
             return None
 
-    def _response(self, request: TeacherRequest, reply: Reply, *, batch: bool) -> TeacherResponse:
+    def _response(self, request: TeacherRequest, reply: MessageBody, *, batch: bool) -> TeacherResponse:
         used = reply.usage
         written = used.cache_creation or CacheWritten()
         tokens = {
@@ -260,7 +260,7 @@ def _costs(request: TeacherRequest) -> dict[str, float]:
     return {"requests": 1, "input": len(user_text(request).encode()) / 4 + 300, "output": request.max_output_tokens}
 
 
-def _explain(made: Attempt, error: Exception) -> None:
+def _explain(made: UnderWay, error: Exception) -> None:
     """Whether an attempt without an answer was sent at all. While a connection is being made nothing has been sent yet."""
     import httpx2
 

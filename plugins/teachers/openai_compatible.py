@@ -18,7 +18,7 @@ from urllib.parse import SplitResult, urlsplit
 from forge.errors import MissingAccess, UsageError
 from forge.ledger import Meter, Wait
 from forge.phase import Requirement
-from forge.plugins.teachers._attempts import Attempt, Desk, answers, attempt, is_own_error
+from forge.plugins.teachers._attempts import Desk, UnderWay, answers, attempt, is_own_error
 from forge.plugins.teachers._limiter import Busy, Limiter
 from forge.plugins.teachers._prices import price_of
 from forge.plugins.teachers._wire import (
@@ -116,7 +116,7 @@ class OpenAICompatibleTeacher:
             return self._ask(request)
         return TeacherResponse(key=request.key, error=f"HTTP {status}: {body[:200].decode(errors='replace')}")
 
-    def _post(self, asked: dict[str, Any], made: Attempt) -> tuple[int, Any, bytes]:
+    def _post(self, asked: dict[str, Any], made: UnderWay) -> tuple[int, Any, bytes]:
         try:
             return self._call("POST", "/chat/completions", asked)
         except ConnectionRefusedError as error:
