@@ -297,6 +297,9 @@ class Teacher(Protocol):
     It may also have (synth looks with getattr):
     briefed(brief: TeacherBrief) -> Teacher: the same teacher, set up for a run. Spends nothing, opens no connection.
     preflight() -> None: raises MissingAccess or UsageError before anything is reserved (key, model, endpoint). Spends nothing.
+    metered(meter: forge.ledger.Meter, wait: forge.ledger.Wait) -> Teacher: the same teacher, which then writes a line of the
+        ledger before each attempt is sent and its outcome after it, and waits through `wait`, so that a user can stop it. For a
+        teacher without it one line is reserved and settled for each request, whatever attempts that takes.
     """
 
     name: ClassVar[str]
