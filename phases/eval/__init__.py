@@ -72,16 +72,15 @@ class Eval:
         return evaluate(settings, ctx)
 
     def tables(self, find: Callable[[str], Path], *, dropped: bool) -> Iterator[Table]:
-        """The models of all stages on each stage's questions."""
-        from forge.phases.eval.stages import tables
+        """Baselines and compared models, subtopics, and the models of all stages on each stage's questions."""
+        from forge.phases.eval import report, stages
 
         if not dropped:
-            yield from tables(find("eval"))
+            yield from report.tables(find("eval"))
+            yield from stages.tables(find("eval"))
 
     def undo(self, settings: EvalSettings, ctx: Context) -> None:
         """Nothing is made outside the run folder."""
 
 
 phase = Eval()
-
-__all__ = ["Eval", "EvalSettings", "phase", "summarize"]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from forge.phase import Table
 from forge.protocols import Measure, Prediction, Task
 from forge.records import Verdict
 from forge.stats import compare_counts
@@ -88,6 +91,19 @@ def subtopics(task: Task, predictions: Sequence[Prediction], abstention: str) ->
         {"subtopic": name, "measure": measure.name, "rows": len(found), "value": round(measure.statistic(_sum(found)), 4)} for name, found in sorted(counts.items())
     ]
     return rows[:SHOWN_SUBTOPICS]
+
+
+def tables(eval_json: Path) -> Iterator[Table]:
+    """For `forge show`: every baseline and compared model beside the tuned one, and the subtopics."""
+    report = json.loads(eval_json.read_text(encoding="utf-8"))
+    if others := report.get("rivals"):
+        head = ("model or baseline", others[0]["measure"], "tuned", "difference", "95 %", "rows")
+        yield Table(name="rivals", head=head, rows=tuple(
+            (row["name"], row["theirs"], row["tuned"], row["difference"], f"{row['ci'][0]:+.3f} to {row['ci'][1]:+.3f}", row["rows"]) for row in others
+        ))  # fmt: skip
+    if found := report.get("subtopics"):
+        rows = tuple((row["subtopic"], row["value"], row["rows"]) for row in found)
+        yield Table(name="subtopics", head=("subtopic", found[0]["measure"], "rows"), rows=rows)
 
 
 def _difference(pairs: Mapping[str, Sequence[tuple[tuple[float, ...], tuple[float, ...]]]], measure: Measure, seed: int) -> dict[str, Any]:

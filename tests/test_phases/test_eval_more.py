@@ -108,6 +108,20 @@ def test_models_by_folder_adapter_and_server_answer_the_same_prompts(inputs: dic
 
 
 @pytest.mark.local
+def test_a_gguf_file_answers_as_the_model_that_it_was_made_of(inputs: dict[str, Path], tmp_path: Path) -> None:
+    pytest.importorskip("llama_cpp")
+    from forge.phases.quantize.gguf_export import export_f16
+
+    export_f16(inputs["base_model"], tmp_path / "tiny.gguf", name="tiny", license="")
+    compare = (str(inputs["base_model"]), str(tmp_path / "tiny.gguf"))
+    settings = EvalSettings(max_generated=4, max_abstain=1, max_base=0, max_new_tokens=6, max_baseline=0, probes=False, compare=compare, max_compared=4)
+    out = run_phase(phase, tmp_path / "run", settings=settings, inputs=inputs).out
+    rows = [row for row in read_jsonl(out / "predictions.jsonl", Prediction) if "tiny.gguf" in row.others]
+    assert len(rows) == 4
+    assert sum(row.others["tiny.gguf"] == row.others["base"] for row in rows) >= 3   # F16 may turn a close call
+
+
+@pytest.mark.local
 def test_baselines_and_probes_can_be_left_out(inputs: dict[str, Path], tmp_path: Path) -> None:
     run = run_phase(phase, tmp_path, settings=EvalSettings(**SETTINGS, max_baseline=0, probes=False), inputs=inputs)
     report = json.loads((run.out / "eval.json").read_text())
@@ -210,3 +224,12 @@ def test_shape_plants_canaries_in_training_only_when_asked(tmp_path: Path) -> No
         out = run_phase(shaping, tmp_path / str(count), settings=ShapeSettings(base="scratch", canaries=count), inputs=given).out
         assert sum(row.bucket == BUCKET for row in read_jsonl(out / "train.jsonl", Example)) == count
         assert read_record(out / "shape.json", DataContract).buckets.get(BUCKET, 0) == count
+
+
+def test_show_has_a_table_of_rivals_and_one_of_subtopics(tmp_path: Path) -> None:
+    rival = {"name": "tfidf", "measure": "accuracy", "theirs": 0.9, "tuned": 0.95, "difference": 0.05, "ci": [0.01, 0.09], "rows": 150}
+    report = {"rivals": [rival], "subtopics": [{"subtopic": "pumps", "measure": "accuracy", "rows": 12, "value": 0.9}]}
+    (tmp_path / "eval.json").write_text(json.dumps(report), encoding="utf-8")
+    found = {table.name: table for table in phase.tables(lambda name: tmp_path / f"{name}.json", dropped=False)}
+    assert found["rivals"].rows == (("tfidf", 0.9, 0.95, 0.05, "+0.010 to +0.090", 150),)
+    assert found["subtopics"].rows == (("pumps", 0.9, 12),)
