@@ -55,7 +55,10 @@ def judge_accuracy(
         verdict = _with_sample(verdict, grades, thresholds)
     if verdict.outcome == "fail":
         return verdict
-    faults = [_fault(recall, thresholds), judge.fault(thresholds["accuracy_planted_recall"], thresholds["grades_missing"]) if judge else ""]
+    faults = [
+        _fault(recall, thresholds),
+        judge.fault(thresholds["accuracy_planted_recall"], thresholds["grades_missing"], limit) if judge and grades is None else "",
+    ]
     return changed(verdict, "undecided", "; ".join(filter(None, faults))) if any(faults) else verdict
 
 

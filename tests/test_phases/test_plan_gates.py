@@ -210,6 +210,7 @@ def test_a_proven_judge_leaves_the_verdict_to_the_pairs_and_is_told() -> None:
     verdict = accuracy(1, judge=PROVEN)
     assert verdict.outcome == "pass"
     assert "synth's judge read 900 facts and refused 12; of 60 planted defects it found 100% (94%-100%)" in verdict.evidence
+    assert "looked at 100% of the text and left 0.0% defects" in verdict.evidence
 
 
 @pytest.mark.parametrize(
@@ -218,12 +219,26 @@ def test_a_proven_judge_leaves_the_verdict_to_the_pairs_and_is_told() -> None:
         (PROVEN._replace(recall=0.95, recall_ci=(0.861, 0.99)), "surely only 86%"),
         (PROVEN._replace(state="undecided", why="it refuses 9 of 12 pairs that nobody touched"), "refuses 9 of 12"),
         (PROVEN._replace(unchecked=40), "gave no answer on 40 of 900 facts"),
+        (PROVEN._replace(share=0.4, refused_share=0.045, refused_ci=(0.025, 0.085)), "may have a defect that synth's checks did not see"),
     ],
 )
 def test_an_unproven_judge_makes_accuracy_undecided_however_good_the_pairs_look(judge: Judge, why: str) -> None:
     verdict = accuracy(1, judge=judge)
     assert verdict.outcome == "undecided"
     assert why in verdict.evidence
+
+
+def test_what_the_checks_left_counts_what_the_judge_misses_and_where_nobody_looked() -> None:
+    whole = PROVEN._replace(recall=0.9, recall_ci=(0.9, 0.9), refused_share=0.09, refused_ci=(0.09, 0.09))
+    assert whole.left[0] == pytest.approx(0.01)
+    assert whole._replace(share=0.5).left[0] == pytest.approx(0.055)
+    assert accuracy(1, judge=PROVEN._replace(refused_share=0.3, refused_ci=(0.27, 0.33))).outcome == "pass", "it looked at everything"
+
+
+def test_a_stronger_grader_that_proves_itself_decides_where_the_cheap_judge_cannot() -> None:
+    unproven = PROVEN._replace(state="undecided", why="?")
+    assert accuracy(1, judge=unproven, grades=Grades("strong", 3, graded=100, planted=45, found=45)).outcome == "pass"
+    assert accuracy(1, judge=unproven, grades=Grades("strong", 3, graded=100, planted=45, found=42)).outcome == "undecided"
 
 
 def test_an_unproven_judge_does_not_save_pairs_that_the_exact_checks_condemn() -> None:
