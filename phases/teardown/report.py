@@ -7,6 +7,7 @@ from typing import Any
 
 from forge.phases.teardown import story
 from forge.phases.teardown.plots import Bar, Series, funnel, interval_plot, line_chart
+from forge.phases.teardown.trained import grids
 from forge.phases.teardown.view import View
 from forge.protocols import Prediction
 from forge.records import Record
@@ -57,7 +58,7 @@ def render_report(view: View) -> str:
         tone=tone(view), figures=key_figures(view), answers=chosen_answers(view), verdicts=[row for row in rows if row[1].kind != "info"],
         further=[row for row in rows if row[1].kind == "info"], approved=story.approved(view),
         shipped_answers=(view.ship.get("answers") or [])[:4], charts=[Markup(chart) for chart in charts(view)],
-        funnel=Markup(data_funnel(view)), money=money_bar(view),
+        funnel=Markup(data_funnel(view)), money=money_bar(view), grids=grids(view),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Set
 from html.parser import HTMLParser
 from pathlib import Path
@@ -261,3 +262,26 @@ def test_a_browser_draws_the_page(tmp_path: Path, name: str, width: int, height:
         assert len(page.screenshot(full_page=True)) > 20_000, "a blank page is smaller"
         keep(page, f"report-{name}")
     assert faults == []
+
+
+def test_a_sweep_and_the_stages_stand_in_the_report(tmp_path: Path) -> None:
+    inputs = finished_run(tmp_path / "art")
+    train, measured = (json.loads(inputs[name].read_text(encoding="utf-8")) for name in ("train_report", "eval"))
+    tried = {"train_loss": 1.0, "low": 0.9, "high": 1.1, "behind": 0.0, "behind_low": 0.0, "behind_high": 0.0, "stopped_at": 0}
+    train["sweep"] = {"chosen": "r8", "why": "r8 is the smallest of 2", "validation_rows": 40, "candidates": [
+        {"name": "r8", "val_loss": 1.02, **tried}, {"name": "r64", "val_loss": 1.01, **tried},
+    ]}
+    nats = {name: {"mean": value, "low": value - 0.1, "high": value + 0.1} for name, value in (("base", 4.0), ("after_tone", 2.0), ("final", 2.5))}
+    measured["stages"] = {"models": list(nats), "table": [{"stage": "tone", "rows": 12, "nats_per_token": nats}], "prompts": [
+        {"question": f"{HOSTILE} How are you?", "answers": {"final": "Fine."}, "nats_per_token": {"base": 4.0, "after_tone": 2.0, "final": 2.5}},
+    ]}
+    write_json(inputs["train_report"], train)
+    write_json(inputs["eval"], measured)
+    write_json(tmp_path / "run-record.json", record())
+    given = {name: inputs[name] for name in phase.reads if name in inputs and inputs[name].exists()}
+    html = reports(run_phase(phase, tmp_path / "run", inputs={**given, "run_record": tmp_path / "run-record.json"}).out)["report.html"]
+    page = Page(html)
+    for expected in ("Which adapter was chosen", "r8", "the smallest of 2", "40 validation rows", "What each stage taught", "after tone", "2.500 (2.400 to 2.600)", "Fine."):
+        assert expected in page.text, expected
+    assert page.unbalanced == []
+    assert HOSTILE not in html
