@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 from forge.config import load_data
@@ -63,6 +64,7 @@ class PlanFit:
         """Choose, grade, rehearse, write. Raises GateFailed on leakage, format, rehearsal; OverBudget on the budget."""
         draft = self._draft(settings, ctx)
         verdicts = grade(draft, settings, ctx)
+        draft = replace(draft, spend=ctx.money.totals())   # a grader has been paid
         check_integrity(verdicts)
         plan, seconds = self._rehearsed(settings, ctx, build_plan(draft, settings, ctx, verdicts), draft)
         write_json(ctx.output("plan"), plan)

@@ -76,7 +76,7 @@ def grade(draft: Draft, settings: PlanFitSettings, ctx: Context) -> list[Verdict
     about_rows: tuple[Callable[[], Verdict], ...] = (
         lambda: _hyperparameters(draft, settings, ctx),
         lambda: judge_format(data, draft.choice.lora.max_length),
-        lambda: judge_budget(draft.spend, to_come, draft.offer, deadline, limits),
+        lambda: judge_budget(ctx.money.totals(), to_come, draft.offer, deadline, limits),
         lambda: judge_leakage(data),
     )
     judges, verdicts = (*about_pairs, *about_rows), list[Verdict]()

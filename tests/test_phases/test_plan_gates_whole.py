@@ -72,6 +72,7 @@ def test_a_stronger_grader_reads_a_random_hundred_and_is_paid_once(tmp_path: Pat
     verdict = verdict_of(first, "accuracy")
     assert (verdict.outcome, verdict.n, verdict.estimate) == ("pass", 100, 0.0)
     assert "graded a random 100 and found 0 bad; of 45 planted defects it found 45" in verdict.evidence
+    assert verdict_of(first, "budget").estimate == pytest.approx(bill / 1e6), "what the grader cost is spent"
     assert (first.out / "plan.json").read_bytes() == (second.out / "plan.json").read_bytes()
 
 
