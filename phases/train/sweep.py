@@ -111,7 +111,8 @@ def initial_a(base: Any, candidate: Candidate, sweep: Sweep) -> dict[str, torch.
     from peft import get_peft_model
 
     torch.manual_seed(sweep.seed)
-    model = get_peft_model(base, lora_config(candidate, sweep.target_modules))
+    with torch.device(next(base.parameters()).device):     # drawn where they stay: eight ranks of 1.7B are a billion values
+        model = get_peft_model(base, lora_config(candidate, sweep.target_modules))
     found = {
         name.removesuffix(".lora_A.default.weight").removeprefix("base_model.model."): weight.detach().clone()
         for name, weight in model.named_parameters() if name.endswith(".lora_A.default.weight")
@@ -265,13 +266,14 @@ def _copies(row: Sequence[Encoded], count: int, device: Any) -> dict[str, Any]:
         at += len(one.ids)
         starts.append(at)
     longest = max(len(one.ids) for one in row)
-    return {
-        "input_ids": torch.tensor([ids * count], device=device), "position_ids": torch.tensor([places * count], device=device),
-        "starts": torch.tensor(starts, dtype=torch.int32, device=device), "longest": longest,
-        "positions": torch.tensor([place - 1 for place in targets], device=device),
-        "targets": torch.tensor([labels[place] for place in targets], device=device),
-        "owners": torch.tensor([owners[place] for place in targets], device=device),
+    made = {
+        "input_ids": torch.tensor([ids * count]), "position_ids": torch.tensor([places * count]), "starts": torch.tensor(starts, dtype=torch.int32),
+        "positions": torch.tensor([place - 1 for place in targets]), "targets": torch.tensor([labels[place] for place in targets]),
+        "owners": torch.tensor([owners[place] for place in targets]),
     }
+    if device.type == "cuda":     # from pinned memory, so that the host goes on while the GPU still computes the step before
+        made = {name: value.pin_memory().to(device, non_blocking=True) for name, value in made.items()}
+    return {**made, "longest": longest}
 
 
 def _hidden(base: Any, batch: dict[str, Any]) -> torch.Tensor:
