@@ -40,7 +40,7 @@ class Eval:
     """Base and tuned model on the three tests: likelihood, greedy answers, verdicts."""
 
     name: ClassVar[str] = "eval"
-    VERSION: ClassVar[int] = 4
+    VERSION: ClassVar[int] = 5
     summary: ClassVar[str] = "measures the tuned model against its base and against baselines, with intervals"
     reads: ClassVar[tuple[str, ...]] = (
         "plan", "approval", "machine", "base_model", "adapter", "stage_adapters", "train", "pretrain", "pretrain_val", "test_recall", "test_unseen", "test_abstain",

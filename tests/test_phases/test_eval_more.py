@@ -183,8 +183,10 @@ def test_a_passage_that_does_not_fit_is_cut() -> None:
     [((0.1, 0.3), 24, "would not do"), ((-0.3, -0.1), 24, "does better"), ((-0.1, 0.2), 24, "may do"), ((0.1, 0.3), 5, "not measured")],
 )
 def test_the_report_says_whether_retrieval_would_do(ci: tuple[float, float], rows: int, said: str) -> None:
-    row = {"name": "bm25_base", "measure": "token_f1", "theirs": 0.4, "tuned": 0.6, "ci": ci, "rows": rows}
+    row = {"name": "bm25_base", "measure": "token_f1", "theirs": 0.4, "tuned": 0.6, "difference": 0.2, "ci": ci, "rows": rows}
     assert said in retrieval_sentence([row])
+    looked_up = {**row, "name": "nearest", "difference": -0.1, "ci": (-0.2, 0.0), "rows": 100}
+    assert "most similar trained question" in retrieval_sentence([row, looked_up])   # the search that comes closest counts
     assert "not measured" in retrieval_sentence([])
 
 
