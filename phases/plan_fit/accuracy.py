@@ -8,7 +8,7 @@ defects is not surely 0.9 decides nothing: the axis is then undecided, whatever 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from forge.phases.plan_fit.checker import find_defects, proper_names
 from forge.phases.plan_fit.grader import Grades
@@ -19,14 +19,20 @@ from forge.phases.plan_fit.verdicts import ONE_SIDED_95, changed, judge_share, p
 from forge.records import Pair, Passage, Verdict
 from forge.stats import clopper_pearson
 
-NAMES_FROM = 5_000
+NAMES_FROM, TICK_PAIRS = 5_000, 500
 Defects = Mapping[str, list[str]]
 
 
-def all_defects(pairs: Sequence[Pair], passages: Mapping[str, Passage], abstention: str) -> dict[str, list[str]]:
-    """What the exact checks find, by pair."""
-    proper = corpus_names(passages)
-    return {pair.id: find_defects(pair, passages, abstention, proper) for pair in pairs}
+def all_defects(
+    pairs: Sequence[Pair], passages: Mapping[str, Passage], abstention: str, tick: Callable[[int], None] = lambda done: None
+) -> dict[str, list[str]]:
+    """What the exact checks find, by pair. tick(pairs done) is called now and then."""
+    proper, found = corpus_names(passages), dict[str, list[str]]()
+    for number, pair in enumerate(pairs):
+        if number % TICK_PAIRS == 0:
+            tick(number)
+        found[pair.id] = find_defects(pair, passages, abstention, proper)
+    return found
 
 
 def corpus_names(passages: Mapping[str, Passage]) -> frozenset[str]:

@@ -61,7 +61,12 @@ def forecast_rows(
 def grade(draft: Draft, settings: PlanFitSettings, ctx: Context) -> list[Verdict]:
     """The seven axes, accuracy by subtopic and the leakage re-check, in the order in which people read them."""
     data, limits = draft.data, draft.thresholds
-    found = all_defects(data.pairs, data.passages, data.contract.abstention)
+
+    def tick(done: int) -> None:
+        ctx.check_stop()
+        ctx.progress(done, len(data.pairs), "checking pairs")
+
+    found = all_defects(data.pairs, data.passages, data.contract.abstention, tick)
     to_come, deadline = total(draft.rows), deadline_seconds(draft.rows)
     about_pairs: tuple[Callable[[], Verdict], ...] = (
         lambda: judge_content(data.clean, limits, ctx.seed),
