@@ -28,8 +28,9 @@ def _setting(value: Value, widest: int) -> Iterator[str]:
     about = f"{value.description} (from {value.origin})" if changed else value.description
     start = f"{'*' if changed else ' '} {_key(value):<{widest}}  {text:<{VALUE_WIDTH}}  "
     indent = " " * (widest + VALUE_WIDTH + 6)
-    if len(text) > VALUE_WIDTH:   # a long value gets its own line, its meaning the next
-        yield start.rstrip()
+    if len(text) > VALUE_WIDTH:   # a long value gets lines of its own, its meaning the next
+        hanging = " " * (widest + 4)
+        yield from textwrap.wrap(start.rstrip(), ui.width(), subsequent_indent=hanging, break_on_hyphens=False, drop_whitespace=True)
         start = indent
     wrapped = textwrap.wrap(about, ui.width() - len(indent)) or [""]
     yield (start + wrapped[0]).rstrip()
@@ -45,6 +46,8 @@ def _text(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, (list, tuple)):
         return ", ".join(map(str, value)) or "none"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_text(one)}" for name, one in value.items()) or "none"
     if isinstance(value, (int, float)):
         return f"{value:,}" if isinstance(value, int) else f"{value:g}"
     return "-" if value is None else str(value) or '""'
