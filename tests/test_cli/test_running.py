@@ -9,7 +9,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -59,9 +58,8 @@ def test_a_corpus_that_has_a_run_continues_it(toys: Command, corpus: Path) -> No
 
 def test_running_a_finished_run_again_does_nothing_and_says_so(toys: Command, corpus: Path) -> None:
     toys("run", corpus, "--budget", "1")
-    began, calls = time.monotonic(), len(Buy.calls)
+    calls = len(Buy.calls)
     ran = finish(program("run", corpus, "--budget", "1"))
-    assert time.monotonic() - began < 2
     assert ran.code == 0
     assert "nothing to do, every phase is up to date" in ran.out
     assert len(Buy.calls) == calls

@@ -48,7 +48,7 @@ def test_links_pipes_and_empty_files_are_skipped_without_being_opened(tmp_path: 
     (root / "passwd.txt").symlink_to("/etc/passwd")
     started = time.monotonic()
     run = prep(root, tmp_path)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 60   # a pipe that is opened blocks for ever
     assert {name: ending(run, name)[0] for name in ("pipe.md", "loop", "self", "passwd.txt", "empty.pdf", "blank.txt")} == dict.fromkeys(
         ("pipe.md", "loop", "self", "passwd.txt", "empty.pdf", "blank.txt"), "skipped"
     )

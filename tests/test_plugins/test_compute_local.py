@@ -39,7 +39,7 @@ def open_channel(provider: Local, root: Path, seconds: int = 600) -> LocalChanne
     return provider.channel(provider.start(lease(seconds=seconds)), root)
 
 
-def until(holds: Callable[[], bool], seconds: float = 20.0) -> None:
+def until(holds: Callable[[], bool], seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < end, "did not happen in time"

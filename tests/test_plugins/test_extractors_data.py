@@ -172,10 +172,10 @@ def test_comments_in_a_configuration_are_notes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("part", ['"\\', "/* ", "//", ", "])
 def test_a_damaged_document_is_said_at_once(tmp_path: Path, part: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(ExtractError):
         read(tmp_path, part * 300_001, DOCUMENT)
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
 
 
 def test_damaged_documents_are_said_and_pretty_printed_ones_are_found_under_lines(tmp_path: Path) -> None:

@@ -185,9 +185,9 @@ def test_rows_over_the_limit_are_counted(tmp_path: Path) -> None:
 
 def test_two_cells_at_the_ends_of_a_sheet_cost_two_cells(tmp_path: Path) -> None:
     content = raw('<row r="1"><c r="A1"><v>1</v></c></row><row r="1048576"><c r="XFD1048576"><v>2</v></c></row>')
-    start = time.perf_counter()
+    start = time.process_time()
     pieces = read(tmp_path, content)
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 0.5
     assert [(piece.text, piece.locator) for piece in pieces[1:]] == [("1", "sheet=Data!A1"), ("2", "sheet=Data!XFD1048576")]
 
 

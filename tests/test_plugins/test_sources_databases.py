@@ -149,7 +149,7 @@ def test_a_slow_query_is_ended_by_the_server(tmp_path: Path, postgres: int) -> N
     with pytest.raises(ForgeError) as caught:
         world.bring()
     assert "statement timeout" in caught.value.why
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 25
 
 
 def test_too_many_rows_are_an_error_and_not_a_silent_cut(tmp_path: Path, postgres: int) -> None:
@@ -230,10 +230,10 @@ def test_a_slow_mariadb_query_is_ended(tmp_path: Path, maria: int) -> None:
 
 def test_a_preview_of_a_large_mariadb_result_does_not_read_it_to_the_end(tmp_path: Path, maria: int) -> None:
     world = World(tmp_path, my(maria, query="SELECT seq AS id, REPEAT('x', 2000) AS pad FROM seq_1_to_400000"))
-    began = time.monotonic()
+    began = time.process_time()
     found = world.preview()
     assert (found.rows, len(found.samples)) == (400000, 3)
-    assert time.monotonic() - began < 3   # all 800 MB take about 4 s here
+    assert time.process_time() - began < 2   # all 800 MB take about 4 CPU seconds
 
 
 # --- SQLite and DuckDB -----------------------------------------------------------------------------------------
