@@ -19,7 +19,7 @@ class EvalSettings(Settings):
     """How much is generated. The likelihood of every test row is always measured."""
 
     max_generated: int = Field(240, ge=0, description="answers that are generated for test_recall and for test_unseen")
-    max_abstain: int = Field(150, ge=0, description="answers that are generated for test_abstain")
+    max_abstain: int = Field(220, ge=0, description="answers that are generated for test_abstain")
     max_base: int = Field(12, ge=0, description="answers of the base that are shown beside the tuned model's")
     max_baseline: int = Field(
         24, ge=0, description="rows on which the base with examples, and base and tuned model with a search (BM25), are asked; 0 leaves these baselines out"

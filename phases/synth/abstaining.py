@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 DRY_TEST_ABSTENTIONS = 14
 NEAR_PER_REQUEST_MOST = 16
-SPARE = 1.6
-"""Near questions that are asked for, over those wanted: a free teacher's filters refuse about a third."""
+SPARE = 3
+"""Near questions that are asked for, over those wanted: many passages name nothing to ask about, and filters refuse a third."""
 ROUNDS, UNANSWERED_PER_REQUEST = 2, 8
 """Rounds in which missing ones are bought, all requests of a round at once (a batch may take an hour), and what one brings."""
 ENOUGH = 0.8
