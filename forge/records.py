@@ -264,7 +264,7 @@ class Example(Record):
 class KnownBase(Record):
     """The model that is tuned, as shape found it (base-source/base.json). kind: scratch = trained here from nothing,
     folder = its weights lie beside base.json, hub = they are fetched at `revision` where training runs, random = a tiny
-    model of its architecture, for rehearsals. template: the base's own, or the one it was given. continues: the run whose
+    model of its architecture, for rehearsals (real_parameters: of the one it stands for). template: the base's own, or the one it was given. continues: the run whose
     merged model it is.
     """
 
@@ -274,6 +274,7 @@ class KnownBase(Record):
     license: str = ""
     architecture: str = "LlamaForCausalLM"
     parameters: int = 0
+    real_parameters: int = 0
     context: int = 0
     template: Literal["own", "chatml", "plain"] = "chatml"
     continues: str = ""

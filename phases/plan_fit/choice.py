@@ -52,7 +52,7 @@ def choose(data: Data, offer: Offer, settings: PlanFitSettings, *, dry_run: bool
         parameters, license, architecture = count_parameters(scratch), SCRATCH_LICENSE, "LlamaForCausalLM"
         context, seconds = scratch.context, 60 * settings.train_minutes - _reading_seconds(scratch, parameters, offer, precision)
     else:
-        scratch, (parameters, license, architecture, longest) = None, _known(data.contract, reasons)
+        scratch, (parameters, license, architecture, longest) = None, _known(data.contract, reasons, dry_run=dry_run)
         context, seconds = min(_context(data, CONTEXT_STEP), longest), 60 * settings.train_minutes
     rate = adapter_tokens_per_second(parameters, offer, precision)
     lora = _lora(data, parameters, context, settings, reasons, int(seconds * rate / adapters_trained(settings.sweep)), dry_run)
@@ -145,17 +145,18 @@ def _steps(
     return steps
 
 
-def _known(contract: DataContract, reasons: dict[str, str]) -> tuple[int, str, str, int]:
+def _known(contract: DataContract, reasons: dict[str, str], *, dry_run: bool) -> tuple[int, str, str, int]:
     """Parameters, licence, architecture and the longest row of a base that shape found, or that only the table knows."""
     base, bases, model = contract.base, load_tables().bases, contract.model
     if model is not None and model.kind != "scratch":
         where = f"from the hub at {model.revision[:12]}" if model.kind == "hub" else "a local folder" if model.kind == "folder" else "tiny and random, as this is a rehearsal"
         given = "its own" if model.template == "own" else f"none of its own, so {model.template} was given to it"
         reasons["base"] = f"{base} ({where}), licence {model.license or 'unknown'}; chat template: {given}"
-        reasons["size"] = f"{model.parameters:,} parameters, counted from its configuration"
+        parameters = model.parameters if dry_run else model.real_parameters or model.parameters
+        reasons["size"] = f"{parameters:,} parameters, counted from its configuration"
         longest = min(model.context, bases[base].context if base in bases else model.context)
         reasons["context"] = f"at most {longest} tokens in training"
-        return model.parameters, model.license, model.architecture, longest
+        return parameters, model.license, model.architecture, longest
     if base not in bases:
         raise UsageError(
             f'the base "{base}" is not in configs/models.yaml', why=nearest(base, [SCRATCH, *bases]),

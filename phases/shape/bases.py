@@ -110,7 +110,7 @@ def write_source(facts: KnownBase, folder: Path | None, target: Path, *, dry_run
         (target / "tiny").mkdir(exist_ok=True)
         write_json(target / "tiny" / "config.json", tiny)
         if dry_run:
-            facts = facts.model_copy(update={"kind": "random", "parameters": count_parameters(tiny)})
+            facts = facts.model_copy(update={"kind": "random", "parameters": count_parameters(tiny), "real_parameters": facts.parameters})
             write_json(target / "config.json", tiny)
         else:
             shutil.copyfile(folder / "config.json", target / "config.json")

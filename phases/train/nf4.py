@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     import torch
 
 
-def freeze_in_nf4(model: Any) -> int:
-    """Turn every Linear of the layers into 4 bits (double quantized scales, bfloat16 products), in place; returns how many."""
+def freeze_in_nf4(model: Any, device: str) -> int:
+    """Turn every Linear of the layers into 4 bits on `device` (double quantized scales, bfloat16 products); returns how many."""
     import torch
 
     bitsandbytes = load_bitsandbytes()
@@ -26,7 +26,7 @@ def freeze_in_nf4(model: Any) -> int:
         for parent in (layer.self_attn, layer.mlp):
             for name, module in list(parent.named_children()):
                 if type(module) is torch.nn.Linear:
-                    setattr(parent, name, _four_bits(module, bitsandbytes))
+                    setattr(parent, name, _four_bits(module, bitsandbytes, device))
                     count += 1
     return count
 
@@ -71,10 +71,9 @@ def load_bitsandbytes() -> Any:
     return bitsandbytes
 
 
-def _four_bits(module: Any, bitsandbytes: Any) -> Any:
+def _four_bits(module: Any, bitsandbytes: Any, device: str) -> Any:
     import torch
 
-    device = module.weight.device
     made = bitsandbytes.nn.Linear4bit(
         module.in_features, module.out_features, bias=module.bias is not None, compute_dtype=torch.bfloat16,
         compress_statistics=True, quant_type="nf4", device="meta",
@@ -82,5 +81,5 @@ def _four_bits(module: Any, bitsandbytes: Any) -> Any:
     made.weight = bitsandbytes.nn.Params4bit(
         module.weight.data.to(torch.bfloat16), requires_grad=False, compress_statistics=True, quant_type="nf4"
     ).to(device)
-    made.bias = module.bias
+    made.bias = None if module.bias is None else torch.nn.Parameter(module.bias.data.to(device), requires_grad=False)
     return made

@@ -45,7 +45,8 @@ def adapt(base: Any, adapter: Any, way: Way, *, seed: int) -> Any:
     base.set_attn_implementation(register_varlen())
     base.config.use_cache = False
     if way.precision == "nf4":
-        freeze_in_nf4(base)
+        freeze_in_nf4(base, way.device)  # a base on the CPU goes to the GPU matrix by matrix, already small
+        base.to(way.device)
         base.is_loaded_in_4bit = True  # peft asks; the Trainer would take it for a model that cannot be trained
     torch.manual_seed(seed)  # the adapter's first values
     model = get_peft_model(base, adapter, autocast_adapter_dtype=not way.lean)
@@ -218,8 +219,35 @@ def first_that_fits(ways: Sequence[Way], build: Callable[[Way], Any], tell: Call
         _forget_memory()
         if number + 1 < len(ways):
             tell(f"out of memory with {way.row_tokens:,} tokens a pass; going on with {ways[number + 1].row_tokens:,}")
-    raise ForgeError(
-        "the model does not fit this machine", why=f"even {ways[-1].row_tokens:,} tokens a pass, all layers computed twice, ran out of memory",
+    raise _too_large(ways[-1])
+
+
+def train_that_fits(ways: Sequence[Way], build: Callable[[Way], Any], tell: Callable[[str], None], train: Callable[[Any], None]) -> Any:
+    """Train with the first way that fits; when memory runs out on the way, go on from the last checkpoint with the next smaller one.
+
+    `train` looks for the checkpoint itself. Raises ForgeError when nothing smaller is left.
+    """
+    import torch
+
+    left = list(ways)
+    while True:
+        built = first_that_fits(left, build, tell)
+        try:
+            train(built)
+        except torch.OutOfMemoryError:
+            left = left[left.index(built[1]) + 1 :]
+            built = None
+        if built is not None:
+            return built
+        _forget_memory()
+        if not left:
+            raise _too_large(ways[-1])
+        tell(f"out of memory in training; going on from the last checkpoint with {left[0].row_tokens:,} tokens a pass")
+
+
+def _too_large(way: Way) -> ForgeError:
+    return ForgeError(
+        "the model does not fit this machine", why=f"even {way.row_tokens:,} tokens a pass ran out of memory",
         next="forge resume --set train.precision=nf4, or plan a machine with more GPU memory",
     )
 

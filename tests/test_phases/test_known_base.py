@@ -12,8 +12,8 @@ import pytest
 from forge.errors import ForgeError, MissingAccess, UsageError
 from forge.phases.eval import EvalSettings
 from forge.phases.eval import phase as evaluate
-from forge.phases.plan_fit import PlanFitSettings
 from forge.phases.plan_fit import phase as plan_fit
+from forge.phases.plan_fit.settings import PlanFitSettings
 from forge.phases.quantize import QuantizeSettings
 from forge.phases.quantize import phase as quantize
 from forge.phases.shape import ShapeSettings

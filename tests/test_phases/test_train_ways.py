@@ -19,6 +19,7 @@ from forge.phases.train.tuner import (
     make_trainer,
     release,
     train_on,
+    train_that_fits,
     trial_step,
 )
 from forge.phases.train.ways import GIB, Machine, Shape, Way, choose_way, needed_bytes
@@ -118,6 +119,25 @@ def test_running_out_of_memory_goes_on_with_the_next_way_and_ends_with_a_reason(
     assert [line.split(" tokens")[0] for line in told] == [f"out of memory with {way.row_tokens:,}" for way in ways[:2]]
     with pytest.raises(ForgeError, match="does not fit this machine"):
         first_that_fits(ways[:1], lambda way: None, told.append)
+
+
+@pytest.mark.local
+def test_memory_that_runs_out_in_the_middle_goes_on_with_a_smaller_way() -> None:
+    import torch
+
+    ways, trained, told = choose(H200), [], list[str]()
+
+    def train(built: Any) -> None:
+        trained.append(built[1])
+        if len(trained) < 3:
+            raise torch.OutOfMemoryError("no memory")
+
+    assert train_that_fits(ways, lambda way: ("trainer", way), told.append, train) == ("trainer", ways[2])
+    assert trained == ways[:3]
+    assert all("from the last checkpoint" in line for line in told)
+    trained.clear()
+    with pytest.raises(ForgeError, match="does not fit this machine"):
+        train_that_fits(ways[:2], lambda way: ("trainer", way), told.append, train)
 
 
 # --- real training on tiny models -------------------------------------------------------------------------------------

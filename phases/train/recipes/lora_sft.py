@@ -24,10 +24,10 @@ from forge.phases.train.saving import load_adapter, save_adapter, save_rounded_b
 from forge.phases.train.tuner import (
     Numbers,
     adapt,
-    first_that_fits,
     make_trainer,
     processes,
     train_on,
+    train_that_fits,
     trial_step,
 )
 from forge.phases.train.watcher import logged, make_watcher
@@ -100,7 +100,7 @@ def tune_lora(
     shape = shape_of(config, plan.parameters, adapter_parameters(config, lora.rank, lora.target_modules))
     ways = choose_way(
         machine, shape, asked="fp32" if plan.scratch else precision,
-        step_tokens=max(whole.tokens), longest=max(lengths), total_tokens=sum(whole.tokens),
+        step_tokens=max(whole.tokens), longest=max(lengths), total_tokens=sum(whole.tokens), compile=False if plan.scratch else None,
     )
     for name, reason in ways[0].reasons.items():
         ctx.notice(f"{name}: {reason}")
@@ -110,7 +110,8 @@ def tune_lora(
     checkpoints = ctx.work / job.name
 
     def build(way: Way) -> Any:
-        model = adapt(load_base(base, "float32" if way.precision == "fp32" else "bfloat16", way.device), adapter, way, seed=plan.seed)
+        device = "cpu" if way.precision == "nf4" else way.device  # a base that needs 4 bits does not fit the GPU in 16
+        model = adapt(load_base(base, "float32" if way.precision == "fp32" else "bfloat16", device), adapter, way, seed=plan.seed)
         if job.start:
             load_adapter(model, job.start)
         packed = pack_steps(lengths, lora.steps, lora.examples_per_step, plan.seed, way.row_tokens, multiple=processes())
@@ -120,20 +121,23 @@ def tune_lora(
 
     if damaged := drop_damaged(checkpoints):
         ctx.notice(f"dropped {', '.join(damaged)}: not whole")
-    trainer, way, packed = first_that_fits(ways, build, ctx.notice)
-    found = latest_checkpoint(checkpoints)
-    done = found[0] if found else 0
-    if found:
-        ctx.notice(f"tuning goes on after step {done} of {lora.steps}")
     limits = Limits(
         SHARE_FOR_TRAINING * plan.deadline_seconds, plan.usd_per_hour, shape.flops_per_token if machine.peak_flops else 0.0, machine.peak_flops
     )
-    watcher = make_watcher(ctx, reporter, packed.tokens, Pace(limits, numbers.steps, done), replanned)
-    reporter.start(done)
-    train_on(trainer, watcher, found[1] if found else None, report_to)
-    if watcher.stopped:
-        raise Interrupted
 
+    def train(built: Any) -> None:
+        trainer, _, packed = built
+        found = latest_checkpoint(checkpoints)
+        done = found[0] if found else 0
+        if found:
+            ctx.notice(f"tuning goes on after step {done} of {lora.steps}")
+        watcher = make_watcher(ctx, reporter, packed.tokens, Pace(limits, numbers.steps, done), replanned)
+        reporter.start(done)
+        train_on(trainer, watcher, found[1] if found else None, report_to)
+        if watcher.stopped:
+            raise Interrupted
+
+    trainer, way, packed = train_that_fits(ways, build, ctx.notice, train)
     history = trainer.state.log_history
     loss, val_loss = logged(history, "loss"), logged(history, "eval_loss")
     weights = {name: weight for name, weight in trainer.model.named_parameters() if weight.requires_grad}
