@@ -42,7 +42,7 @@ from forge.records import Extraction, digest
 FOLDS = 10
 COMMON = ["--set", "plan_fit.rehearse=false", "--set", "eval.max_generated=2000", "--set", "eval.probes=false"]
 ROLES = ["--set", "run.task=label", "--set", "plan_fit.train_minutes=2", "--set", "eval.max_new_tokens=8"]
-DRUGS = ["--set", "run.task=extract", "--set", "plan_fit.train_minutes=3", "--set", "plan_fit.epochs=8", "--set", "eval.max_new_tokens=24"]
+DRUGS = ["--set", "run.task=extract", "--set", "plan_fit.train_minutes=2", "--set", "eval.max_new_tokens=24"]
 """train_minutes is a number of steps for a machine's speed in configs/models.yaml: the same on every CPU of one kind, however busy."""
 
 
