@@ -32,8 +32,8 @@ SPREADS, LEAST_GAP = 3.0, 0.35
 """How far below the typical document an outlier lies: 3 standard deviations of the upper half, and 30 % less similar."""
 CORE_SHARE = 0.6
 ROUNDS = 5
-WITNESSES = (200, 1_000, 2_000_000)
-"""Documents to compare with: at least 200, at most 1,000, between them so many comparisons in all."""
+WITNESSES = (200, 400, 2_000_000)
+"""Documents to compare with: at least 200, at most 400 (a table of 32 MB), between them so many comparisons in all."""
 SHOWN_TERMS = 6
 
 
@@ -116,7 +116,7 @@ def _similarities(vectors: Vectors, judged: NDArray[np.int64], n_terms: int, tic
     least, most, budget = WITNESSES
     wanted = min(most, max(least, budget // len(vectors)))
     witnesses = judged[:: -(-len(judged) // wanted)]
-    table = np.zeros((n_terms, len(witnesses)))
+    table = np.zeros((n_terms, len(witnesses)), np.float32)
     for column, document in enumerate(witnesses.tolist()):
         own = slice(vectors.starts[document], vectors.starts[document + 1])
         table[vectors.term[own], column] = vectors.weight[own]
