@@ -67,7 +67,8 @@ class Context(Protocol):
     work: private folder that survives a kill and is emptied when the phase's fingerprint changes.
     paid_folder: private folder that is never emptied, for what was paid for.
     cache: a folder that all runs share, for forge.cache: what lies there may be gone or made by another version.
-    corpus_root: the folder that the corpus entries are relative to (only prep needs it).
+    corpus_root: the folder that the corpus entries are relative to (only prep, and shape for ready-made data, need it).
+    task: what the run's model learns (run.task); phases on a machine read it from the plan.
     """
 
     run_id: str
