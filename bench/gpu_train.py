@@ -4,7 +4,7 @@
     python bench/gpu_train.py --deadline 400                    the peers and ours on one GPU; each line as soon as it is measured
     python bench/gpu_train.py --only ours_fp8 ours_fp8_23gib     chosen ones          --list shows all
     python bench/gpu_train.py --no-table --ddp --fsdp            two GPUs against one (torchrun is started from here)
-    python bench/gpu_train.py --no-table --qlora --sweep --quality   4-bit base with merge check; rank sweep; FP8 against bf16 on text
+    python bench/gpu_train.py --no-table --qlora --sweep         4-bit base with merge check; rank sweep
     python bench/gpu_train.py --tiny --all                       everything in a minute on a CPU: proves that it runs, measures nothing
 
 Examples: log-normal lengths of mean 150 tokens, two fifths of them prompt, which is not trained on; rank 32 on q, k, v, o.
@@ -86,10 +86,10 @@ def main() -> None:
         bench.measure(name)
     extra = [
         ("same_loss", bench.same_loss, not ask.only and bool(chosen)), ("qlora", bench.qlora, ask.qlora), ("sweep", bench.sweep, ask.sweep),
-        ("quality", bench.quality, ask.quality), ("ddp", lambda: bench.several("ddp"), ask.ddp), ("fsdp", lambda: bench.several("fsdp"), ask.fsdp),
+        ("ddp", lambda: bench.several("ddp"), ask.ddp), ("fsdp", lambda: bench.several("fsdp"), ask.fsdp),
     ]
     for name, call, wanted in extra:
-        if wanted or (ask.all and name not in ("ddp", "fsdp", "quality")):
+        if wanted or (ask.all and name not in ("ddp", "fsdp")):
             bench.guarded(name, call)
     bench.end()
 
@@ -435,13 +435,6 @@ class Bench:
         shape = SHAPES["tiny" if self.ask.tiny else "1.7b"]
         self.note({"variant": "sweep", **measure_sweep(device="cuda" if self.cuda else "cpu", size=shape, say=self.say, steps=self.ask.sweep_steps)})
 
-    def quality(self) -> None:
-        """FP8 against bf16 on real text: pretrain a small model, tune it on another text with three seeds, compare validation losses."""
-        from bench.train.quality import compare_precisions  # type: ignore[import-not-found, unused-ignore]
-
-        self.drop_base()
-        self.note(dict(variant="quality", **compare_precisions(tiny=self.ask.tiny, say=self.say)))
-
     def several(self, how: str) -> None:
         """The same training on one GPU and on --gpus of them, each started by torchrun."""
         self.drop_base()
@@ -664,7 +657,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--sweep-steps", type=int, default=0, help="optimizer steps of the rank sweep; 0: all 93")
     parser.add_argument("--how", default="ddp", choices=["ddp", "fsdp"], help=argparse.SUPPRESS)
     parser.add_argument("--worker", default="", help=argparse.SUPPRESS)
-    for flag in ("list", "all", "no-table", "tiny", "compile", "ddp", "fsdp", "qlora", "sweep", "quality"):
+    for flag in ("list", "all", "no-table", "tiny", "compile", "ddp", "fsdp", "qlora", "sweep"):
         parser.add_argument(f"--{flag}", action="store_true")
     return parser.parse_args()
 
