@@ -362,7 +362,7 @@ class Bench:
         self.give_back(trainer, way)
         return found
 
-    # ---- QLoRA, sweep, quality, several GPUs --------------------------------------------------------------------------------
+    # ---- QLoRA, sweep, several GPUs --------------------------------------------------------------------------------
 
     def qlora(self) -> None:
         """Train on a 4-bit base; merge into the rounded weights (right) and into the original ones (the trap); compare both with base + adapter.
