@@ -7,6 +7,8 @@ import re
 from forge.errors import UsageError
 
 LONGEST = 60
+ROUNDING = 0.15
+"""A label further than this from the real size gets a decimal."""
 
 
 def model_name(chosen: str, corpus_name: str, parameters: int) -> str:
@@ -31,5 +33,6 @@ def size_label(parameters: int) -> str:
     for unit, name in ((10**9, "b"), (10**6, "m"), (10**3, "k")):
         if parameters >= unit * 0.9995:
             value = parameters / unit
-            return f"{value:.1f}".removesuffix(".0") + name if unit == 10**9 and value < 10 else f"{value:.0f}{name}"
+            coarse = abs(round(value) - value) > ROUNDING * value  # "1m" would not describe 1.44 million
+            return f"{value:.1f}".removesuffix(".0") + name if coarse or (unit == 10**9 and value < 10) else f"{value:.0f}{name}"
     return str(parameters)

@@ -153,7 +153,7 @@ def test_speeds_are_those_that_were_measured() -> None:
 
 @pytest.mark.parametrize(
     ("parameters", "label"),
-    [(850, "850"), (850_000, "850k"), (999_600, "1m"), (2_098_432, "2m"), (25_500_000, "26m"), (1_720_000_000, "1.7b"),
+    [(850, "850"), (850_000, "850k"), (999_600, "1m"), (2_098_432, "2m"), (1_444_096, "1.4m"), (25_500_000, "26m"), (1_720_000_000, "1.7b"),
      (7_615_000_000, "7.6b"), (70_000_000_000, "70b")],
 )
 def test_the_size_in_the_name_is_the_real_one(parameters: int, label: str) -> None:
