@@ -47,7 +47,7 @@ class Shape:
     """Rows for training and three tests, a tokenizer, and the contract that describes them."""
 
     name: ClassVar[str] = "shape"
-    VERSION: ClassVar[int] = 7
+    VERSION: ClassVar[int] = 8
     summary: ClassVar[str] = "Split the pairs by document, train the tokenizer, count real tokens, assert that nothing leaks."
     reads: ClassVar[tuple[str, ...]] = ("corpus", "clean", "pairs", "review")
     optional: ClassVar[tuple[str, ...]] = ("corpus", "review")

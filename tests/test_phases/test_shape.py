@@ -181,6 +181,18 @@ def test_one_form_of_a_fact_is_held_out_and_single_forms_never() -> None:
     assert len(train) + len(recall) == len(pairs)
 
 
+def test_facts_with_names_are_held_out_first_but_are_at_most_half() -> None:
+    pairs = [pair(1, "g", fact=f"f{fact}", form=form) for fact in range(200) for form in range(2)]
+    named = [one.model_copy(update={"names": ("SHA-256",)}) if int(one.fact[1:]) % 20 == 0 else one for one in pairs]
+    _, recall = hold_out_forms(named, seed=7)
+    assert len(recall) == 120
+    assert sum(bool(one.names) for one in recall) == 10, "all of them: chance would bring six"
+    everywhere = [one.model_copy(update={"names": ("SHA-256", "Q8_0", "GGUF")}) if int(one.fact[1:]) % 2 else one for one in pairs]
+    _, recall = hold_out_forms(everywhere, seed=7)
+    assert len(recall) == 120
+    assert 47 <= sum(bool(one.names) for one in recall) <= 100
+
+
 def test_near_duplicate_abstentions_share_a_side() -> None:
     texts = [f"Who painted the {color} gate of the castle?" for color in ("red", "blue", "old")] + [f"How does {word} taste?" for word in ("rye", "mint", "sage", "dill")]
     pairs = [Pair(id=f"a{i}", bucket="abstain_far", question=text, answer=ABSTENTION) for i, text in enumerate(texts)]
