@@ -175,7 +175,7 @@ def test_data_without_a_document_column_say_so_and_keep_rows_on_one_text_togethe
 def test_the_base_reads_training_texts_and_other_documents_only(tmp_path: Path) -> None:
     corpus = tiny_corpus(tmp_path / "corpus", {"data.jsonl": lines(label_rows()), "book.md": "A book."})
     made = [("data.jsonl", "row of the data file"), ("book.md", "The book tells of pumps.")]
-    passages = [Passage(id=f"p{i}", source={"path": path, "sha256": ""}, group=path, text=text) for i, (path, text) in enumerate(made)]  # type: ignore[arg-type]
+    passages = [Passage(id=f"p{i}", source={"path": path, "sha256": ""}, group=path, text=text) for i, (path, text) in enumerate(made)]
     write_jsonl(tmp_path / "clean.jsonl", passages)
     write_jsonl(tmp_path / "none.jsonl", [])
     inputs = {"clean": tmp_path / "clean.jsonl", "pairs": tmp_path / "none.jsonl"}
