@@ -11,7 +11,7 @@ from forge.ledger import MICRO, dollars
 
 NAME_WIDTH = 10
 INDENT = " " * (NAME_WIDTH + 4)
-HIDDEN = {"at", "event", "phase", "done", "total", "note", "share"}
+HIDDEN = {"at", "event", "phase", "done", "total", "note", "share", "eta_seconds"}
 REVIEWED = {"reject": "rejected", "edit": "edited", "keep": "taken back"}
 UNITS = {"megabytes": "MB"}
 
@@ -45,13 +45,16 @@ def event_line(event: Mapping[str, Any]) -> str:
 def progress_text(event: Mapping[str, Any], seconds: float, money: str = "") -> str:
     """Where a phase is: count, rate, time left, money, and its own numbers (loss, tokens per second).
 
-    A phase whose items differ much in size tells the `share` of its work that is done; the time left follows it then.
+    A phase whose items differ much in size tells the `share` of its work that is done; the time left follows it then. One
+    that knows the time left of its present stage tells `eta_seconds`, and begins its note with the stage's name.
     """
     done, total = float(event.get("done") or 0), event.get("total")
     parts = [f"{_count(done)} of {_count(float(total))}" if total else _count(done)]
     if seconds > 1 and done > 0:
         parts.append(f"{done / seconds:,.1f}/s")
-        if total and done < float(total):
+        if "eta_seconds" in event:
+            parts.append(f"{duration(float(event['eta_seconds']))} left of {str(event.get('note') or 'this stage').split()[0]}")
+        elif total and done < float(total):
             share = float(event.get("share") or done / float(total))
             parts.append(f"{duration(seconds * (1 - share) / share)} left")
     parts += [money] if money else []

@@ -22,6 +22,8 @@ def test_durations_read_as_people_say_them(seconds: float, text: str) -> None:
 def test_progress_names_share_rate_time_left_money_and_numbers() -> None:
     event = {"event": "progress", "phase": "train", "done": 412, "total": 900, "note": "saved at 400", "loss": 1.0834, "at": 1}
     assert progress_text(event, 103, "$3.91 of $200.00") == "412 of 900 · 4.0/s · 2m 02s left · $3.91 of $200.00 · loss 1.08 · saved at 400"
+    staged = {"event": "progress", "done": 350, "total": 2036, "note": "pretrain 350/1167", "loss": 3.39, "eta_seconds": 62}
+    assert progress_text(staged, 31.5) == "350 of 2,036 · 11.1/s · 1m 02s left of pretrain · loss 3.39 · pretrain 350/1167"
     assert progress_text({"event": "progress", "done": 1500, "total": None}, 0) == "1,500"
 
 
