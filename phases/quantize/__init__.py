@@ -32,7 +32,7 @@ class QuantizeSettings(Settings):
         default=False, description="also write the adapter alone as a GGUF file, for llama.cpp's --lora on the base; never for a base from scratch"
     )
     generated_rows: int = Field(
-        default=120, ge=2, description="test rows that the file that ships answers freely; rows of each split"
+        default=240, ge=2, description="test rows that the file that ships answers freely; rows of each split"
     )
 
 
@@ -40,7 +40,7 @@ class Quantize:
     """Merge, export, quantize, parity gate, Modelfile, evaluation of the shipped file. Runs where the adapter was trained."""
 
     name: ClassVar[str] = "quantize"
-    VERSION: ClassVar[int] = 3
+    VERSION: ClassVar[int] = 4
     summary: ClassVar[str] = "merge the adapter, write GGUF files, prove that they are the model, measure the file that ships"
     reads: ClassVar[tuple[str, ...]] = (
         "plan", "approval", "machine", "base_model", "adapter", "eval", "predictions", "train", "test_recall", "test_unseen", "test_abstain",

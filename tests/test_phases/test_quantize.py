@@ -15,6 +15,8 @@ import pytest
 
 from forge.errors import ForgeError, GateFailed, Interrupted
 from forge.phases.quantize import QuantizeSettings, gguf_tokenizer, phase
+from forge.phases.quantize.gguf_facts import GgufFile
+from forge.phases.quantize.ship import main_file
 from forge.testing import PhaseRun, run_phase
 from tests.test_phases.tiny_llama import ABSTENTION, SYSTEM, read_json, trained_run, write_rows
 
@@ -52,8 +54,8 @@ def test_the_files_that_ship_are_the_model_that_was_trained(finished: PhaseRun) 
     assert "0 part at a tie" in found["greedy_f16"]["evidence"] or found["greedy_f16"]["estimate"] == 1.0
     assert int(found["token_ids"]["evidence"].split("(")[1].split(" ")[0].replace(",", "")) >= 50_000
     assert found["ppl_ratio_q8_0"]["outcome"] == "pass"
-    assert found["stop_probability_q4_k_m"]["outcome"] == "pass"
-    assert found["abstention_recall_q4_k_m"]["estimate"] == 1.0
+    assert found["stop_probability_q8_0"]["outcome"] == "pass"
+    assert found["abstention_recall_q8_0"]["estimate"] == 1.0
 
 
 def test_the_report_describes_every_file_and_puts_answers_side_by_side(finished: PhaseRun) -> None:
@@ -90,10 +92,10 @@ def test_the_merged_folder_loads_by_itself_and_answers_as_base_and_adapter(finis
         assert (finished.out / "model" / name).read_bytes() == (inputs["base_model"] / name).read_bytes()
 
 
-def test_the_modelfile_names_the_small_file_and_the_trained_system_prompt(finished: PhaseRun) -> None:
+def test_the_modelfile_names_the_true_file_of_a_small_model_and_the_trained_system_prompt(finished: PhaseRun) -> None:
     text = (finished.out / "Modelfile").read_text(encoding="utf-8")
 
-    assert "FROM ./gguf/harbour-Q4_K_M.gguf\n" in text
+    assert "FROM ./gguf/harbour-Q8_0.gguf\n" in text
     assert f'SYSTEM """{SYSTEM}"""' in text
     assert 'PARAMETER stop "<|im_end|>"' in text
 
@@ -215,11 +217,20 @@ def test_the_plan_decides_which_files_are_made(inputs: dict[str, Path], tmp_path
     assert verdicts(run.out)["stop_probability_f16"]["estimate"] > 0.5
 
 
+def test_a_large_model_ships_as_its_small_file() -> None:
+    def files(parameters: int) -> list[GgufFile]:
+        told = {"bytes": 1, "sha256": "", "bits_per_weight": 1.0, "tensor_types": {}, "parameters": parameters}
+        return [GgufFile.model_validate({"name": kind, "quantization": kind, **told}) for kind in ("F16", "Q8_0", "Q4_K_M")]
+
+    assert main_file(files(7_000_000_000)).quantization == "Q4_K_M"
+    assert main_file(files(2_000_000)).quantization == "Q8_0"
+
+
 def test_settings_cap_the_rows_and_unknown_ones_are_errors(inputs: dict[str, Path], tmp_path: Path) -> None:
     run = run_phase(phase, tmp_path, inputs=inputs, settings=QuantizeSettings(likelihood_rows=4, generated_rows=2))
 
     assert verdicts(run.out)["ppl_ratio_q8_0"]["n"] == 8
-    assert verdicts(run.out)["abstention_recall_q4_k_m"]["n"] == 2
+    assert verdicts(run.out)["abstention_recall_q8_0"]["n"] == 2
     with pytest.raises(ValueError, match="likelihood"):
         QuantizeSettings(likelihood=4)   # type: ignore[call-arg]
 
@@ -240,7 +251,7 @@ def test_a_model_that_was_never_told_to_stop_fails_and_its_twin_passes(inputs: d
         run = run_phase(phase, tmp_path / name, inputs={key: made[key] for key in phase.reads if key in made})
         told[name] = {v["name"]: v for v in read_json(run.out / "ship-eval.json")["verdicts"]}
         assert run.metrics["parity"] == "pass", "the export is not to blame"
-    for measure in ("stop_probability_q4_k_m", "stop_share_q4_k_m"):
+    for measure in ("stop_probability_q8_0", "stop_share_q8_0"):
         assert told["good"][measure]["estimate"] > 0.9
         assert told["bad"][measure]["outcome"] == "fail"
         assert told["bad"][measure]["estimate"] < 0.2
