@@ -50,7 +50,7 @@ def test_the_plan_names_model_machine_and_data_with_a_reason_for_each_choice(tmp
     assert plan.architecture == "LlamaForCausalLM"
     assert plan.scratch is not None
     assert plan.scratch.hidden_size % 256 == 0
-    assert plan.name == "station-handbook-2m"
+    assert plan.name == "station-handbook-1.7m"
     assert (plan.provider, plan.usd_per_hour, plan.teacher) == ("local", 0.0, "offline")
     assert plan.data["tokenizer"] == hash_path(inputs["tokenizer"])
     assert plan.data["train"] == hash_path(inputs["train"])
@@ -91,7 +91,7 @@ def test_a_large_corpus_is_capped_and_the_reason_says_by_which_setting(tmp_path:
 
 def test_the_page_shows_what_a_person_needs_at_the_gate(tmp_path: Path) -> None:
     page = (fit(tmp_path).out / "plan.md").read_text()
-    for part in ("# Plan: station-handbook-2m", "| content | pass |", "| local | cpu |", "chosen", "spent $0.00", "P90",
+    for part in ("# Plan: station-handbook-1.7m", "| content | pass |", "| local | cpu |", "chosen", "spent $0.00", "P90",
                  "## What happens next"):
         assert part in page
 
