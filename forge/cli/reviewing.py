@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,6 +110,7 @@ def _serve(desk: Desk, session: Any, *, browser: bool, idle_seconds: float, as_j
     from forge.review.server import ReviewServer
 
     run_id = desk.run.id
+    signal.signal(signal.SIGINT, signal.default_int_handler)   # a shell that starts jobs in the background has them ignore it
     try:
         server = ReviewServer(desk)
         _announce(server, run_id, as_json=as_json)
