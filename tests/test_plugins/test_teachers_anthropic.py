@@ -94,7 +94,7 @@ def test_material_cannot_end_its_own_passage(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "storm",
-    [Storm(too_many=0.3), Storm(too_many=0.1, retry_after="0.05"), Storm(overloaded=0.4), Storm(dropped=0.2)],
+    [Storm(too_many=0.25), Storm(too_many=0.1, retry_after="0.05"), Storm(overloaded=0.25), Storm(dropped=0.2)],
     ids=["429", "429 with retry-after", "529", "dropped connections"],
 )
 def test_no_item_is_lost_or_billed_twice_in_a_storm(tmp_path: Path, storm: Storm) -> None:
