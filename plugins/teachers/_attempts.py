@@ -117,9 +117,10 @@ def is_own_error(body: bytes) -> bool:
 def answers(limiter: Limiter[TeacherRequest, TeacherResponse], requests: Sequence[TeacherRequest]) -> Iterator[TeacherResponse]:
     """All responses. Where the cap refuses an attempt while others are under way, those are awaited and what they did not cost is spent.
 
-    Raises OverBudget when a round has brought nothing.
+    A round may bring nothing although there is room, when what was under way was turned away and cost nothing. Raises OverBudget
+    only when the cap refused an attempt with no other one under way.
     """
-    waiting = list(requests)
+    waiting, alone = list(requests), False
     while waiting:
         done: set[str] = set()
         try:
@@ -128,6 +129,9 @@ def answers(limiter: Limiter[TeacherRequest, TeacherResponse], requests: Sequenc
                 yield TeacherResponse(key=request.key, error=answer.reason) if isinstance(answer, Failed) else answer
             return
         except OverBudget:
-            if not done:
+            if alone and not done:
                 raise
+            alone = not done
+            if alone:
+                limiter.start_alone()
             waiting = [request for request in waiting if request.key not in done]

@@ -12,9 +12,11 @@ import pytest
 
 from forge.errors import ForgeError, Interrupted, OverBudget
 from forge.ledger import Attempt, Ended, Ledger
+from forge.plugins.teachers._attempts import answers
+from forge.plugins.teachers._limiter import Limiter
 from forge.plugins.teachers.anthropic import AnthropicTeacher
 from forge.plugins.teachers.openai_compatible import OpenAICompatibleTeacher
-from forge.protocols import TeacherBrief, TeacherResponse
+from forge.protocols import TeacherBrief, TeacherRequest, TeacherResponse
 from forge.state import State
 from tests.servers.asks import requests
 from tests.servers.claude import ClaudeServer, Storm
@@ -52,7 +54,7 @@ def test_a_refusal_and_the_answer_after_it_are_two_lines(tmp_path: Path, ledger:
     assert {line.outcome for line in lines(ledger)} == {"refused: HTTP 429", "refused: HTTP 529", "answered"}
     assert {line.settled for line in lines(ledger, "refused")} == {0}
     assert len(lines(ledger)) == server.books.statuses.total()
-    given_up = sum(bool(answer.error) for answer in answers)   # after ten refusals in a row
+    given_up = sum(bool(answer.error) for answer in answers)   # after sixteen refusals in a row
     assert sum(line.number > 1 for line in lines(ledger)) == len(lines(ledger, "refused")) - given_up
     assert (ledger.totals().settled, ledger.totals().reserved) == (server.books.micro_usd, 0)
     used = lines(ledger, "answered")[0].usage
@@ -77,9 +79,9 @@ def test_what_never_left_this_machine_costs_nothing(tmp_path: Path, ledger: Ledg
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
         answers = list(teacher(url, tmp_path, ledger).generate(requests(2)))
-    assert {answer.error for answer in answers} == {"given up after 10 attempts: no answer (ConnectError)"}
+    assert {answer.error for answer in answers} == {"given up after 16 attempts: no answer (ConnectError)"}
     assert {line.outcome for line in lines(ledger)} == {"not sent: ConnectError"}
-    assert (len(lines(ledger)), ledger.totals().committed) == (20, 0)
+    assert (len(lines(ledger)), ledger.totals().committed) == (32, 0)
 
 
 def test_an_answer_of_no_use_is_a_line_with_its_cost_and_reason(tmp_path: Path, ledger: Ledger) -> None:
@@ -192,8 +194,8 @@ def test_a_server_that_bills_by_the_token_is_metered_too(tmp_path: Path, ledger:
         taken.bind(("127.0.0.1", 0))
         brief = TeacherBrief(model="claude-haiku-5-5", endpoint=f"http://127.0.0.1:{taken.getsockname()[1]}/v1", in_flight=2)
         answers = list(OpenAICompatibleTeacher(brief).metered(ledger, lambda seconds, note: None).generate(requests(1)))
-    assert answers[0].error.startswith("given up after 10 attempts")
-    assert [line.outcome for line in lines(ledger)] == ["not sent: ConnectionRefusedError"] * 10
+    assert answers[0].error.startswith("given up after 16 attempts")
+    assert [line.outcome for line in lines(ledger)] == ["not sent: ConnectionRefusedError"] * 16
     assert ledger.totals().committed == 0
 
 
@@ -217,3 +219,27 @@ def _patience(waits: int) -> Any:
 
 def _waiting(seconds: float, note: str) -> None:
     time.sleep(min(seconds, 0.05))
+
+
+def test_a_round_that_brought_nothing_is_tried_with_one_call_before_the_cap_is_believed() -> None:
+    refused = iter([True])
+
+    def call(request: TeacherRequest) -> TeacherResponse:
+        if next(refused, False):
+            raise OverBudget("no room while others are under way", why="", next="")
+        return TeacherResponse(key=request.key)
+
+    found = list(answers(Limiter(call=call, most=1), requests(3)))
+    assert {answer.key for answer in found} == {request.key for request in requests(3)}
+
+
+def test_a_cap_that_refuses_a_lone_call_ends_the_work() -> None:
+    asked: list[str] = []
+
+    def call(request: TeacherRequest) -> TeacherResponse:
+        asked.append(request.key)
+        raise OverBudget("no room at all", why="", next="")
+
+    with pytest.raises(OverBudget, match="no room at all"):
+        list(answers(Limiter(call=call, most=4), requests(8)))
+    assert len(asked) <= 5, "one round of four, then one alone"
