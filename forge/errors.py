@@ -74,6 +74,10 @@ class NoCapacity(ForgeError):
     exit_code = 7
 
 
+class MachineLost(ForgeError):
+    """The leased machine is gone or does not answer any more; the work can go on from its last checkpoint on another one."""
+
+
 class StillBilling(ForgeError):
     """A lease could not be confirmed as gone."""
 

@@ -149,7 +149,7 @@ class Leases:
         looks, broken = self._looks(row), 0
         while True:
             try:
-                up = [one for one in self.providers[row["provider"]].find(row["token"]) if one.state in UP]
+                up = [one for one in self.providers[row["provider"]].find(row["token"]) if one.state in UP and one.kind == "machine"]
             except (ForgeError, Interrupted):
                 raise
             except Exception as error:
@@ -341,6 +341,7 @@ def still_billing(run: Run, tokens: list[str]) -> StillBilling:
         f"{len(tokens)} machine(s) of run {run.id} could not be confirmed as gone", why=why,
         next=" && ".join([*by_hand, f"forge teardown {run.id}"]),
     )
+
 
 
 def as_provider(plugin: object) -> Provider:

@@ -15,7 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from forge import gate, history, model_registry, record, reuse, sweep, tracking
+from forge import gate, history, machines, model_registry, record, reuse, sweep, tracking
 from forge.config import Config, load_data
 from forge.context import FolderContext, InputFile
 from forge.corpus import walk_corpus
@@ -29,7 +29,7 @@ from forge.errors import (
     explain,
     nearest,
 )
-from forge.lease import Leases, as_provider, still_billing
+from forge.lease import Leases, still_billing
 from forge.phase import Phase
 from forge.protocols import Lease, Offer
 from forge.records import CorpusEntry, canonical_json, digest, stream_jsonl
@@ -85,7 +85,7 @@ class Pipeline:
         phases = [registry.phase(name) for name in registry.phase_names()]
         self.phases: list[AnyPhase] = in_order([phase for phase in phases if not phase.always])
         self.closing: list[AnyPhase] = [phase for phase in phases if phase.always]
-        self.leases = Leases(run, {name: as_provider(registry.plugin("provider", name)) for name in registry.names("provider")}, stop_requested)
+        self.leases = Leases(run, machines.providers(registry, config), stop_requested)
         self.seed = int(config.section("run").seed)
         self.task = str(getattr(config.section("run"), "task", "chat"))
         self.forced = self._forced(rerun_from)

@@ -328,12 +328,17 @@ class Need(Record):
     memory_gib: float
     gpu: bool
     seconds: float
+    gpu_memory_gib: float = 0.0
+    disk_gib: float = 0.0
 
 
 class Offer(Record):
     """One machine that could do it. Prices in USD; `reason` says why it was ranked so.
 
+    name: what finds it again at the provider, unique among its offers ("g5.xlarge spot us-east-1"). usd_per_hour: everything
+    that bills while it is up (disk, address); for spot the most that it may cost. gpus, cores, memory_gib: of each node.
     bf16: it multiplies bfloat16 natively; without, bf16 autocast is emulated and slower than fp32.
+    image: the machine image, resolved. price_source: where the price comes from, with its date.
     """
 
     provider: str
@@ -346,6 +351,12 @@ class Offer(Record):
     gpu_memory_gib: float = 0.0
     bf16: bool = False
     reason: str = ""
+    gpus: int = 1
+    nodes: int = 1
+    spot: bool = False
+    region: str = ""
+    image: str = ""
+    price_source: str = ""
 
 
 class Lease(Record):
@@ -362,8 +373,9 @@ class Lease(Record):
 
 
 class Resource(Record):
-    """A machine as the provider reports it.
+    """A machine, or a thing made for one, as the provider reports it.
 
+    kind: "machine", or what bills or clutters beside it ("key", "group", "volume", "address"): stop() removes it too.
     run: the run whose lease it was started for, from the provider's tags. held: the provider can tell that the process
     that leased it is alive. overdue: it is past its deadline, by the provider's clock.
     """
@@ -376,21 +388,41 @@ class Resource(Record):
     run: str = ""
     held: bool = False
     overdue: bool = False
+    kind: str = "machine"
+
+
+PREEMPTED, PAST_DEADLINE, ABANDONED = 85, 86, 87
+"""Exit codes that a job's watcher gives it: the provider takes the machine back; the deadline came; nobody asked for too long.
+The job was asked to stop first, so that its last checkpoint is whole."""
 
 
 class Channel(Protocol):
     """Files and jobs on a resource. Job ids are idempotent: spawning twice starts once.
 
     `remote` is relative to the channel's root on the resource; path() gives the absolute one. A job's folder is
-    jobs/<job>: its output goes to jobs/<job>/log.
+    jobs/<job>: its output goes to jobs/<job>/log. Every method raises MachineLost when the machine does not answer any more;
+    short breaks are waited out inside.
+
+    poll_seconds: how often it is worth asking. durable: files outlive the machine and are here already (this machine, a
+    shared file system); else checkpoints are fetched while a job runs.
     """
 
-    def put(self, local: Path, remote: str) -> None:
-        """Send a file or folder."""
+    poll_seconds: float
+    durable: bool
+
+    def prepare(self, tell: Callable[[str], None]) -> str:
+        """Make the machine ready for jobs of this version of slm-forge; idempotent. Returns the Python to start them with.
+
+        tell(text): one line for the user about what takes long.
+        """
+        ...
+
+    def put(self, local: Path, remote: str, sha256: str = "") -> None:
+        """Send a file or folder, resuming a broken transfer; sha256 (forge.store.hash_path): skip what is there already."""
         ...
 
     def get(self, remote: str, local: Path) -> None:
-        """Fetch a file or folder."""
+        """Fetch a file or folder; the local one is whole or not there."""
         ...
 
     def read(self, remote: str, offset: int) -> bytes:
@@ -398,11 +430,11 @@ class Channel(Protocol):
         ...
 
     def spawn(self, job: str, argv: Sequence[str], env: Mapping[str, str]) -> None:
-        """Start a job in the job's folder unless it runs already."""
+        """Start a job in the job's folder; a second call with the same id does nothing, whatever became of the first."""
         ...
 
     def poll(self, job: str) -> int | None:
-        """The job's exit code, or None while it runs. A dead job without one counts as -1."""
+        """The job's exit code, or None while it runs. A dead job without one counts as -1, and so does one never started."""
         ...
 
     def path(self, remote: str) -> str:
@@ -418,9 +450,13 @@ class Provider(Protocol):
     """Leases machines. Exported as `provider`; entry point group `forge.compute`.
 
     It may also have (the engine looks with getattr):
+    settings: type[Settings]: its section of the configuration, under its name ("ssh.host").
+    configured(settings) -> Provider: a provider with these settings. Reads no network, spends nothing.
     creation_seconds: float, 60 unless told: how long find() may not list a machine that start() has made.
     confirm_seconds: float, 60 unless told: how far apart two looks are that prove a machine gone; 0 where the provider's
         list is the truth itself.
+    preflight(offer) -> list[str]: what was proven about starting it (rights, quota), one line each, without starting anything.
+        Raises MissingAccess or NoCapacity with what to do. Asked when the plan is made.
     stop_command(resource) -> str: what a person types to end the machine by hand.
     """
 
@@ -428,11 +464,14 @@ class Provider(Protocol):
     requires: ClassVar[tuple[Requirement, ...]]
 
     def quote(self, need: Need) -> list[Offer]:
-        """Offers that fit, best first. Spends nothing."""
+        """Offers that fit, best first; none without what it needs to be used (a host, a login). Spends nothing."""
         ...
 
     def start(self, lease: Lease) -> Resource:
-        """Start the machine; idempotent by lease.token. May raise NoCapacity."""
+        """Start the machine; idempotent by (lease.token, lease.attempt). May raise NoCapacity: then nothing was made.
+
+        Any other exception that is no ForgeError means that the outcome is unknown: find() is asked before anything else.
+        """
         ...
 
     def find(self, scope: str) -> list[Resource]:
@@ -440,11 +479,11 @@ class Provider(Protocol):
         ...
 
     def stop(self, resource: Resource) -> None:
-        """Ask for termination; find() confirms it."""
+        """Ask for termination, or remove a thing of another kind; find() confirms it. Idempotent."""
         ...
 
     def channel(self, resource: Resource, root: Path) -> Channel:
-        """Files and jobs on the resource; `root` is where a local provider may work."""
+        """Files and jobs on the resource; `root` is where a local provider may work, and any may keep what it needs for the lease."""
         ...
 
     def settle(self, resource: Resource) -> int:

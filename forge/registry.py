@@ -91,6 +91,10 @@ class Registry:
         """Offer a plugin that was loaded by itself, as if it lay alone in a plugin folder."""
         self._from_folders().setdefault(kind, {})[plugin.name] = plugin
 
+    def replace(self, kind: str, name: str, plugin: Any) -> None:
+        """Use this object wherever the plugin is asked for from now on: the same one with the run's settings."""
+        self._loaded[kind, name] = plugin
+
     def _from_folders(self) -> dict[str, dict[str, Any]]:
         if self._local is None:
             self._local = {}

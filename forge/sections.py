@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from forge.config import GateSettings, RunSettings
+from forge.machines import provider_sections
 from forge.phase import Phase, Settings
 from forge.pipeline import in_order
 from forge.registry import Registry
@@ -17,6 +18,6 @@ def ordered_phases(registry: Registry) -> list[Phase[Any]]:
 
 
 def all_sections(registry: Registry) -> dict[str, type[Settings]]:
-    """Section name -> its model: run and gate first, then the phases in order."""
+    """Section name -> its model: run and gate first, then the phases in order, then the providers that have settings."""
     phases = {phase.name: phase.settings for phase in ordered_phases(registry)}
-    return {"run": RunSettings, "gate": GateSettings, **phases}
+    return {"run": RunSettings, "gate": GateSettings, **phases, **provider_sections(registry)}

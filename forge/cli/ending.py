@@ -11,8 +11,6 @@ from forge.cli.complete import run_names
 
 if TYPE_CHECKING:
     from forge.lease import Proof
-    from forge.protocols import Provider
-    from forge.registry import Registry
     from forge.sweep import Left, Swept
 
 PANEL = "Forge"
@@ -49,8 +47,11 @@ def sweep(
     as_json: bool = typer.Option(False, "--json", help="What became of each machine as JSON."),
 ) -> None:
     """End machines that any run left, found by what the providers list and not by our records."""
+    from forge import machines
     from forge import sweep as sweeping
+    from forge.config import resolve
     from forge.registry import Registry
+    from forge.sections import all_sections
 
     unlisted: dict[str, str] = {}
     interactive = ui.is_interactive() and not as_json
@@ -59,7 +60,9 @@ def sweep(
         one = left.resource
         return yes or (interactive and ui.ask(f"{one.provider} {one.id} of run {one.run or 'unknown'}: {left.why}. End it?"))
 
-    swept = list(sweeping.sweep(_providers(Registry()), dry_run=dry_run, agree=agree, unlisted=unlisted.__setitem__))
+    registry = Registry()
+    config = resolve(all_sections(registry))
+    swept = list(sweeping.sweep(machines.providers(registry, config), dry_run=dry_run, agree=agree, unlisted=unlisted.__setitem__))
     if as_json:
         ui.out_json({"machines": [one.model_dump(mode="json") for one in swept], "not_listed": unlisted})
     else:
@@ -74,14 +77,19 @@ def sweep(
 
 
 def _release(run_id: str) -> tuple[str, list[Proof]]:
+    from forge import machines
+    from forge.config import resolve
     from forge.lease import Leases
     from forge.registry import Registry
     from forge.run import Run
+    from forge.sections import all_sections
 
     opened = Run.open(run_id)
     try:
         with opened.lock():
-            proofs = Leases(opened, _providers(Registry(opened.plugin_dirs))).release()
+            registry = Registry(opened.plugin_dirs)
+            config = resolve(all_sections(registry), stored=opened.overrides())
+            proofs = Leases(opened, machines.providers(registry, config)).release()
         return opened.id, proofs
     finally:
         opened.close()
@@ -94,12 +102,6 @@ def _raise_if_up(found: list[tuple[str, list[Proof]]]) -> None:
     for name, proofs in found:
         if up := [proof.lease for proof in proofs if not proof.is_gone]:
             raise still_billing(Run.open(name), up)
-
-
-def _providers(registry: Registry) -> dict[str, Provider]:
-    from forge.lease import as_provider
-
-    return {name: as_provider(registry.plugin("provider", name)) for name in registry.names("provider")}
 
 
 def _show_proofs(found: list[tuple[str, list[Proof]]]) -> None:

@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -201,10 +201,17 @@ class Local:
 class LocalChannel:
     """Files and jobs of one lease, below `root`; nothing outside `root` is written."""
 
+    poll_seconds: ClassVar[float] = 0.1
+    durable: ClassVar[bool] = True
+
     def __init__(self, provider: Local, resource: Resource, root: Path) -> None:
         self._provider, self._resource, self._root = provider, resource, root.resolve()
 
-    def put(self, local: Path, remote: str) -> None:
+    def prepare(self, tell: Callable[[str], None]) -> str:
+        """This Python: what the engine runs on can run jobs."""
+        return sys.executable
+
+    def put(self, local: Path, remote: str, sha256: str = "") -> None:
         """Copy a file or folder to `remote`, replacing it whole. A copy, so that a job cannot change a stored artifact."""
         _copy(local, self._inside(remote))
 

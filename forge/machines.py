@@ -1,0 +1,33 @@
+"""The compute providers of an installation, with the settings of a run."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from forge.config import Config
+from forge.phase import Settings
+from forge.protocols import Provider
+from forge.registry import Registry, missing
+
+
+def provider_sections(registry: Registry) -> dict[str, type[Settings]]:
+    """Section name -> settings of each provider that has some."""
+    plugins = {name: registry.plugin("provider", name, ready=False) for name in registry.names("provider")}
+    return {name: plugin.settings for name, plugin in plugins.items() if hasattr(plugin, "settings")}
+
+
+def providers(registry: Registry, config: Config | None = None) -> dict[str, Provider]:
+    """All providers whose libraries are installed, with their settings, which the registry then hands out too.
+
+    One without its libraries cannot have leased anything from here.
+    """
+    found: dict[str, Provider] = {}
+    for name in registry.names("provider"):
+        plugin = registry.plugin("provider", name, ready=False)
+        if missing(getattr(plugin, "requires", ())):
+            continue
+        if config is not None and name in config.sections():
+            plugin = plugin.configured(config.section(name))
+            registry.replace("provider", name, plugin)
+        found[name] = cast(Provider, plugin)
+    return found
