@@ -40,7 +40,7 @@ class Quantize:
     """Merge, export, quantize, parity gate, Modelfile, evaluation of the shipped file. Runs where the adapter was trained."""
 
     name: ClassVar[str] = "quantize"
-    VERSION: ClassVar[int] = 4
+    VERSION: ClassVar[int] = 5
     summary: ClassVar[str] = "merge the adapter, write GGUF files, prove that they are the model, measure the file that ships"
     reads: ClassVar[tuple[str, ...]] = (
         "plan", "approval", "machine", "base_model", "adapter", "eval", "predictions", "train", "test_recall", "test_unseen", "test_abstain",

@@ -21,6 +21,7 @@ from forge.phases.quantize.quality import (
 )
 from forge.phases.quantize.reference import ChatTokenizer, GreedyAnswer, Reference, load_model
 from forge.phases.quantize.rows import Encoded, Row, encode_row, seen_texts, spread
+from forge.phases.quantize.smoke import Probe, judge_form, judge_names, judge_probes, make_probes
 from forge.phases.quantize.tasks import judge_task
 from forge.protocols import Prediction
 from forge.records import Plan, Record, Verdict
@@ -39,9 +40,10 @@ class Caps(Record):
     logit_positions: int = 32
     parity_bytes: int = 50_000
     answer_tokens: int = 512
+    probes: int = 60
 
 
-DRY_RUN = Caps(likelihood_rows=6, generated_rows=6, parity_bytes=8_000, answer_tokens=24)
+DRY_RUN = Caps(likelihood_rows=6, generated_rows=6, probes=5, parity_bytes=8_000, answer_tokens=24)
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Bench:
     context_tokens: int
     scored: tuple[Encoded, ...]
     asked: tuple[Encoded, ...]
+    probes: tuple[tuple[Probe, Encoded], ...]
 
     @property
     def llama(self) -> Llama:
@@ -77,7 +80,7 @@ class Bench:
 
     def open(self, file: Path) -> Vocabulary:
         """Load a file with room for every row, its answer, and the long prompt."""
-        rows = (*self.scored, *self.asked)
+        rows = (*self.scored, *self.asked, *(row for _, row in self.probes))
         longest = max((len(row.prompt) + len(row.answer) for row in rows), default=1) + self.answer_tokens
         return self.llama.open(file, context_tokens=min(self.context_tokens, max(longest, LONG_PROMPT_TOKENS)))
 
@@ -98,9 +101,13 @@ def fill_bench(
         rows = [encode_row(row, tokenizer) for split in splits for row in spread(split, limit)]
         return tuple(row for row in rows if len(row.prompt) + len(row.answer) <= context_tokens)
 
+    asked = pick(caps.generated_rows)
+    probes = make_probes([row.row for row in asked], caps.probes) if plan.abstention else []
+    encoded = [(probe, encode_row(probe.row, tokenizer)) for probe in probes]
     return Bench(
         ctx=ctx, journal=journal, process=llama, tokenizer=tokenizer, plan=plan, caps=caps, context_tokens=context_tokens,
-        scored=pick(caps.likelihood_rows), asked=pick(caps.generated_rows),
+        scored=pick(caps.likelihood_rows), asked=asked,
+        probes=tuple((probe, row) for probe, row in encoded if len(row.prompt) + len(row.answer) <= context_tokens),
     )
 
 
@@ -146,15 +153,24 @@ def judge_file(bench: Bench, kind: str, scores: Sequence[Score], f16: Sequence[S
 
 
 def judge_shipped(bench: Bench, kind: str, scores: Sequence[Score], vocabulary: Vocabulary, adapter: Mapping[str, str]) -> list[Verdict]:
-    """Stopping and abstention of the open file, which is the one that the Modelfile names."""
+    """Stopping, form, abstention and names of the open file, which is the one that the Modelfile names."""
     answers = generate_rows(bench.asked, bench.llama, kind, bench.answer_tokens, bench.ctx, bench.journal)
     thresholds, seed = bench.plan.thresholds, bench.ctx.seed
     stopping = judge_stopping(
         kind, bench.scored, scores, bench.asked, answers, thresholds, seed=seed, control=frozenset(vocabulary.control)
     )
+    stopping += judge_form(kind, bench.asked, answers)
     if bench.plan.task != "chat":
         return stopping + judge_task(kind, bench.asked, answers, bench.ctx, bench.plan.task, thresholds, seed=seed)
-    return stopping + judge_abstention(kind, bench.asked, answers, bench.plan.abstention, adapter, thresholds, seed=seed)
+    stopping += judge_abstention(kind, bench.asked, answers, bench.plan.abstention, adapter, thresholds, seed=seed)
+    return stopping + _smoke(bench, kind) + judge_names(kind, bench.asked, answers, bench.ctx, bench.plan, seed=seed)
+
+
+def _smoke(bench: Bench, kind: str) -> list[Verdict]:
+    """What the open file says to reworded and injected questions that it must decline; nothing without an abstention sentence."""
+    rows = [row for _, row in bench.probes]
+    answers = generate_rows(rows, bench.llama, f"{kind} smoke", bench.answer_tokens, bench.ctx, bench.journal)
+    return judge_probes(kind, [probe for probe, _ in bench.probes], answers, bench.plan, seed=bench.ctx.seed) if rows else []
 
 
 def _logit_prompts(bench: Bench) -> list[tuple[int, ...]]:

@@ -13,13 +13,14 @@ T = TypeVar("T")
 
 
 class Row(Record):
-    """One test item. `group` is its source document: items of one group are not independent."""
+    """One test item. `group` is its source document: items of one group are not independent. names: protected ones of the answer."""
 
     id: str
     group: str
     prompt: tuple[Message, ...]
     answer: str
     answerable: bool
+    names: tuple[str, ...] = ()
 
 
 class Encoded(Record):
@@ -81,4 +82,4 @@ def _row(example: Example, ctx: Context, task: str) -> Row:
     else:
         plugin: Task = ctx.use("task", task)
         prompt, answer, answerable = plugin.prompt(example), plugin.target(example), True
-    return Row(id=example.id, group=example.group, prompt=prompt, answer=answer, answerable=answerable)
+    return Row(id=example.id, group=example.group, prompt=prompt, answer=answer, answerable=answerable, names=example.names)

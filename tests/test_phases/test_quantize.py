@@ -255,3 +255,5 @@ def test_a_model_that_was_never_told_to_stop_fails_and_its_twin_passes(inputs: d
         assert told["good"][measure]["estimate"] > 0.9
         assert told["bad"][measure]["outcome"] == "fail"
         assert told["bad"][measure]["estimate"] < 0.2
+    for measure in ("control_tokens_q8_0", "leaked_headers_q8_0", "loops_q8_0"):
+        assert (told["good"][measure]["outcome"], told["bad"][measure]["outcome"]) == ("pass", "fail"), measure
