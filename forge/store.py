@@ -208,13 +208,23 @@ def sync_folder(folder: Path) -> None:
 
 def write_durably(path: Path, text: str) -> None:
     """Replace a text file so that a crash leaves the old or the new one, never half of either."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with partial.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    write_lines(path, [text.encode("utf-8")])
+
+
+def write_lines(path: Path, lines: Iterable[bytes]) -> int:
+    """The same from pieces as they come, holding one at a time; returns how many. An error on the way leaves the old file."""
+    partial, count = path.with_name(f".{path.name}.{os.getpid()}.partial"), 0
+    try:
+        with partial.open("wb") as file:
+            for count, line in enumerate(lines, 1):  # noqa: B007 - counted for the caller
+                file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
     sync_folder(path.parent)
+    return count
 
 
 def _members(source: Path) -> Iterable[tuple[Path, str]]:

@@ -8,9 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from forge.phase import Context, Estimate, Output, Requirement, Table
 from forge.phases.audit.settings import AuditSettings
-from forge.records import Document, Passage, read_jsonl, write_json, write_jsonl
 
-STAGES = 7
 SECONDS_PER_MB, SECONDS_TO_START = 1.2, 1.0
 """Measured on the Rust book and the OWASP cheat sheets, two slow cores; the start is mostly py3langid's model."""
 
@@ -49,76 +47,20 @@ class Audit:
 
     def run(self, settings: AuditSettings, ctx: Context) -> Mapping[str, float | str]:
         """Sieve the passages. Raises ForgeError when fewer than min_passages are left."""
-        from forge.phases.audit import copies, filters, report, spotcheck, topics
-        from forge.phases.audit.sieve import Sieve
+        from forge.phases.audit.steps import Steps
 
-        def stage(number: int, note: str) -> None:
+        steps = Steps(settings, ctx)
+        stages = (
+            ("secrets, boilerplate", steps.clean), ("language, quality, references", steps.filter), ("copies", steps.drop_copies),
+            ("evaluation sets" if settings.evaluation_sets else "documents that share text", steps.merge),
+            ("topics", steps.sort_by_topic), ("writing", steps.write),
+        )  # fmt: skip
+        for number, (note, step) in enumerate(stages):
             ctx.check_stop()
-            ctx.progress(number, STAGES, note)
-
-        stage(0, "secrets, boilerplate")
-        documents = sorted(read_jsonl(ctx.input("documents"), Document), key=lambda one: one.id)
-        sieve = Sieve(read_jsonl(ctx.input("passages"), Passage), ctx.check_stop)
-        if not settings.metadata:
-            filters.drop_metadata(sieve, ctx.check_stop)
-        filters.cut_boilerplate(sieve, ctx.check_stop)
-        filters.cut_structure(sieve, ctx.check_stop)
-        everything = list(sieve.kept.values())
-        stage(1, "language, quality, references")
-        by_language, allowed = filters.drop_unfit(sieve, ctx.check_stop, settings)
-        chosen = filters.drop_decided(sieve, ctx.check_stop, settings)
-        stage(3, "copies")
-        copied = copies.drop_copies(sieve, documents, engine=settings.dedup_engine, threshold=settings.near_duplicate)
-        stage(4, "evaluation sets" if settings.evaluation_sets else "documents that share text")
-        contaminated = filters.drop_evaluation_items(sieve, ctx.check_stop, settings)
-        group_of = copies.merged_groups(everything, copied)
-        sieve.merge_groups(group_of)
-        stage(5, "topics")
-        ordered = sieve.ordered()
-        terms = topics.fit_terms(ordered)
-        counted = terms.counts((passage.text for passage in ordered), ctx.check_stop)
-        strange = filters.drop_outliers(sieve, ctx.check_stop, settings, terms, counted)
-        left = counted.take(topics.places(ordered, sieve.kept))
-        subtopic_of = topics.name_subtopics(sieve.ordered(), settings.subtopics, ctx.check_stop, terms, left)
-        subtopic_of |= {id: name for id, name in chosen.items() if id in sieve.kept}
-        sieve.label("subtopic", subtopic_of)
-        sieve.check_masked()
-        clusters = copies.clusters(group_of)
-        before = len({passage.group for passage in everything})
-        numbers = report.summarize(
-            sieve,
-            characters_by_language=by_language,
-            allowed=allowed,
-            clusters=clusters,
-            groups=(before, before - sum(map(len, clusters)) + len(clusters)),
-            paths={document.id: document.source.path for document in documents},
-            engine=settings.dedup_engine,
-            threshold=settings.near_duplicate,
-            subtopics=topics.counts(subtopic_of),
-            contamination=contaminated,
-            outliers=strange.told(settings.outliers),
-        )
-        report.check_enough(
-            sieve,
-            run_id=ctx.run_id,
-            ready_made=ctx.task != "chat",
-            least=settings.min_passages,
-            allowed=allowed,
-            min_words=settings.min_words,
-            min_chars=settings.min_chars,
-        )
-        stage(6, "writing")
-        write_jsonl(ctx.output("clean"), sieve.kept.values())
-        write_jsonl(ctx.output("drops"), sieve.drops)
-        write_jsonl(ctx.output("spotcheck"), spotcheck.choose(sieve, strange))
-        write_json(ctx.output("audit"), numbers)
-        stage(STAGES, "done")
-        if strange.found and settings.outliers == "flag":
-            ctx.notice(
-                f"{len(strange.found):,} of {strange.judged:,} documents speak of something else than the rest, such as {strange.found[0].path}:"
-                f" see forge show {ctx.run_id} audit; audit.outliers=drop leaves them out"
-            )
-        return metrics(numbers)
+            ctx.progress(number, len(stages), note)
+            step()
+        ctx.progress(len(stages), len(stages), "done")
+        return metrics(steps.numbers)
 
     def named_files(self, settings: AuditSettings) -> str:
         """The contents of the evaluation sets and of the decisions."""

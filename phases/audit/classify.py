@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,7 +27,7 @@ from forge.protocols import CheckItem, TeacherBrief, TeacherRequest
 from forge.records import Passage, Record, Source, digest
 from forge.registry import Registry
 from forge.stats import clopper_pearson
-from forge.store import sync_folder
+from forge.store import write_lines
 
 LEAST_FOUND, LEAST_KEPT = 0.9, 0.9
 PLANTED, TYPICAL = 12, 20
@@ -91,7 +90,7 @@ def classify(
         finally:
             purse.close()
     proof = spot_check(decided, planted, typical)
-    _write(out, (decided[passage.id] for passage in masked))
+    write_lines(out, _lines(decided[passage.id] for passage in masked))
     kept = sum(decided[passage.id].keep for passage in masked)
     told: dict[str, Any] = {"read": len(masked), "kept": kept, "dropped": len(masked) - kept, **proof, "spent": spent}
     told["subtopics"] = dict(sorted(Counter(one for passage in masked if (one := decided[passage.id].subtopic)).items()))
@@ -234,16 +233,5 @@ def _masked(passage: Passage) -> Passage:
     return passage.model_copy(update={"text": private.mask(passage.text)[0], "meta": meta})
 
 
-def _write(out: Path, decisions: Iterator[Decision]) -> None:
-    """Whole or not at all."""
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("w", encoding="utf-8", newline="\n") as file:
-            for decision in decisions:
-                file.write(json.dumps(decision.model_dump(mode="json"), ensure_ascii=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(out)
-    finally:
-        partial.unlink(missing_ok=True)
-    sync_folder(out.parent)
+def _lines(decisions: Iterable[Decision]) -> Iterator[bytes]:
+    return (json.dumps(decision.model_dump(mode="json"), ensure_ascii=False).encode() + b"\n" for decision in decisions)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
 from forge.errors import UsageError
 from forge.phases.audit.dedup import TEXTS_PER_BATCH, NearDuplicates
-from forge.store import sync_folder
+from forge.store import write_lines
 
 
 def dedup(source: Path, out: Path, *, threshold: float, on_progress: Callable[[int], None]) -> dict[str, int]:
@@ -24,7 +23,7 @@ def dedup(source: Path, out: Path, *, threshold: float, on_progress: Callable[[i
     with source.open("rb") as file, NearDuplicates(threshold) as index:
         read = _read(file, source.name, index, on_progress)
         file.seek(0)
-        kept = _write(out, _kept_lines(file, index, read))
+        kept = write_lines(out, _kept_lines(file, index, read))
     return {"read": read, "kept": kept, "dropped": read - kept}
 
 
@@ -89,20 +88,3 @@ def _kept_lines(file: IO[bytes], index: NearDuplicates, expected: int) -> Iterat
     for _, (line, match) in zip(range(expected), zip(lines, index.matches(), strict=True), strict=True):
         if match.duplicate_of is None:
             yield line if line.endswith(b"\n") else line + b"\n"
-
-
-def _write(out: Path, lines: Iterator[bytes]) -> int:
-    """Write to a hidden file beside `out`, then rename; returns how many lines."""
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    count = 0
-    try:
-        with partial.open("wb") as file:
-            for count, line in enumerate(lines, 1):  # noqa: B007 - counted for the caller
-                file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(out)
-    finally:
-        partial.unlink(missing_ok=True)
-    sync_folder(out.parent)
-    return count
