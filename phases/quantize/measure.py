@@ -40,7 +40,7 @@ class Caps(Record):
     logit_positions: int = 32
     parity_bytes: int = 50_000
     answer_tokens: int = 512
-    probes: int = 60
+    probes: int = 100
 
 
 DRY_RUN = Caps(likelihood_rows=6, generated_rows=6, probes=5, parity_bytes=8_000, answer_tokens=24)
