@@ -387,8 +387,39 @@ class StagePlan(Record):
     lora: LoraPlan
 
 
+class MachineRow(Record):
+    """One machine that plan_fit considered, in USD and hours of the whole lease; or a provider without any (offer "").
+
+    verdict: "alternate" is of the chosen one's kind and not dearer, and is leased when that one cannot be had. reason: one phrase.
+    """
+
+    provider: str
+    verdict: Literal["chosen", "alternate", "possible", "rejected"]
+    reason: str
+    offer: str = ""
+    gpu: str = ""
+    gpus: int = 1
+    nodes: int = 1
+    gpu_memory_gib: float = 0.0
+    cores: int = 0
+    memory_gib: float = 0.0
+    region: str = ""
+    spot: bool = False
+    usd_per_hour: float = 0.0
+    price_source: str = ""
+    hours_p50: float = 0.0
+    usd_p50: float = 0.0
+    usd_p90: float = 0.0
+    worst_usd: float = 0.0
+
+
 class Plan(Record):
-    """What the human approves. Its canonical JSON is hashed; any change voids the approval."""
+    """What the human approves. Its canonical JSON is hashed; any change voids the approval.
+
+    worst_usd: what is reserved for the machine: it runs to its deadline, and a tenth more. memory_gib, gpu_memory_gib, disk_gib:
+    what the work needs. alternates: offers of the same provider and kind that may be leased instead. preflight: what was proven
+    about the machine.
+    """
 
     run: str
     name: str
@@ -422,6 +453,20 @@ class Plan(Record):
     sweep: SweepPlan | None = None
     stages: tuple[StagePlan, ...] = ()
     continues: str = ""
+    gpu: str = ""
+    gpus: int = 1
+    nodes: int = 1
+    spot: bool = False
+    region: str = ""
+    image: str = ""
+    price_source: str = ""
+    worst_usd: float = 0.0
+    memory_gib: float = 0.0
+    gpu_memory_gib: float = 0.0
+    disk_gib: float = 0.0
+    alternates: tuple[str, ...] = ()
+    preflight: tuple[str, ...] = ()
+    machines: tuple[MachineRow, ...] = ()
 
 
 # --- reading and writing ---------------------------------------------------------------------------------------

@@ -68,6 +68,13 @@ class Speed(Record):
     adapter_share: float = 0.75
 
 
+class Doubled(Record):
+    """How much faster twice as many GPUs are."""
+
+    factor: float
+    source: str
+
+
 class Speeds(Record):
     """Speeds by device."""
 
@@ -75,6 +82,21 @@ class Speeds(Record):
     cpu_bf16: Speed
     gpu: tuple[Speed, ...]
     gpu_tokens_per_second_max: float
+    doubled_gpus: Doubled
+
+
+class Rented(Record):
+    """Seconds until a machine answers and until it can work, and how fast base and results travel (0: they do not)."""
+
+    boot: float
+    environment: float
+    mib_per_second: float
+
+
+class Spot(Record):
+    """The share of a training that is made again when its machine is taken away."""
+
+    repeated: float
 
 
 class Answers(Record):
@@ -103,6 +125,8 @@ class Tables(Record):
     speed: Speeds
     answers: Answers
     fixed_seconds: dict[str, float]
+    rented: dict[str, Rented]
+    spot: Spot
     spread: Spread
 
 
@@ -110,6 +134,12 @@ class Tables(Record):
 def load_tables() -> Tables:
     """configs/models.yaml, checked."""
     return Tables.model_validate(load_data("models"))
+
+
+def rented_from(provider: str) -> Rented:
+    """What a machine of a provider takes before it works."""
+    table = load_tables().rented
+    return table.get(provider, table["other"])
 
 
 def tuning_for(parameters: int) -> Tuning:
