@@ -31,20 +31,20 @@ DEADLINE_RC, NOT_STARTED_RC = 124, 127
 
 def supervise(folder: Path, seconds: float, grace: float, argv: list[str]) -> int:
     """Run `argv` in `folder` until it ends, the deadline passes, SIGTERM arrives or the engine is gone."""
-    _prctl(PR_SET_CHILD_SUBREAPER, 1)
-    _replace(folder / ".job" / "pid", f"{os.getpid()} {start_ticks(os.getpid())}")
-    wakeup = _wake_on_signals()
+    prctl(PR_SET_CHILD_SUBREAPER, 1)
+    replace(folder / ".job" / "pid", f"{os.getpid()} {start_ticks(os.getpid())}")
+    wakeup = wake_on_signals()
     deadline = time.monotonic() + seconds
     try:
-        job = _start(folder, argv)
+        job = start(folder, argv)
     except OSError as error:
         (folder / "log").write_text(f"{argv[0]}: {error.strerror}\n", encoding="utf-8")
         return NOT_STARTED_RC
     why = _watch(job, wakeup, deadline)
     if why == "stop":
         grace = _granted(folder, grace)
-    _end(job, grace if why != "done" else 0.0)
-    return DEADLINE_RC if why == "deadline" else _exit_code(job)
+    end(job, grace if why != "done" else 0.0)
+    return DEADLINE_RC if why == "deadline" else exit_code(job)
 
 
 def start_ticks(pid: int) -> int:
@@ -81,11 +81,16 @@ def send_signal(pid: int, number: int) -> None:
         return
 
 
-def _start(folder: Path, argv: list[str]) -> subprocess.Popen[bytes]:
+def die_with_parent(number: int) -> None:
+    """Ask the kernel to signal this process when the thread that started it ends; for preexec_fn."""
+    prctl(PR_SET_PDEATHSIG, number)
+
+
+def start(folder: Path, argv: list[str]) -> subprocess.Popen[bytes]:
     watcher = os.getpid()
 
     def die_with_watcher() -> None:
-        _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != watcher:
             os._exit(NOT_STARTED_RC)
 
@@ -94,7 +99,7 @@ def _start(folder: Path, argv: list[str]) -> subprocess.Popen[bytes]:
             argv, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
             start_new_session=True, preexec_fn=die_with_watcher,
         )
-    _replace(folder / ".job" / "session", str(job.pid))
+    replace(folder / ".job" / "session", str(job.pid))
     return job
 
 
@@ -113,7 +118,7 @@ def _watch(job: subprocess.Popen[bytes], wakeup: int, deadline: float) -> str:
     return "done"
 
 
-def _end(job: subprocess.Popen[bytes], grace: float) -> None:
+def end(job: subprocess.Popen[bytes], grace: float) -> None:
     """SIGTERM to the job's group, then SIGKILL to everything that is left after `grace` seconds."""
     if grace > 0:
         send_signal(-job.pid, signal.SIGTERM)
@@ -129,7 +134,7 @@ def _end(job: subprocess.Popen[bytes], grace: float) -> None:
     job.wait()
 
 
-def _exit_code(job: subprocess.Popen[bytes]) -> int:
+def exit_code(job: subprocess.Popen[bytes]) -> int:
     return job.returncode if job.returncode >= 0 else 128 - job.returncode
 
 
@@ -138,7 +143,7 @@ def _granted(folder: Path, grace: float) -> float:
     return float(path.read_text(encoding="utf-8")) if path.exists() else grace
 
 
-def _wake_on_signals() -> int:
+def wake_on_signals() -> int:
     """A descriptor that becomes readable when a child ends or SIGTERM arrives (the bytes are signal numbers)."""
     read, write = os.pipe()
     os.set_blocking(write, False)
@@ -172,12 +177,12 @@ def _stat(pid: int) -> list[str]:
     return text.rpartition(")")[2].split()
 
 
-def _prctl(option: int, value: int) -> None:
+def prctl(option: int, value: int) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
 
 
-def _replace(path: Path, text: str) -> None:
+def replace(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.partial")
     with partial.open("w", encoding="utf-8") as file:
         file.write(text)
@@ -188,4 +193,4 @@ def _replace(path: Path, text: str) -> None:
 
 if __name__ == "__main__":
     place = Path(sys.argv[1])
-    _replace(place / ".job" / "rc", str(supervise(place, float(sys.argv[2]), float(sys.argv[3]), sys.argv[4:])))
+    replace(place / ".job" / "rc", str(supervise(place, float(sys.argv[2]), float(sys.argv[3]), sys.argv[4:])))

@@ -1,0 +1,296 @@
+"""Runs inside a SLURM job, on its first node: takes the engine's job requests from the shared folder, one wait in the queue for all.
+
+    python -P -m forge.plugins.compute._slurm_holder hold LEASE ROOT SECONDS IDLE GRACE
+    python -P -m forge.plugins.compute._slurm_holder task LEASE ROOT SECONDS IDLE GRACE JOB     one task of an array
+
+LEASE/owner            the SLURM job that may hold the lease: another one, submitted by mistake, ends at once
+LEASE/asked            touched by the engine whenever it asks; untouched for IDLE seconds ends the lease
+LEASE/requests/J.json  {"argv", "env"} of a job to start                LEASE/arrays/J.json   {"argvs", "env"}
+LEASE/claimed/J        the holder has taken the request
+LEASE/spans/ID.R.json  how long SLURM job ID has run in its R-th incarnation; rewritten every BEAT_SECONDS: the heartbeat
+ROOT/jobs/J/.job/      of _supervise.py, which watches the job; `stop` (grace seconds) asks for its end, `code` is the outcome
+
+SIGUSR1 (sent ahead of the time limit) and the lease's own seconds end all jobs with PAST_DEADLINE; SIGTERM (scancel, preemption, a
+node taken away) with PREEMPTED; each is asked first, so that its checkpoint is whole. When SLURM requeues the job, jobs of the
+earlier incarnation count as PREEMPTED, and new requests are taken; a task of an array starts its job again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from forge.plugins.compute import _supervise
+
+PREEMPTED, PAST_DEADLINE, ABANDONED = 85, 86, 87   # as in forge.protocols, which would import pydantic here
+TICK_SECONDS, BEAT_SECONDS = 0.2, 1.0
+NEVER = 10.0**9
+USR1_EARLY_SECONDS = 60.0   # sbatch(1), --signal: "may be sent up to 60 seconds earlier than specified"
+STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+"""Codes of a job that was asked to end."""
+PASSED_ON = (
+    "PATH", "HOME", "USER", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "XDG_CACHE_HOME", "HF_HOME",
+    "SLURM_CONF",
+)
+"""What a job gets of the node's environment, besides SLURM_*."""
+
+
+@dataclass
+class Job:
+    """A job that runs. wanted: the engine asked for its end."""
+
+    name: str
+    folder: Path
+    watcher: subprocess.Popen[bytes]
+    wanted: bool = False
+    told: bool = False
+
+
+@dataclass
+class Holder:
+    """One incarnation. lease, root: the folders above. seconds: of the lease, all incarnations together."""
+
+    lease: Path
+    root: Path
+    seconds: float
+    idle: float
+    grace: float
+    began: float = field(default_factory=time.monotonic)
+    jobs: list[Job] = field(default_factory=list)
+    ending: int = 0
+    asked: tuple[float, int] = (0.0, 0)
+    beaten: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Listen to SLURM's signals."""
+        self.id = slurm_id()
+        self.restart = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+        self.asked = (self.began, -1)
+        for number in (signal.SIGUSR1, signal.SIGTERM):
+            signal.signal(number, self._signalled)
+
+    def hold(self) -> int:
+        """Take requests until the lease ends."""
+        if not self._owns():
+            return 0
+        self._bury_earlier()
+        while not self.ending:
+            self._beat()
+            self._take_requests()
+            self._tend()
+            self._decide()
+            time.sleep(TICK_SECONDS)
+        self._end_all()
+        self._beat(ended=True)
+        return 0
+
+    def task(self, name: str, argv: list[str], env: dict[str, str]) -> int:
+        """Run one job to its end; one that SLURM has requeued goes on. No code is written when SLURM may start it again."""
+        folder = self.root / "jobs" / name
+        (folder / ".job").mkdir(parents=True, exist_ok=True)
+        if not (folder / ".job" / "code").exists():
+            self.jobs.append(self._start(name, argv, env))
+        while self.jobs and not self.ending:
+            self._beat()
+            self._tend()
+            self._decide()
+            time.sleep(TICK_SECONDS)
+        self._end_all(write=self.ending != PREEMPTED)
+        self._beat(ended=True)
+        return 0
+
+    def _signalled(self, number: int, frame: FrameType | None) -> None:
+        is_over = self._left() < self.grace + USR1_EARLY_SECONDS   # else the partition's limit is shorter than the lease
+        self.ending = self.ending or (PAST_DEADLINE if number == signal.SIGUSR1 and is_over else PREEMPTED)
+
+    def _owns(self) -> bool:
+        """Whether this SLURM job is the lease's; the first one that comes is."""
+        try:
+            handle = os.open(self.lease / "owner", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            return (self.lease / "owner").read_text(encoding="utf-8") in (self.id, "")
+        with os.fdopen(handle, "w") as file:
+            file.write(self.id)
+        return True
+
+    def _bury_earlier(self) -> None:
+        """Jobs of an incarnation before this one have ended with it."""
+        for claim in (self.lease / "claimed").iterdir():
+            code = self.root / "jobs" / claim.name / ".job" / "code"
+            if not code.exists():
+                code.parent.mkdir(parents=True, exist_ok=True)
+                replace(code, str(PREEMPTED))
+                (self.lease / "requests" / f"{claim.name}.json").unlink(missing_ok=True)
+
+    def _take_requests(self) -> None:
+        for request in sorted((self.lease / "requests").glob("*.json")):
+            try:
+                told: dict[str, Any] = json.loads(request.read_text(encoding="utf-8"))
+            except FileNotFoundError:
+                continue   # withdrawn
+            replace(self.lease / "claimed" / request.stem, self.id)
+            folder = self.root / "jobs" / request.stem
+            try:
+                (folder / ".job").mkdir(parents=True)
+            except FileExistsError:
+                pass   # it was started under this or an earlier lease
+            else:
+                self.jobs.append(self._start(request.stem, told["argv"], told["env"]))
+            request.unlink(missing_ok=True)
+
+    def _start(self, name: str, argv: list[str], env: dict[str, str]) -> Job:
+        folder = self.root / "jobs" / name
+        for left in ("rc", "grace"):
+            (folder / ".job" / left).unlink(missing_ok=True)   # of an earlier incarnation
+        kept = {key: value for key, value in os.environ.items() if key in PASSED_ON or (key.startswith("SLURM_") and key != "SLURM_EXPORT_ENV")}
+        command = [sys.executable, "-I", "-S", _supervise.__file__, str(folder), str(NEVER), str(self.grace), *argv]
+        watcher = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, cwd=folder,
+            env={**kept, **env, **nodes_environment()},
+        )
+        return Job(name, folder, watcher)
+
+    def _tend(self) -> None:
+        for job in list(self.jobs):
+            stop = job.folder / ".job" / "stop"
+            if not job.told and stop.exists():
+                job.wanted = True
+                self._ask_to_end(job, float(stop.read_text(encoding="utf-8")))
+            if job.watcher.poll() is not None:
+                self._note_code(job)
+
+    def _note_code(self, job: Job) -> None:
+        rc = job.folder / ".job" / "rc"
+        code = int(rc.read_text(encoding="utf-8")) if rc.exists() else -1
+        self.jobs.remove(job)
+        if code and not job.wanted and (self.ending or code in STOPPED):
+            code = self.ending or PREEMPTED
+        replace(job.folder / ".job" / "code", str(code))
+
+    def _ask_to_end(self, job: Job, grace: float) -> None:
+        job.told = True
+        replace(job.folder / ".job" / "grace", str(grace))
+        _supervise.send_signal(job.watcher.pid, signal.SIGTERM)
+
+    def _decide(self) -> None:
+        """Whether the lease is over."""
+        now = time.monotonic()
+        seen = _changed(self.lease / "asked")
+        if seen != self.asked[1]:
+            self.asked = (now, seen)
+        if self._left() <= self.grace:
+            self.ending = self.ending or PAST_DEADLINE
+        elif now - self.asked[0] > self.idle:
+            self.ending = self.ending or ABANDONED
+
+    def _left(self) -> float:
+        """Seconds until the lease's deadline."""
+        return self.seconds - self._used_before() - (time.monotonic() - self.began)
+
+    def _used_before(self) -> float:
+        """Seconds of this SLURM job's earlier incarnations."""
+        if not self.restart:
+            return 0.0
+        earlier = [span for span in spans(self.lease, self.id) if span["restart"] < self.restart]
+        return float(sum(span["seconds"] for span in earlier))
+
+    def _end_all(self, *, write: bool = True) -> None:
+        """Ask every job to end, and wait until it has; without writing codes when `write` is false."""
+        for job in self.jobs:
+            if not job.told:
+                self._ask_to_end(job, self.grace)
+        while self.jobs:
+            self._beat()
+            for job in list(self.jobs):
+                if job.watcher.poll() is not None:
+                    self._note_code(job) if write or _rc_is(job, 0) else self.jobs.remove(job)
+            time.sleep(TICK_SECONDS / 4)
+
+    def _beat(self, *, ended: bool = False) -> None:
+        now = time.monotonic()
+        if not ended and now - self.beaten < BEAT_SECONDS:
+            return
+        self.beaten = now
+        span = {
+            "job": self.id, "restart": self.restart, "node": os.environ.get("SLURMD_NODENAME", ""), "seconds": round(now - self.began, 3),
+            "ended": ended, "why": self.ending,
+        }
+        replace(self.lease / "spans" / f"{self.id}.{self.restart}.json", json.dumps(span))
+
+
+def spans(lease: Path, job: str = "") -> list[dict[str, Any]]:
+    """How long each incarnation of each SLURM job of a lease has run, by its own count; of one job only if told."""
+    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted((lease / "spans").glob(f"{job or '*'}.*.json"))]
+
+
+def slurm_id() -> str:
+    """The id of the SLURM job that this process is in, as squeue shows it: "12", "12_3" for a task of an array."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array else os.environ.get("SLURM_JOB_ID", "0")
+
+
+def nodes_environment() -> dict[str, str]:
+    """What tells a job that the lease has several nodes; empty for one.
+
+    FORGE_NODES, FORGE_NODE_RANK (0 here, the first), FORGE_HEAD (this node's name), and FORGE_ON_EACH_NODE: put before a command,
+    it runs it once on every node, with the node's own FORGE_NODE_RANK.
+    """
+    nodes = os.environ.get("SLURM_JOB_NUM_NODES", "1")
+    if nodes == "1":
+        return {}
+    each = [
+        "srun", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", "--export=ALL", "--kill-on-bad-exit=1", "--overlap", "--unbuffered",
+        sys.executable, "-P", "-m", __spec__.name if __spec__ else "", "node",
+    ]
+    return {
+        "FORGE_NODES": nodes, "FORGE_NODE_RANK": "0", "FORGE_HEAD": os.environ.get("SLURMD_NODENAME", os.uname().nodename),
+        "FORGE_ON_EACH_NODE": shlex.join(each),
+    }
+
+
+def replace(path: Path, text: str) -> None:
+    """Write a small file whole: readers see the old or the new one."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def _changed(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
+
+
+def _rc_is(job: Job, code: int) -> bool:
+    rc = job.folder / ".job" / "rc"
+    return rc.exists() and int(rc.read_text(encoding="utf-8")) == code
+
+
+def main(argv: list[str]) -> int:
+    """Do what the first argument says."""
+    if argv[0] == "node":
+        os.environ["FORGE_NODE_RANK"] = os.environ.get("SLURM_NODEID", "0")
+        os.execvp(argv[1], argv[1:])
+    holder = Holder(Path(argv[1]), Path(argv[2]), seconds=float(argv[3]), idle=float(argv[4]), grace=float(argv[5]))
+    if argv[0] == "hold":
+        return holder.hold()
+    number = int(os.environ["SLURM_ARRAY_TASK_ID"])
+    told: dict[str, Any] = json.loads((holder.lease / "arrays" / f"{argv[6]}.json").read_text(encoding="utf-8"))
+    return holder.task(f"{argv[6]}-{number}", told["argvs"][number], told["env"])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

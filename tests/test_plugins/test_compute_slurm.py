@@ -1,0 +1,151 @@
+"""The slurm provider on a real slurmctld with two nodes and fake GPUs."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from forge.errors import MissingAccess, NoCapacity
+from forge.plugins.compute import _slurm_channel
+from forge.plugins.compute._slurm_channel import SharedFolderChannel
+from forge.plugins.compute.slurm import Slurm, SlurmSettings
+from forge.protocols import Lease, Need, Offer
+from tests.servers.slurm import Cluster, cluster
+
+NEED = Need(parameters=1, memory_gib=0.1, gpu=False, seconds=60)
+OFFER = Offer(
+    provider="slurm", name="main 2 x h200", usd_per_hour=0, device="cuda", cores=1, memory_gib=1, gpu="h200", gpus=1, region="main",
+)
+SLEEPER = [sys.executable, "-c", "import time; print('here', flush=True); time.sleep(600)"]
+SAVER = """
+import os, signal, sys, time
+done = int(open("saved").read()) if os.path.exists("saved") else 0
+def save(*_):
+    open("saved", "w").write(str(done)); sys.exit(130)
+signal.signal(signal.SIGTERM, save)
+open("events", "a").write(f"from {done} on {os.environ.get('SLURMD_NODENAME')}\\n")
+while True:
+    time.sleep(0.02); done += 1
+"""
+
+
+@pytest.fixture(scope="module")
+def shared_cluster() -> Iterator[Cluster]:
+    with cluster(cores=8) as found:
+        yield found
+
+
+@pytest.fixture
+def slurm(shared_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """The cluster, empty again afterwards."""
+    monkeypatch.setenv("SLURM_CONF", str(shared_cluster.place / "slurm.conf"))
+    yield shared_cluster
+    shared_cluster.run("scancel", "--user=root")
+    for name in shared_cluster.nodes:
+        shared_cluster.run("scontrol", "update", f"nodename={name}", "state=resume") if name in shared_cluster.run("sinfo", "-h", "-t", "drain,drained,down", "-o", "%n") else None
+    until(lambda: shared_cluster.run("squeue", "-h") == "")
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Slurm:
+    """A provider with a folder of its own that looks often."""
+    return provider(tmp_path, monkeypatch)
+
+
+def provider(folder: Path, monkeypatch: pytest.MonkeyPatch, **settings: object) -> Slurm:
+    monkeypatch.setattr(_slurm_channel, "STALL_SECONDS", 2.0)
+    monkeypatch.setattr(Slurm, "queue_seconds", 0.3)
+    monkeypatch.setattr(Slurm, "patience_seconds", 3.0)
+    return Slurm(SlurmSettings(folder=str(folder), **settings))  # type: ignore[arg-type]
+
+
+def lease(token: str = "lease-1", seconds: int = 600, attempt: int = 1, **changes: object) -> Lease:
+    return Lease(token=token, run="run-a", offer=OFFER.model_copy(update=changes), deadline_seconds=seconds, attempt=attempt)
+
+
+def until(condition: Callable[[], object], seconds: float = 30.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.03)
+
+
+def open_channel(site: Slurm, tmp_path: Path, given: Lease | None = None) -> SharedFolderChannel:
+    return site.channel(site.start(given or lease()), tmp_path)
+
+
+def stages(site: Slurm, scope: str = "lease-1") -> list[str]:
+    return [one.state for one in site.find(scope) if one.state != "gone"]
+
+
+def log(channel: SharedFolderChannel, job: str) -> str:
+    return channel.read(f"jobs/{job}/log", 0).decode()
+
+
+# --- quoting ---------------------------------------------------------------------------------------------------
+
+
+def test_partitions_are_offered_with_a_gpu_of_their_type(slurm: Cluster, site: Slurm) -> None:
+    offers = site.quote(NEED)
+    assert [(offer.name, offer.gpu, offer.gpus, offer.device) for offer in offers] == [
+        ("main 1 x h200", "h200", 1, "cuda"), ("short 1 x h200", "h200", 1, "cuda"),
+    ]
+    assert offers[0].gpu_memory_gib == pytest.approx(140.4)
+    assert "0.5 h" in offers[1].reason
+
+
+def test_settings_choose_partition_gpus_and_price(slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = provider(tmp_path, monkeypatch, partition="main", gres="gpu:h200:2", usd_per_gpu_hour=1.5, usd_per_hour=0.25, nodes=2)
+    (offer,) = site.quote(NEED)
+    assert (offer.gpus, offer.nodes, offer.usd_per_hour) == (2, 2, 2 * (0.25 + 2 * 1.5))
+    assert site.quote(NEED.model_copy(update={"memory_gib": 1e6})) == []
+
+
+def test_without_slurm_there_is_no_offer_and_start_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    site = provider(tmp_path, monkeypatch)
+    assert site.quote(NEED) == []
+    with pytest.raises(MissingAccess, match="is not installed"):
+        site.find("all")
+
+
+def test_preflight_asks_slurm_without_handing_anything_in(slurm: Cluster, site: Slurm) -> None:
+    said = site.preflight(OFFER)
+    assert "SLURM would start it at" in said[0]
+    assert "slurm.folder" in said[1]
+    with pytest.raises(NoCapacity, match="would refuse"):
+        site.preflight(OFFER.model_copy(update={"region": "no-such-partition"}))
+    assert slurm.run("squeue", "-h") == ""
+
+
+# --- leases ----------------------------------------------------------------------------------------------------
+
+
+def test_starting_twice_is_one_job_and_it_is_found_by_token_run_and_all(slurm: Cluster, site: Slurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = site.start(lease())
+    assert site.start(lease()).id == first.id
+    until(lambda: stages(site) == ["live"])
+    other = provider(tmp_path, monkeypatch)
+    for scope in ("lease-1", "run-a", "all"):
+        assert [(one.id, one.lease, one.run, one.held) for one in other.find(scope)] == [(first.id, "lease-1", "run-a", True)]
+    assert other.find("run-b") == []
+    site.stop(first)
+    until(lambda: stages(site) == [])
+    site.stop(first)
+
+
+def test_a_job_gets_its_gpu_and_only_the_environment_that_it_is_given(slurm: Cluster, site: Slurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET_KEY", "hidden")
+    channel = open_channel(site, tmp_path)
+    script = "import os; print(os.environ['CUDA_VISIBLE_DEVICES'], os.environ['COLOUR'], os.environ.get('SECRET_KEY')); open('made', 'w'); raise SystemExit(6)"
+    channel.spawn("a", [sys.executable, "-c", script], {"COLOUR": "red"})
+    channel.spawn("a", [sys.executable, "-c", script], {"COLOUR": "red"})
+    until(lambda: channel.poll("a") is not None)
+    channel.spawn("a", [sys.executable, "-c", script], {"COLOUR": "red"})
+    assert channel.poll("a") == 6
+    assert log(channel, "a") == "0 red None\n"
+    assert Path(channel.path("jobs/a/made")).exists()
