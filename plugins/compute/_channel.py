@@ -4,27 +4,48 @@ A transport only runs a program with bytes in and bytes out. What runs is always
 plugins/compute/_host.py on its standard input, so that nothing has to be installed there, no two versions can meet, and no
 argument of ours passes a shell. Every verb of it may be repeated; breaks are therefore waited out here.
 
-    channel = HostChannel(SshTransport(target), "~/.slm-forge/leases/" + token, patience_seconds=60)
-    channel.call("open", {...the lease...})        once, in start()
+    host = Host(SshTransport(target), patience_seconds=60)
+    host.call("open", {"root": root, "token": ..., "run": ..., "attempt": 1, "deadline_seconds": 3600})     once, in start()
+    channel = HostChannel(host, root)
 """
 
 from __future__ import annotations
 
-import contextlib
+import hashlib
 import json
 import os
-import shlex
+import shutil
+import subprocess
+import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar
 
-from forge.errors import ForgeError, MachineLost, UsageError
+from forge.errors import ForgeError, MachineLost, NoCapacity, UsageError
+from forge.store import hash_file, sync_folder
 
 CALL_SECONDS = 120.0
 """Longest that a verb without a transfer may take; the machine hangs otherwise."""
 PATIENCE_SECONDS = 60.0
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 10.0
+CHUNK = 1 << 20
+TRIES = 3
+"""How often bytes that arrived damaged are sent again."""
+MARK, REFUSED = b"<<slm-forge>>\n", 9
+
+BOOT = (
+    "import sys;sys.version_info<(3,8) and sys.exit(\"Python %d.%d is too old\" % sys.version_info[:2]);"
+    "b=sys.stdin.buffer;exec(compile(b.read(int(sys.argv[1])),\"slm-forge\",\"exec\"))"
+)
+"""Reads the program from stdin. Without quotes, backslashes or exclamation marks that some login shell would take as its own."""
+
+File = tuple[str, int, str, bool]
+"""A file of a transfer: path below the whole ("" for a single file), bytes, sha256, whether it is a program."""
+T = TypeVar("T")
 
 
 class Broken(Exception):
@@ -58,6 +79,20 @@ class Transport(Protocol):
         ...
 
 
+class Here:
+    """A transport to this machine: for a cluster whose login node it is."""
+
+    where: str = "this machine"
+    login: str = ""
+
+    def stream(self, argv: Sequence[str], stdin: Iterable[bytes], *, seconds: float | None) -> Iterator[bytes]:
+        """Run argv here."""
+        return run_program(argv, stdin, seconds=seconds, env=None)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
 @dataclass(frozen=True)
 class Watch:
     """How jobs of a channel are watched on the machine itself, whether or not anybody is there to ask.
@@ -83,31 +118,362 @@ class Host:
     transport: Transport
     python: str = "python3"
     patience_seconds: float = PATIENCE_SECONDS
-    tell: Callable[[str], None] = field(default=lambda text: None)
+    first_pause_seconds: float = FIRST_PAUSE_SECONDS
 
     def call(self, verb: str, request: Mapping[str, Any], *, seconds: float = CALL_SECONDS) -> Any:
         """Run a verb and return its answer; repeated while the connection breaks, up to patience_seconds: then MachineLost."""
-        ...
+        return json.loads(self.patiently(lambda: b"".join(self.stream(verb, request, seconds=seconds))))
 
-    def probe(self, folder: str) -> dict[str, Any]:
+    def probe(self, folder: str, *, seconds: float = 20.0) -> dict[str, Any]:
         """What the machine has: python, cores, memory_gib, disk_gib free at `folder`, gpus, system, boot. Writes nothing there."""
-        ...
+        facts: dict[str, Any] = self.call("probe", {"folder": folder}, seconds=seconds)
+        return facts
+
+    def stream(
+        self, verb: str, request: Mapping[str, Any], data: Iterable[bytes] = (), *, seconds: float | None = None
+    ) -> Iterator[bytes]:
+        """One call, unrepeated: the answer's bytes as they come. Raises Broken; refusals of the host side as ForgeErrors."""
+        program, asked = host_program(), json.dumps(request).encode()
+        argv = [self.python, "-I", "-S", "-c", BOOT, str(len(program)), verb, str(len(asked))]
+
+        def stdin() -> Iterator[bytes]:
+            yield program + asked
+            yield from data
+
+        try:
+            yield from _after_mark(self.transport.stream(argv, stdin(), seconds=seconds))
+        except Failed as error:
+            raise self._explain(verb, error) from None
+
+    def patiently(self, attempt: Callable[[], T], *, moved: Callable[[], float] = lambda: 0.0) -> T:
+        """attempt(), repeated with growing pauses while the connection breaks.
+
+        The patience starts anew whenever moved() has grown: a transfer that gets on is not given up. Raises MachineLost.
+        """
+        began, pause, seen = time.monotonic(), self.first_pause_seconds, moved()
+        while True:
+            try:
+                return attempt()
+            except Broken as error:
+                if moved() > seen:
+                    began, pause, seen = time.monotonic(), self.first_pause_seconds, moved()
+                left = began + self.patience_seconds - time.monotonic()
+                if left <= 0:
+                    raise MachineLost(
+                        f"{self.transport.where} does not answer any more", why=f"{error} (asked again for {self.patience_seconds:g} s)",
+                        next="forge resume goes on when it answers again",
+                    ) from error
+                time.sleep(min(pause, left))
+                pause = min(LONGEST_PAUSE_SECONDS, 1.5 * pause)
+
+    def _explain(self, verb: str, error: Failed) -> Exception:
+        where, text = self.transport.where, error.text.strip()
+        if error.code == REFUSED:
+            if not text:
+                return Broken("the request did not arrive whole")
+            return _refusal(where, json.loads(text.splitlines()[-1]))
+        if error.code in (126, 127) or "not found" in text:
+            return NoCapacity(f"{where} has no {self.python}", why=_last_line(text), next=f"install Python 3.8 or later on {where}, or name one with --set ssh.python=PATH")
+        if "is too old" in text:
+            return NoCapacity(f"{_last_line(text)} on {where}", why="the host side needs 3.8 or later", next="name a newer one with --set ssh.python=PATH")
+        if error.code < 0 or error.code in (129, 130, 137, 143):
+            return Broken(f"the call of {verb} was ended by a signal")
+        return ForgeError(f"{where} could not do {verb}", why=_last_line(text) or f"exit code {error.code}")
 
 
 class HostChannel:
     """forge.protocols.Channel over a transport. Everything lies below `root`, which may begin with "~/".
 
     environment(channel, tell) -> str: makes the machine's Python ready (forge.plugins.compute._environment); without one the
-    transport's python3 must be able to run jobs.
+    host's own python must be able to run jobs.
     """
 
-    durable = False
+    durable: ClassVar[bool] = False
 
     def __init__(
         self, host: Host, root: str, *, watch: Watch | None = None, poll_seconds: float = 2.0,
         environment: Callable[[HostChannel, Callable[[str], None]], str] | None = None,
     ) -> None:
-        """Nothing is asked of the machine yet. poll_seconds, durable: as in forge.protocols.Channel."""
-        ...
+        """Nothing is asked of the machine yet. poll_seconds: as in forge.protocols.Channel."""
+        self.host, self.root, self.watch, self.poll_seconds = host, root, watch or Watch(), poll_seconds
+        self._environment, self._home = environment, ""
 
-    # prepare, put, get, read, spawn, poll, path, stop as in forge.protocols.Channel
+    def prepare(self, tell: Callable[[str], None]) -> str:
+        """Make the machine ready; the Python to start jobs with."""
+        return self._environment(self, tell) if self._environment else self.host.python
+
+    def put(self, local: Path, remote: str, sha256: str = "") -> None:
+        """Send a file or folder; goes on where a broken transfer stopped, and skips what is there with this hash."""
+        _check(remote)
+        request: dict[str, Any] = {"root": self.root, "remote": remote}
+        if sha256 and self.host.call("has", {**request, "sha256": sha256})["has"]:
+            return
+        files = _files(local)
+        request.update(files=files, id=_id(files), sha256=sha256)
+        for _ in range(TRIES):
+            damaged = self._send(local, files, request)
+            if not damaged:
+                return
+        raise ForgeError(f"{remote} arrives damaged on {self.host.transport.where}", why=f"the hash of {damaged[0] or local.name} is another one there")
+
+    def get(self, remote: str, local: Path) -> None:
+        """Fetch a file or folder; goes on where a broken transfer stopped. Raises ForgeError when it is not there."""
+        _check(remote)
+        request = {"root": self.root, "remote": remote}
+        for _ in range(TRIES):
+            files: list[File] = [(row[0], row[1], row[2], row[3]) for row in self.host.call("list", request, seconds=3600.0)]
+            partial = local.with_name(f".{local.name}.{_id(files)}.partial")
+            self._receive(partial, files, request)
+            damaged = [name for name, _, sha256, _ in files if hash_file(_member(partial, name)) != sha256]
+            for name in damaged:
+                _member(partial, name).unlink()
+            if not damaged:
+                return _put_in_place(partial, local, files)
+        raise ForgeError(f"{remote} arrives damaged from {self.host.transport.where}", why=f"the hash of {damaged[0] or local.name} is another one here")
+
+    def read(self, remote: str, offset: int) -> bytes:
+        """The bytes of a file from an offset on; empty when there is none (yet)."""
+        _check(remote)
+        request = {"root": self.root, "remote": remote, "offset": offset}
+        return self.host.patiently(lambda: b"".join(self.host.stream("read", request, seconds=CALL_SECONDS)))
+
+    def spawn(self, job: str, argv: Sequence[str], env: Mapping[str, str], *, results: bool = True) -> None:
+        """Start a job in its folder, once. results: it leaves something to fetch, which stop() of the lease must not throw away."""
+        self._job("spawn", job, argv=list(argv), env=dict(env), watch=asdict(self.watch), results=results)
+
+    def poll(self, job: str) -> int | None:
+        """The job's exit code, None while it runs, -1 when it is gone without one or was never started."""
+        code: int | None = self._job("poll", job)["code"]
+        return code
+
+    def path(self, remote: str) -> str:
+        """The absolute path of a remote name on the machine."""
+        _check(remote)
+        if self.root.startswith("~") and not self._home:
+            self._home = str(self.host.call("where", {"root": self.root})["root"])
+        return f"{self._home or self.root}/{remote}"
+
+    def stop(self, job: str, *, grace_seconds: float) -> None:
+        """SIGTERM, then SIGKILL after the grace, to the job and everything it started."""
+        self._job("stop", job, seconds=grace_seconds + CALL_SECONDS, grace_seconds=grace_seconds)
+
+    def _job(self, verb: str, job: str, *, seconds: float = CALL_SECONDS, **more: Any) -> Any:
+        _check(f"jobs/{job}")
+        return self.host.call(verb, {"root": self.root, "job": job, **more}, seconds=seconds)
+
+    def _send(self, local: Path, files: Sequence[File], request: Mapping[str, Any]) -> list[str]:
+        """One whole transfer; the names of files that arrived damaged."""
+        reached = 0.0
+
+        def attempt() -> list[str]:
+            nonlocal reached
+            offset = json.loads(b"".join(self.host.stream("received", request, seconds=CALL_SECONDS)))["offset"]
+            reached = max(reached, offset)
+            data = _from(local, files, offset)
+            answer = json.loads(b"".join(self.host.stream("receive", {**request, "offset": offset}, data)))
+            if not answer["whole"] and not answer["damaged"]:
+                raise Broken("the transfer broke off")
+            return list(answer["damaged"])
+
+        return self.host.patiently(attempt, moved=lambda: reached)
+
+    def _receive(self, partial: Path, files: Sequence[File], request: Mapping[str, Any]) -> None:
+        total = sum(size for _, size, _, _ in files)
+        partial.mkdir(parents=True, exist_ok=True)
+
+        def attempt() -> None:
+            offset = _arrived(partial, files)
+            _write_members(partial, files, offset, self.host.stream("send", {**request, "files": files, "offset": offset}))
+            if _arrived(partial, files) < total:
+                raise Broken("the transfer broke off")
+
+        self.host.patiently(attempt, moved=lambda: _arrived(partial, files))
+
+
+def run_program(
+    argv: Sequence[str], stdin: Iterable[bytes], *, seconds: float | None, env: Mapping[str, str] | None
+) -> Iterator[bytes]:
+    """Run a program here: fed from a thread, its stdout yielded. Raises Failed with its stderr, Broken when it takes too long."""
+    began = time.monotonic()
+    with tempfile.TemporaryFile() as errors:
+        child = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=env, start_new_session=True)
+        feeder = _Feeder(child, stdin)
+        timer = threading.Timer(seconds or 0, child.kill)
+        try:
+            feeder.start()
+            if seconds is not None:
+                timer.start()
+            assert child.stdout is not None
+            while data := os.read(child.stdout.fileno(), CHUNK):
+                yield data
+            code = child.wait()
+        finally:
+            timer.cancel()
+            child.kill()
+            child.wait()
+            feeder.join()
+            if child.stdout is not None:
+                child.stdout.close()
+        if feeder.error is not None:
+            raise feeder.error
+        if seconds is not None and time.monotonic() - began >= seconds:
+            raise Broken(f"no answer within {seconds:g} s")
+        if code:
+            errors.seek(0)
+            raise Failed(code, errors.read().decode(errors="replace"))
+
+
+class _Feeder(threading.Thread):
+    """Writes a program's stdin. error: why the bytes could not be had; the program is then ended, and takes nothing for the whole."""
+
+    def __init__(self, child: subprocess.Popen[bytes], stdin: Iterable[bytes]) -> None:
+        super().__init__(daemon=True)
+        self.child, self.stdin = child, stdin
+        self.error: Exception | None = None
+
+    def run(self) -> None:
+        assert self.child.stdin is not None
+        try:
+            for data in self.stdin:
+                self.child.stdin.write(data)
+            self.child.stdin.close()
+        except (BrokenPipeError, ConnectionError):
+            return   # its exit code says why it does not listen
+        except Exception as error:  # noqa: BLE001 - raised again by run_program, in the caller's thread
+            self.child.kill()
+            self.error = error
+
+
+@cache
+def host_program() -> bytes:
+    """_host.py with the module that it imports, as one program of the standard library."""
+    folder = Path(__file__).parent
+    shared = (folder / "_supervise.py").read_text(encoding="utf-8")
+    return (
+        "import sys, types\n"
+        "package = sys.modules['forge.plugins.compute'] = types.ModuleType('forge.plugins.compute')\n"
+        "package._supervise = types.ModuleType('_supervise')\n"
+        f"exec(compile({shared!r}, '_supervise.py', 'exec'), package._supervise.__dict__)\n"
+        f"exec(compile({(folder / '_host.py').read_text(encoding='utf-8')!r}, '_host.py', 'exec'))\n"
+    ).encode()
+
+
+def _after_mark(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """What follows the mark: before it comes what login scripts print."""
+    head, seen = b"", False
+    for data in chunks:
+        if seen:
+            yield data
+            continue
+        head += data
+        _, mark, rest = head.partition(MARK)
+        if mark:
+            seen = True
+            yield rest
+    if not seen:
+        raise Broken("the answer is cut off")
+
+
+def _refusal(where: str, told: Mapping[str, str]) -> ForgeError:
+    kind, text = told["kind"], told["text"]
+    if kind == "disk":
+        return ForgeError(f"the disk of {where} is full", why=text, next=f"free some space on {where}, then forge resume")
+    if kind == "busy":
+        return NoCapacity(f"{where} is taken", why=text, next="forge resume when it is free")
+    if kind == "over":
+        return MachineLost(f"{where} has ended the lease", why=text, next="forge resume")
+    if kind == "missing":
+        return ForgeError(f"the job left nothing there: {text}", next="forge logs shows what it wrote")
+    return ForgeError(f"{where} refused", why=text)
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else ""
+
+
+def _check(remote: str) -> None:
+    if Path(remote).is_absolute() or ".." in Path(remote).parts:
+        raise UsageError(f"{remote} leads out of the working folder")
+
+
+# --- transfers -------------------------------------------------------------------------------------------------
+
+
+def _files(local: Path) -> list[File]:
+    names = [""] if local.is_file() else sorted(file.relative_to(local).as_posix() for file in local.rglob("*") if file.is_file())
+    places = [(name, local / name if name else local) for name in names]
+    return [(name, place.stat().st_size, hash_file(place), os.access(place, os.X_OK)) for name, place in places]
+
+
+def _id(files: Sequence[File]) -> str:
+    return hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16]
+
+
+def _from(local: Path, files: Sequence[File], offset: int) -> Iterator[bytes]:
+    """The bytes of the files one after the other, from an offset of the whole on."""
+    at = 0
+    for name, size, _, _ in files:
+        skip, at = min(max(0, offset - at), size), at + size
+        if skip == size:
+            continue
+        with (local / name if name else local).open("rb") as file:
+            file.seek(skip)
+            while data := file.read(CHUNK):
+                yield data
+
+
+def _member(partial: Path, name: str) -> Path:
+    return partial / (name or "_")
+
+
+def _arrived(partial: Path, files: Sequence[File]) -> int:
+    offset = 0
+    for name, size, _, _ in files:
+        place = _member(partial, name)
+        there = min(size, place.stat().st_size) if place.exists() else 0
+        offset += there
+        if there < size:
+            break
+    return offset
+
+
+def _write_members(partial: Path, files: Sequence[File], offset: int, chunks: Iterator[bytes]) -> None:
+    """Spread a stream that begins at `offset` of the whole over its files."""
+    buffer, at = b"", 0
+    for name, size, _, _ in files:
+        skip, at = min(max(0, offset - at), size), at + size
+        place = _member(partial, name)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if skip == size and place.exists():
+            continue
+        with place.open("r+b" if place.exists() else "wb") as file:
+            file.seek(skip)
+            left = size - skip
+            while left:
+                buffer = buffer or next(chunks, b"")
+                if not buffer:
+                    return
+                file.write(buffer[:left])
+                buffer, left = buffer[left:], left - len(buffer[:left])
+            file.truncate(size)
+            file.flush()
+            os.fsync(file.fileno())
+    for _ in chunks:   # its end says whether the program succeeded
+        continue
+
+
+def _put_in_place(partial: Path, local: Path, files: Sequence[File]) -> None:
+    for name, _, _, program in files:
+        _member(partial, name).chmod(0o755 if program else 0o644)
+    if local.is_dir() and not local.is_symlink():
+        shutil.rmtree(local)
+    if [name for name, _, _, _ in files] == [""]:
+        _member(partial, "").replace(local)
+        partial.rmdir()
+    else:
+        local.unlink(missing_ok=True)
+        partial.replace(local)
+    for old in local.parent.glob(f".{local.name}.*.partial"):
+        shutil.rmtree(old, ignore_errors=True)
+    sync_folder(local.parent)

@@ -21,7 +21,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -32,6 +31,7 @@ from forge.ledger import MICRO
 from forge.phase import Requirement
 from forge.plugins.compute import _supervise
 from forge.plugins.compute._machine import cpu_offer, gpu_offers, read_text
+from forge.plugins.compute._state import state_home
 from forge.protocols import Lease, Need, Offer, Resource
 
 GRACE_SECONDS = 5.0
@@ -190,7 +190,7 @@ class Local:
             _write(folder / "lease.json", json.dumps({**lease, "engine": engine}, sort_keys=True))
 
     def _leases(self) -> Path:
-        return (self._state or _state_home()) / "leases"
+        return (self._state or state_home()) / "leases"
 
     def _lease_folder(self, token: str) -> Path:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}", token):
@@ -261,16 +261,6 @@ class LocalChannel:
 
 
 # --- leases and jobs on disk -----------------------------------------------------------------------------------
-
-
-def _state_home() -> Path:
-    """$XDG_STATE_HOME/slm-forge, ~/.local/state/slm-forge, or a folder under the temporary one without a home."""
-    if base := os.environ.get("XDG_STATE_HOME"):
-        return Path(base) / "slm-forge"
-    try:
-        return Path.home() / ".local" / "state" / "slm-forge"
-    except RuntimeError:
-        return Path(tempfile.gettempdir()) / f"slm-forge-{os.getuid()}"
 
 
 def _boot_id() -> str:
