@@ -590,6 +590,7 @@ class Shipment:
     """What a hub shall hold: all files of `folder`, nothing else.
 
     repo: where ("owner/name"); empty: the account's own, under `name`. tag: names this publication for ever.
+    kind: a model, a data set, or a demo (a Space) that runs on one.
     """
 
     folder: Path
@@ -599,6 +600,7 @@ class Shipment:
     tag: str
     message: str
     check_stop: Callable[[], None] = lambda: None
+    kind: Literal["model", "dataset", "space"] = "model"
 
 
 class Published(Record):
@@ -612,13 +614,19 @@ class Published(Record):
 
 
 class Hub(Protocol):
-    """Keeps published models. Exported as `hub`; entry point group `forge.hubs`."""
+    """Keeps published models. Exported as `hub`; entry point group `forge.hubs`.
+
+    Asked before anything is spent as well: preflight(repo, "") then looks at the account alone.
+    """
 
     name: ClassVar[str]
     requires: ClassVar[tuple[Requirement, ...]]
 
     def preflight(self, repo: str, name: str) -> str:
-        """The repository that a publication would go to. Raises MissingAccess when it may not; changes nothing."""
+        """The repository that a publication would go to (without repo and name: the account). Changes nothing.
+
+        Raises MissingAccess when the token may not write there, UsageError when it holds what we did not publish.
+        """
         ...
 
     def publish(self, shipment: Shipment) -> Published:

@@ -29,6 +29,9 @@ MARK = "SHA256SUMS"
 
 ATTEMPTS, FIRST_PAUSE = 4, 1.0
 ROLES = {"write", "admin", "contributor"}
+PLACES = {"model": "", "dataset": "datasets/", "space": "spaces/"}
+WRITES = "repo.write"
+"""What a fine-grained token must be allowed for an owner."""
 
 T = TypeVar("T")
 
@@ -40,8 +43,12 @@ class HuggingFaceHub:
     requires: ClassVar[tuple[Requirement, ...]] = (Requirement(module="huggingface_hub", extra="publish"),)
 
     def preflight(self, repo: str, name: str) -> str:
-        """The repository that this machine's token may write: `repo`, or the token's owner and `name`."""
-        return _repo_id(_api(), repo, name)
+        """The repository that this machine's token may write: `repo`, or the token's owner and `name`; free, or ours."""
+        api = _api()
+        found = _repo_id(api, repo, name)
+        if repo or name:
+            _refuse_foreign(found, _files(api, found))
+        return found
 
     def publish(self, shipment: Shipment) -> Published:
         """Bring the folder up; the same folder again changes nothing."""
@@ -51,11 +58,12 @@ class HuggingFaceHub:
         upload.open()
         commit = upload.send_staged() if upload.is_public else upload.send(MAIN)
         upload.compare(MAIN)
-        _try(lambda: api.create_tag(repo, tag=shipment.tag, revision=commit, exist_ok=True))
+        kind = shipment.kind
+        _try(lambda: api.create_tag(repo, tag=shipment.tag, revision=commit, exist_ok=True, repo_type=kind))
         if shipment.visibility == "public" and not upload.is_public:
-            _try(lambda: api.update_repo_settings(repo, private=False))
+            _try(lambda: api.update_repo_settings(repo, private=False, repo_type=kind))
         visibility = "public" if upload.is_public else shipment.visibility
-        return Published(url=f"{api.endpoint}/{repo}", repo=repo, commit=commit, tag=shipment.tag, visibility=visibility)
+        return Published(url=f"{api.endpoint}/{PLACES[kind]}{repo}", repo=repo, commit=commit, tag=shipment.tag, visibility=visibility)
 
 
 hub = HuggingFaceHub()
@@ -71,46 +79,43 @@ class _Upload:
 
     def open(self) -> None:
         """Make the repository, private, or find it. Raises UsageError when it holds something else."""
-        _try(lambda: self.api.create_repo(self.repo, private=True, exist_ok=True))
-        info = _try(lambda: self.api.model_info(self.repo))
+        kind = self.shipment.kind
+        sdk = {"space_sdk": "gradio"} if kind == "space" else {}
+        _try(lambda: self.api.create_repo(self.repo, private=True, exist_ok=True, repo_type=kind, **sdk))
+        info: Any = _try(lambda: self.api.repo_info(self.repo, repo_type=kind))
         self.is_public = not info.private
-        found = {sibling.rfilename for sibling in info.siblings or []} - KEPT
-        if found and MARK not in found:
-            raise UsageError(
-                f"{self.repo} holds {len(found)} files that slm-forge did not publish", why="they would be replaced",
-                next="forge resume --set publish.repo=OWNER/OTHER-NAME",
-            )
+        _refuse_foreign(self.repo, {sibling.rfilename for sibling in info.siblings or []} - KEPT)
 
     def send_staged(self) -> str:
         """Upload to a branch, compare there, and take the compared files to main; the commit."""
-        _try(lambda: self.api.create_branch(self.repo, branch=BRANCH, exist_ok=True))
+        _try(lambda: self.api.create_branch(self.repo, branch=BRANCH, exist_ok=True, repo_type=self.shipment.kind))
         self.send(BRANCH)
         self.compare(BRANCH)
         commit = self.send(MAIN)
-        _try(lambda: self.api.delete_branch(self.repo, branch=BRANCH))
+        _try(lambda: self.api.delete_branch(self.repo, branch=BRANCH, repo_type=self.shipment.kind))
         return commit
 
     def send(self, branch: str) -> str:
         """One commit with every file that differs, and without those that are no longer ours."""
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-        folder = self.shipment.folder
+        folder, kind = self.shipment.folder, self.shipment.kind
         ours = {path.relative_to(folder).as_posix(): path for path in self.files}
 
         def commit() -> str:
             self.shipment.check_stop()
-            there = set(self.api.list_repo_files(self.repo, revision=branch)) - KEPT
+            there = set(self.api.list_repo_files(self.repo, revision=branch, repo_type=kind)) - KEPT
             # Built anew for each attempt: the library writes into them.
             operations: list[Any] = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=path) for name, path in ours.items()]
             operations += [CommitOperationDelete(path_in_repo=name) for name in sorted(there - set(ours))]
-            told = self.api.create_commit(self.repo, operations, commit_message=self.shipment.message, revision=branch)
+            told = self.api.create_commit(self.repo, operations, commit_message=self.shipment.message, revision=branch, repo_type=kind)
             return str(told.oid)
 
         return _try(commit)
 
     def compare(self, branch: str) -> None:
         """Every file of the repository has our hash. Raises ArtifactDamaged; nothing has become visible by then."""
-        told = _try(lambda: self.api.verify_repo_checksums(self.repo, local_dir=self.shipment.folder, revision=branch))
+        told = _try(lambda: self.api.verify_repo_checksums(self.repo, local_dir=self.shipment.folder, revision=branch, repo_type=self.shipment.kind))
         wrong = [mismatch["path"] for mismatch in told.mismatches] + list(told.extra_paths)
         wrong += [path for path in told.missing_paths if path not in KEPT]
         if wrong:
@@ -135,13 +140,44 @@ def _repo_id(api: HfApi, repo: str, name: str) -> str:
         )
     wanted = repo or name
     owner, _, rest = wanted.rpartition("/")
-    owners = {user} | {str(org["name"]) for org in told.get("orgs", []) if str(org.get("roleInOrg", "write")) in ROLES}
-    if owner and owner not in owners:
+    owners = _owners(user, told)
+    if (owner or user) not in owners:
         raise MissingAccess(
-            f"the hub's token may not publish for {owner}", why=f"it belongs to {user}; it may for {', '.join(sorted(owners))}",
+            f"the hub's token may not publish for {owner or user}",
+            why=f"it belongs to {user}; it may for {', '.join(sorted(owners)) or 'nobody'}",
             next="forge resume --set publish.repo=OWNER/NAME, or another HF_TOKEN",
         )
-    return f"{owner or user}/{rest}"
+    return f"{owner or user}/{rest}" if rest else owner or user
+
+
+def _owners(user: str, told: dict[str, Any]) -> set[str]:
+    """Whom the token may write for: its user and organisations, or those that a fine-grained one names."""
+    owners = {user} | {str(org["name"]) for org in told.get("orgs", []) if str(org.get("roleInOrg", "write")) in ROLES}
+    scoped = told.get("auth", {}).get("accessToken", {}).get("fineGrained", {}).get("scoped")
+    if scoped is None:
+        return owners
+    return owners & {str(one["entity"].get("name")) for one in scoped if WRITES in one.get("permissions", ())}
+
+
+def _files(api: HfApi, repo: str) -> set[str]:
+    """The files of a repository; none when there is no such one yet."""
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    def ask() -> set[str]:
+        try:
+            return set(api.list_repo_files(repo)) - KEPT
+        except RepositoryNotFoundError:
+            return set()
+
+    return _try(ask)
+
+
+def _refuse_foreign(repo: str, found: set[str]) -> None:
+    if found and MARK not in found:
+        raise UsageError(
+            f"{repo} holds {len(found)} files that slm-forge did not publish", why="they would be replaced",
+            next="forge resume --set publish.repo=OWNER/OTHER-NAME",
+        )
 
 
 def _try(act: Callable[[], T]) -> T:

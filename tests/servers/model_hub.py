@@ -19,7 +19,10 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 WRITER, READER = "hf_writerwriterwriterwriter", "hf_readerreaderreaderreader"
-ROLES = {WRITER: ("ann", "write"), READER: ("ann", "read")}
+FINE, NARROW = "hf_finefinefinefinefinefine", "hf_narrownarrownarrownarrow"
+ROLES = {WRITER: ("ann", "write"), READER: ("ann", "read"), FINE: ("ann", "fineGrained"), NARROW: ("ann", "fineGrained")}
+SCOPES = {FINE: ["repo.content.read", "repo.write"], NARROW: ["repo.content.read"]}
+MAY_WRITE = {WRITER, FINE}
 LARGE = (".gguf", ".safetensors")
 
 Files = dict[str, str]
@@ -28,7 +31,7 @@ Files = dict[str, str]
 
 @dataclass
 class Repo:
-    """One model: its branches as lists of commits (id, files), its tags, who may see it."""
+    """One model, data set or Space: its branches as lists of commits (id, files), its tags, who may see it."""
 
     private: bool
     branches: dict[str, list[tuple[str, Files]]] = field(default_factory=dict)
@@ -133,11 +136,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(data)
 
     def find(self, name: str, *, write: bool = False) -> Repo | None:
-        repo, (user, role) = self.hub.repos.get(name), ROLES.get(self.token(), ("", ""))
-        if repo is None or (repo.private and user != name.split("/")[0]):
+        repo, (user, _) = self.hub.repos.get(name), ROLES.get(self.token(), ("", ""))
+        owner = re.sub(PLACE, "", name).split("/")[0]
+        if repo is None or (repo.private and user != owner):
             self.reply(404 if user else 401, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"})
             return None
-        if write and (role != "write" or user != name.split("/")[0]):
+        if write and (self.token() not in MAY_WRITE or user != owner):
             self.reply(403, {"error": "you have read access only"})
             return None
         return repo
@@ -148,12 +152,17 @@ class _Handler(BaseHTTPRequestHandler):
             self.reply(401, {"error": "Invalid credentials in Authorization header"})
             return
         told = {"type": "user", "name": user, "fullname": user, "orgs": [{"name": "harbour", "roleInOrg": "read"}]}
-        self.reply(200, told | {"auth": {"type": "access_token", "accessToken": {"displayName": "t", "role": role}}})
+        access: dict[str, Any] = {"displayName": "t", "role": role}
+        if self.token() in SCOPES:
+            access["fineGrained"] = {"global": [], "scoped": [{"entity": {"type": "user", "name": user}, "permissions": SCOPES[self.token()]}]}
+        self.reply(200, told | {"auth": {"type": "access_token", "accessToken": access}})
 
     def create(self) -> None:
-        told, (user, role) = json.loads(self.data), ROLES.get(self.token(), ("", ""))
-        name = f"{told.get('organization') or user}/{told['name']}"
-        if role != "write":
+        told, (user, _) = json.loads(self.data), ROLES.get(self.token(), ("", ""))
+        kind = told.get("type") or "model"
+        assert kind != "space" or told.get("sdk"), "a Space needs an sdk"
+        name = f"{'' if kind == 'model' else kind + 's/'}{told.get('organization') or user}/{told['name']}"
+        if self.token() not in MAY_WRITE:
             self.reply(403, {"error": "you have read access only"})
         elif name in self.hub.repos:
             self.reply(409, {"error": "You already created this model repo", "url": f"{self.hub.url}/{name}"})
@@ -288,22 +297,25 @@ class _Handler(BaseHTTPRequestHandler):
         """Quiet."""
 
 
-NAME, REVISION = r"([^/]+/[^/]+?)", r"([^/]+)"
+PLACE = r"^(?:datasets|spaces)/"
+NAME, REVISION = r"((?:(?:datasets|spaces)/)?[^/]+/[^/]+?)", r"([^/]+)"
+API = r"/api/(?:models/)?"
+"""A model's address in the interface has "models/" before its name; data sets and Spaces are kept with theirs."""
 ROUTES = (
     (r"/api/whoami-v2", _Handler.whoami),
     (r"/api/repos/create", _Handler.create),
     (r"/api/validate-yaml", _Handler.validate_yaml),
     (rf"/{NAME}\.git/info/lfs/objects/batch", _Handler.lfs_batch),
     (r"/_lfs/([0-9a-f]{64})", _Handler.lfs_put),
-    (rf"/api/models/{NAME}/settings", _Handler.settings),
-    (rf"/api/models/{NAME}/preupload/{REVISION}", _Handler.preupload),
-    (rf"/api/models/{NAME}/commit/{REVISION}", _Handler.commit),
-    (rf"/api/models/{NAME}/tree/{REVISION}", _Handler.tree),
-    (rf"/api/models/{NAME}/branch/{REVISION}", _Handler.branch),
-    (rf"/api/models/{NAME}/tag/{REVISION}", _Handler.tag),
-    (rf"/api/models/{NAME}/refs", _Handler.refs),
-    (rf"/api/models/{NAME}/revision/{REVISION}", _Handler.info),
-    (rf"/api/models/{NAME}", _Handler.info),
+    (rf"{API}{NAME}/settings", _Handler.settings),
+    (rf"{API}{NAME}/preupload/{REVISION}", _Handler.preupload),
+    (rf"{API}{NAME}/commit/{REVISION}", _Handler.commit),
+    (rf"{API}{NAME}/tree/{REVISION}", _Handler.tree),
+    (rf"{API}{NAME}/branch/{REVISION}", _Handler.branch),
+    (rf"{API}{NAME}/tag/{REVISION}", _Handler.tag),
+    (rf"{API}{NAME}/refs", _Handler.refs),
+    (rf"{API}{NAME}/revision/{REVISION}", _Handler.info),
+    (rf"{API}{NAME}", _Handler.info),
     (rf"/{NAME}/resolve/{REVISION}/(.+)", _Handler.resolve),
 )
 

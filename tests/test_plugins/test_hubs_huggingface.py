@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from forge.errors import ArtifactDamaged, ForgeError, MissingAccess, UsageError
 from forge.plugins.hubs.huggingface import BRANCH, hub
 from forge.protocols import Published, Shipment
-from tests.servers.model_hub import READER, WRITER, ModelHub, model_hub
+from tests.servers.model_hub import FINE, NARROW, READER, WRITER, ModelHub, model_hub
 
 REPO = "ann/harbour-3m"
 
@@ -140,7 +142,7 @@ def test_a_repository_of_somebody_else_is_never_filled(server: ModelHub, folder:
         ship(other)
 
 
-@pytest.mark.parametrize(("token", "words"), [(READER, "may only read"), ("hf_wrong", "needs a token")])
+@pytest.mark.parametrize(("token", "words"), [(READER, "may only read"), ("hf_wrong", "needs a token"), (NARROW, "may not publish for ann")])
 def test_a_token_that_may_not_write_is_refused_in_words(server: ModelHub, folder: Path, token: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", token)
     with pytest.raises(MissingAccess, match=words) as caught:
@@ -154,3 +156,35 @@ def test_the_owner_must_be_one_that_the_token_writes_for(server: ModelHub, folde
         hub.preflight("harbour/model", "model")
     assert hub.preflight("ann/other", "model") == "ann/other"
     assert hub.preflight("", "model") == "ann/model"
+
+
+def test_a_fine_grained_token_that_names_the_owner_is_enough(server: ModelHub, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", FINE)
+    assert hub.preflight("", "") == "ann", "without a name the account alone is looked at"
+    assert ship(folder).repo == REPO
+
+
+def test_a_repository_that_is_taken_is_found_before_anything_is_sent(server: ModelHub, folder: Path) -> None:
+    ship(folder)
+    assert hub.preflight("", "harbour-3m") == REPO, "our own may be published again"
+    server.repos[REPO].branches["main"][-1][1].pop("SHA256SUMS")
+    server.writes.clear()
+    with pytest.raises(UsageError, match="did not publish"):
+        hub.preflight("", "harbour-3m")
+    assert server.writes == []
+
+
+@pytest.mark.parametrize(("kind", "place"), [("dataset", "datasets/"), ("space", "spaces/")])
+@pytest.mark.parametrize("seed", range(5))
+def test_data_sets_and_demos_survive_a_line_that_breaks_at_random_requests(
+    server: ModelHub, folder: Path, kind: Literal["dataset", "space"], place: str, seed: int
+) -> None:
+    server.breaks = set(random.Random(seed).sample(range(1, 12), 3))
+    told = hub.publish(Shipment(folder=folder, name="harbour-3m", repo="", visibility="public", tag="t", message="m", kind=kind))
+    assert told.url == f"{server.url}/{place}{REPO}"
+    repo = server.repos[place + REPO]
+    assert {path: server.blobs[sha] for path, sha in repo.at("main")[1].items() if path != ".gitattributes"} == on_disk(folder)
+    assert not repo.private
+    assert REPO not in server.repos, "no model of that name was made"
+    whole = repo.at("main")[1]
+    assert all(files == whole for files in server.seen_in_public)
