@@ -36,6 +36,12 @@ class RunSettings(Settings):
     seed: int = Field(7, description="seed of every random choice")
     track: str = Field("", description="tracker that the finished model is mirrored to (mlflow); empty = none")
     track_to: str = Field("", description="where that tracker is (sqlite:////path/mlflow.db, http://host:5000); empty = below FORGE_HOME")
+    on_interrupt: Literal["stop", "keep"] = Field(
+        "stop", description="Ctrl-C while a job runs on a rented machine: end both, or keep both until nobody has asked for too long"
+    )
+    send_environment: tuple[str, ...] = Field(
+        (), description="environment variables that jobs on a machine get, by name (HF_TOKEN for a base behind a licence); else none of ours"
+    )
     task: Literal["chat", "label", "extract"] = Field(
         "chat", description="what the model learns: answers about the documents, or labels or extractions from ready-made data in the corpus"
     )

@@ -52,6 +52,7 @@ class FolderContext:
         cache: Path | None = None,
         stop_requested: Callable[[], bool] = lambda: False,
         rehearse: Rehearse = lambda phases, inputs: Rehearsal(error="no rehearsal here"),
+        keep: Callable[[Path], None] = lambda path: None,
     ) -> None:
         self.run_id, self.seed, self.dry_run, self.task = run_id, seed, dry_run, task
         self.work, self.out, self.paid_folder = folder / "work", folder / "out", folder / "journal"
@@ -59,7 +60,7 @@ class FolderContext:
         self.cache = cache or folder / "cache"
         self._inputs, self._writes = inputs, {output.name: output for output in writes}
         self._registry, self._emit, self._stop_requested = registry, emit, stop_requested
-        self._rehearse = rehearse
+        self._rehearse, self._keep = rehearse, keep
         self._journals: list[Journal] = []
         self._prepare(folder / "fingerprint", fingerprint)
 
@@ -121,6 +122,12 @@ class FolderContext:
         """Run machine phases on small inputs in a worker of their own."""
         return self._rehearse(phases, inputs)
 
+    def keep(self, path: Path) -> None:
+        """Have a whole file or folder of work kept elsewhere too, where the phase runs on a rented machine."""
+        if not path.is_relative_to(self.work) or not path.exists():
+            raise ForgeError(f"{path.name} cannot be kept", why="it is not in the phase's work folder: a bug in the phase")
+        self._keep(path)
+
     def check_stop(self) -> None:
         """Raise Interrupted when the user asked to stop."""
         if self._stop_requested():
@@ -136,7 +143,8 @@ class FolderContext:
         shutil.rmtree(self.out, ignore_errors=True)
         made_for = marker.read_text(encoding="utf-8") if marker.exists() else ""
         if made_for != fingerprint:
-            shutil.rmtree(self.work, ignore_errors=True)
+            for old in (self.work, self.work.with_name("kept")):
+                shutil.rmtree(old, ignore_errors=True)
         self.work.mkdir(parents=True, exist_ok=True)
         self.out.mkdir(parents=True, exist_ok=True)
         if made_for != fingerprint:

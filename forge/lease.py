@@ -31,6 +31,8 @@ its fix waits; PR 4443), and how far apart the two looks are that prove a machin
 GIVE_UP_SECONDS = 300.0
 """How long a machine that does not go is waited for, beyond those times."""
 POLL_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 5.0
+KEPT_MACHINE = "machine_kept"
+"""State of a run that was stopped with on_interrupt=keep: its lease, and until when it is nobody else's to end."""
 UP = ("starting", "live")
 BROKEN_LOOKS = 5
 """Lists in a row that cannot be had before a resume gives up; the lease stays as it is."""
@@ -55,6 +57,17 @@ class Proof(Record):
     def is_gone(self) -> bool:
         """Nothing bills any more."""
         return self.state in ("CONFIRMED_GONE", "SETTLED")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A leased machine to work on. place: names it among all that the run ever had (token and attempt). name: for people."""
+
+    provider: Provider
+    channel: Channel
+    place: str
+    name: str
+    usd_per_hour: float
 
 
 @dataclass
@@ -88,6 +101,7 @@ class Leases:
     ) -> None:
         """patience: seconds that a machine may take to go, instead of GIVE_UP_SECONDS."""
         self.run, self.providers, self.stop_requested, self.patience = run, providers, stop_requested, patience
+        self._seen: dict[str, tuple[float, float]] = {}
 
     def acquire(self, offer: Offer, deadline_seconds: int, token: str) -> Lease:
         """Reserve, then start; idempotent by token. Raises OverBudget before any call."""
@@ -101,10 +115,40 @@ class Leases:
             raise ForgeError(f"the lease {token} is not in the ledger", next=f"forge resume {self.run.id} --from provision")
         return self._live(Offer.model_validate_json(row["offer"]), row["deadline_seconds"], token)
 
+    def machine(self, token: str) -> Machine:
+        """The machine of a lease, ready to be worked on; a new one, reserved anew, when it is gone. May raise MachineLost."""
+        resource = self.resource(token)
+        row = self._row(token)
+        offer, provider = Offer.model_validate_json(row["offer"]), self.providers[resource.provider]
+        place = f"{token}/{row['attempt']}"
+        if place not in self._seen:   # the wall clock only says how old it was at first sight; from there on the other clock counts
+            self._seen[place] = (time.monotonic(), min(max(0.0, time.time() - row["created"]), row["deadline_seconds"]))
+        channel = provider.channel(resource, self.run.folder / "machine")
+        return Machine(provider, channel, place, f"{resource.provider} {offer.name}", offer.usd_per_hour)
+
     def channel(self, token: str) -> Channel:
         """Files and jobs on the machine of a lease."""
-        resource = self.resource(token)
-        return self.providers[resource.provider].channel(resource, self.run.folder / "machine")
+        return self.machine(token).channel
+
+    def is_past_deadline(self, token: str) -> bool:
+        """Whether the time of the lease's present machine is over."""
+        row = self._row(token)
+        if row["state"] == "SETTLED" or (seen := self._seen.get(f"{token}/{row['attempt']}")) is None:
+            return False
+        return bool(time.monotonic() - seen[0] + seen[1] >= row["deadline_seconds"])
+
+    def end(self, token: str) -> None:
+        """End the machine of one lease and settle it. Raises StillBilling when that cannot be proven."""
+        row = self._row(token)
+        if row["state"] != "SETTLED":
+            self._release(row)
+        if self._row(token)["state"] not in ("CONFIRMED_GONE", "SETTLED"):
+            raise still_billing(self.run, [token])
+
+    def end_others(self, token: str) -> None:
+        """End what is still leased under other tokens: an earlier plan's machine is not waited for any more."""
+        for row in self.run.state.rows("SELECT token FROM lease WHERE token<>? AND state<>'SETTLED' ORDER BY created", token):
+            self.end(row["token"])
 
     def release_all(self) -> list[str]:
         """Stop every machine of the run and wait for the provider to confirm; returns tokens not confirmed."""
@@ -332,6 +376,12 @@ def end(
         pause = min(LONGEST_PAUSE_SECONDS, 1.5 * pause)
 
 
+def is_kept(told: str, token: str) -> bool:
+    """Whether a run's state (KEPT_MACHINE) says that this lease waits for a resume."""
+    kept = json.loads(told or "{}")
+    return bool(kept.get("lease") == token and time.time() < float(kept.get("until", 0.0)))
+
+
 def still_billing(run: Run, tokens: list[str]) -> StillBilling:
     """The error for leases that could not be confirmed as gone: which, why, and how to end them by hand."""
     proofs = [proof for proof in Leases(run, {}).proofs() if proof.lease in tokens]
@@ -341,7 +391,6 @@ def still_billing(run: Run, tokens: list[str]) -> StillBilling:
         f"{len(tokens)} machine(s) of run {run.id} could not be confirmed as gone", why=why,
         next=" && ".join([*by_hand, f"forge teardown {run.id}"]),
     )
-
 
 
 def as_provider(plugin: object) -> Provider:

@@ -132,6 +132,14 @@ class Context(Protocol):
         """Run machine phases on small inputs in a worker of their own, in a scratch folder; never raises for their faults."""
         ...
 
+    def keep(self, path: Path) -> None:
+        """Say that a file or folder in `work` is whole and worth not losing (a sealed checkpoint): on a rented machine it is
+        fetched while the phase runs, and lies at the same place in `work` when the phase goes on on another machine.
+
+        A folder must not change afterwards (it may be removed), a file may. Of all folders of one parent the newest two are kept.
+        """
+        ...
+
     def check_stop(self) -> None:
         """Raise Interrupted when the user asked to stop. Call it between items."""
         ...

@@ -15,7 +15,17 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from forge import gate, history, machines, model_registry, record, reuse, sweep, tracking
+from forge import (
+    gate,
+    history,
+    machines,
+    model_registry,
+    onmachine,
+    record,
+    reuse,
+    sweep,
+    tracking,
+)
 from forge.config import Config, load_data
 from forge.context import FolderContext, InputFile
 from forge.corpus import walk_corpus
@@ -29,20 +39,21 @@ from forge.errors import (
     explain,
     nearest,
 )
-from forge.lease import Leases, still_billing
+from forge.lease import KEPT_MACHINE, Leases, still_billing
 from forge.phase import Phase
 from forge.protocols import Lease, Offer
-from forge.records import CorpusEntry, canonical_json, digest, stream_jsonl
+from forge.records import PLACE_AND_PRICE, CorpusEntry, canonical_json, digest, stream_jsonl
 from forge.registry import Registry, require
-from forge.remote import MachineRun, rehearse
+from forge.remote import Detached, rehearse
 from forge.review import decisions
 from forge.run import Run, cache_folder, home, run_folders
 from forge.snapshots import Snapshots
 from forge.sources import is_source_list, read_sources
 from forge.store import Artifact
-from forge.worker import Job, JobPhase
 
 CORPUS = "corpus"
+MACHINE = "machine"
+"""The artifact that names the lease on which phases with where = "machine" run."""
 MAX_REPAIRS = 5
 PLANNED_BUDGET = "planned_budget"
 SWEEP_SECONDS = 20.0
@@ -101,6 +112,7 @@ class Pipeline:
             require(phase.requires, f"phase {phase.name}")
         failure: BaseException | None = None
         outcome = "done"
+        self.run.state.put(KEPT_MACHINE, "")
         self._sweep()
         try:
             if self.snapshots:
@@ -123,7 +135,7 @@ class Pipeline:
         """What the phase's outputs depend on, as one hash."""
         libraries = {name: _version(name) for name in phase.libraries}
         settings = self.config.section(phase.name).model_dump(mode="json")
-        hashes = {name: artifact.sha256 for name, artifact in inputs.items() if not artifact.telemetry}
+        hashes = {name: self._identity(phase, artifact) for name, artifact in inputs.items() if not artifact.telemetry}
         named = getattr(phase, "named_files", None)
         if named and (files := named(self.config.section(phase.name))):
             hashes["files named in settings"] = files
@@ -132,6 +144,20 @@ class Pipeline:
             str(self.seed), str(self.run.dry_run), self.registry.sources(), *self._task_if_other(),
             *self._also(phase),
         )
+
+    def _identity(self, phase: AnyPhase, artifact: Artifact) -> str:
+        """The hash of an input as far as the phase's outputs depend on it. Where a phase on a machine runs, and at what price,
+        changes none of its bytes: it goes on from its checkpoint under a plan that only names another machine.
+        """
+        if phase.where != "machine" or artifact.name not in (gate.PLAN, gate.APPROVAL, MACHINE):
+            return artifact.sha256
+        if artifact.name != gate.PLAN:
+            return ""
+        try:
+            plan = json.loads(self.run.store.blob(artifact.sha256).read_text(encoding="utf-8"))
+        except (OSError, ValueError):   # damaged: opening it says so
+            return artifact.sha256
+        return digest(canonical_json({name: value for name, value in plan.items() if name not in PLACE_AND_PRICE}))
 
     def _also(self, phase: AnyPhase) -> list[str]:
         """What a phase says that it depends on besides: tables of configs/, and the cap of the budget."""
@@ -224,10 +250,12 @@ class Pipeline:
         started = time.monotonic()
         try:
             if phase.where == "machine":
-                metrics, out = self._on_machine(phase, files, fingerprint)
+                metrics, out = onmachine.run_on_machine(self, phase, files, fingerprint)
             else:
                 metrics, out = self._in_engine(phase, files, fingerprint)
             self._finish(phase, out, metrics)
+            if phase.where == "machine":
+                onmachine.close(self, phase, fingerprint)
             self._offer_to_other_runs(phase, metrics)
         except BaseException as error:
             self._mark_failed(phase, error)
@@ -270,20 +298,6 @@ class Pipeline:
         if self._reuse_key and reusable and (told := reusable(metrics)) is not None:
             reuse.keep(cache_folder(), self._reuse_key, self.run.store, phase.writes, told)
         self._reuse_key = ""
-
-    def _on_machine(self, phase: AnyPhase, files: dict[str, InputFile], fingerprint: str) -> tuple[dict[str, Any], Path]:
-        token = str(json.loads(Path(files["machine"].path).read_text(encoding="utf-8"))["lease"])
-        local = self.run.folder / "work" / phase.name
-        local.mkdir(parents=True, exist_ok=True)
-        settings = self.config.section(phase.name).model_dump(mode="json")
-        item = JobPhase(name=phase.name, fingerprint=fingerprint, folder="", settings=settings, inputs=files)
-        job = Job(
-            run_id=self.run.id, seed=self.seed, dry_run=self.run.dry_run, phases=(item,),
-            plugin_dirs=tuple(map(str, self.registry.plugin_dirs)),
-        )
-        name = f"{phase.name}-{fingerprint[:12]}-{self.run.ledger.epoch}"
-        machine = MachineRun(self.leases.channel(token), job, name, local)
-        return machine.run(self._forward, self.stop_requested), local / "out"
 
     def _finish(self, phase: AnyPhase, out: Path, metrics: dict[str, Any]) -> None:
         """Publish the outputs, then mark the phase done in one transaction."""
@@ -407,7 +421,8 @@ class Pipeline:
                 f"{phase.name} would run again and cost money again", why=why, next=f"forge resume {self.run.id} --yes"
             )
 
-    def _forward(self, event: dict[str, Any]) -> None:
+    def forward(self, event: dict[str, Any]) -> None:
+        """An event of a job, as one of the run's."""
         fields = {key: value for key, value in event.items() if key not in ("at", "event")}
         self.run.events.emit(event["event"], **fields)
 
@@ -430,7 +445,7 @@ class Pipeline:
     def _close(self, outcome: str, failure: BaseException | None) -> None:
         """Release the machines, and leave the report, whatever happened. What still bills outranks every error."""
         self._set_outcome(outcome, failure)
-        if outcome == "waiting":
+        if outcome == "waiting" or isinstance(failure, Detached):
             return
         unconfirmed = self.leases.release_all()
         self._sweep()
@@ -532,6 +547,7 @@ class EngineContext(FolderContext):
 
     def lease(self, offer: Offer, deadline_seconds: int, token: str) -> Lease:
         """A machine, reserved and started. Raises OverBudget before anything is requested."""
+        self._pipeline.leases.end_others(token)
         return self._pipeline.leases.acquire(offer, deadline_seconds, token)
 
 

@@ -469,6 +469,12 @@ class Plan(Record):
     machines: tuple[MachineRow, ...] = ()
 
 
+PLACE_AND_PRICE = frozenset({
+    "provider", "offer", "usd_per_hour", "deadline_seconds", "cost_p50_usd", "cost_p90_usd", "budget_usd", "reasons", "verdicts",
+})
+"""Fields of a plan that say where it is carried out, at what price, and why: no byte of what is trained depends on them."""
+
+
 # --- reading and writing ---------------------------------------------------------------------------------------
 
 R = TypeVar("R", bound=Record)

@@ -1,8 +1,13 @@
-"""Runs machine phases through a provider's channel: inputs out by hash, job, results back by hash."""
+"""Runs machine phases through a provider's channel: inputs out by hash, job, results back by hash.
+
+A job that outlived its engine is gone on with, one that ended well meanwhile gives its result, and only then another one is
+started. What the phase keeps (ctx.keep) comes here while it runs.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import time
@@ -10,94 +15,240 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from forge import children
+from forge import children, keeping
 from forge.context import InputFile
-from forge.errors import ForgeError
+from forge.errors import ArtifactDamaged, ForgeError, Interrupted, MachineLost
+from forge.jobs import JobNote, JobNotes, Placed
+from forge.keeping import Fetcher, KeptHere
+from forge.lease import Machine
 from forge.monitor import Silence
 from forge.phase import Rehearsal
-from forge.protocols import Channel
+from forge.protocols import ABANDONED, PAST_DEADLINE, PREEMPTED
 from forge.records import read_record, write_json
 from forge.registry import Registry
+from forge.state import State
 from forge.store import hash_path
-from forge.worker import Job, JobPhase, JobResult, as_error
+from forge.worker import KEPT, Job, JobPhase, JobResult, as_error
 
-POLL_SECONDS = 0.1
 GRACE_SECONDS = 30.0
+ASK_AGAIN_SECONDS = 10.0
+"""How often a job that was asked to stop and goes on is asked again."""
+NEVER_STARTED = -1
+DEADLINE_CODES = (PAST_DEADLINE, 124)   # 124: timeout(1) and the watcher of this machine say it so
 
 Emit = Callable[[dict[str, Any]], None]
 
 
+class Preempted(MachineLost):
+    """The provider has taken the machine back."""
+
+
+class Detached(Interrupted):
+    """The user stopped the run, and its job goes on without it."""
+
+
+class PastDeadline(ForgeError):
+    """The lease's time is over."""
+
+
 class MachineRun:
-    """One attempt of one phase on a machine."""
+    """One phase on one machine."""
 
-    def __init__(self, channel: Channel, job: Job, name: str, local: Path) -> None:
-        """name: unique per attempt (phase, fingerprint, epoch). local: the run's folder for this phase."""
-        self.channel, self.job, self.name, self.local = channel, job, name, local
-        self._read = 0
+    def __init__(
+        self, machine: Machine, job: Job, state: State, local: Path, *, writes: Mapping[str, str], emit: Emit,
+        stop_requested: Callable[[], bool] = lambda: False, fresh: bool = False, detach: bool = False, environment: Sequence[str] = (),
+    ) -> None:
+        """job: its one phase with inputs as they lie here. local: the run's folder for the phase. writes: artifact -> path in out/.
 
-    def run(self, emit: Emit, stop_requested: Callable[[], bool]) -> dict[str, Any]:
-        """Send, start, follow, fetch; returns the phase's metrics. Outputs are then in local/out."""
-        phase = self.job.phases[0]
-        folder = f"phases/{phase.name}"
-        sent = {name: self._send(name, file) for name, file in phase.inputs.items()}
-        remote = phase.model_copy(update={"folder": self.channel.path(folder), "inputs": sent})
+        fresh: go on with no earlier job. detach: a wish to stop leaves the job to itself. environment: names of variables to pass on.
+        """
+        self.machine, self.channel, self.job, self.state, self.local = machine, machine.channel, job, state, local
+        self.phase = job.phases[0]
+        self.writes, self.emit, self.stop_requested = writes, emit, stop_requested
+        self.fresh, self.detach, self.environment = fresh, detach, environment
+        self.folder = f"phases/{self.phase.name}"
+        self.notes, self.placed = JobNotes(state, self.phase.name), Placed(state, machine.place)
+        self.kept = KeptHere(state, self.phase.name, self.phase.fingerprint, local)
+        self.fetcher = Fetcher(self.channel, self.folder, self.kept)
+
+    def run(self) -> dict[str, Any]:
+        """Go on with the job that is there, or start one; follow it, and fetch. Outputs are then in local/out.
+
+        Raises MachineLost when another machine has to go on, PastDeadline, Detached, and what the phase raised.
+        """
+        note = self._adopted()
+        if note is not None:
+            note, code = self._follow(note)
+            if self._ended_well(note) or code in (PREEMPTED, *DEADLINE_CODES) or self.stop_requested():
+                return self._conclude(note, code)
+            self._save()   # the job was ended with its engine, or failed while nobody looked
+        note, code = self._follow(self._begin())
+        return self._conclude(note, code)
+
+    # --- start --------------------------------------------------------------------------------------------------
+
+    def _adopted(self) -> JobNote | None:
+        """The earlier job on this machine that is still to be followed or whose result is to be fetched; one for other inputs is ended."""
+        last = self.notes.last()
+        if last is None or last.place != self.machine.place:
+            return None
+        code = self.channel.poll(last.name)
+        if last.fingerprint != self.phase.fingerprint or self.fresh:
+            if code is None:
+                self.channel.stop(last.name, grace_seconds=GRACE_SECONDS)
+            return None
+        if code == NEVER_STARTED:   # or it is about to: asked for a moment ago by an engine that is gone. Its id decides
+            self._start(last)
+        if last.kept > max((one.number for one in self.kept.all()), default=0):
+            self.fetcher.want(last.kept)
+        return last
+
+    def _begin(self) -> JobNote:
+        note = self.notes.begin(self.phase.fingerprint, self.machine.place)
+        self._start(note)
+        return note
+
+    def _start(self, note: JobNote) -> None:
+        """Idempotent: what is there is not sent again, and a job id starts once."""
+        python = self.channel.prepare(self._tell)
+        self.placed.drop(self.phase.name)
+        sent = {name: self._send(file) for name, file in self.phase.inputs.items()}
+        remote = self.phase.model_copy(update={
+            "folder": self.channel.path(self.folder), "inputs": sent, "kept": keeping.send(self.channel, self.phase.name, self.kept),
+            "kept_after": max((one.number for one in self.kept.all()), default=0),
+        })
         draft = self.local / "job.json"
-        write_json(draft, self.job.model_copy(update={"phases": (remote,)}))
-        self.channel.put(draft, f"jobs/{self.name}/job.json")
-        self.channel.spawn(
-            self.name, [sys.executable, "-m", "forge.worker", self.channel.path(f"jobs/{self.name}/job.json")],
-            children.WORKER_ENVIRONMENT,
-        )
-        code = self._follow(emit, stop_requested)
-        result = self._result(code)
-        if result.failure:
-            raise as_error(result.failure, self.channel.path(f"jobs/{self.name}/log"))
-        out = self.local / "out"
-        shutil.rmtree(out, ignore_errors=True)
-        self.channel.get(f"{folder}/out", out)
-        return result.metrics[phase.name]
+        write_json(draft, self.job.model_copy(update={"phases": (remote,), "plugin_dirs": tuple(self._send_plugins())}))
+        self.channel.put(draft, f"jobs/{note.name}/job.json", hash_path(draft))
+        job = self.channel.path(f"jobs/{note.name}/job.json")
+        self.channel.spawn(note.name, [python, "-m", "forge.worker", job], self._environment())
 
-    def _send(self, name: str, file: InputFile) -> InputFile:
+    def _send(self, file: InputFile) -> InputFile:
+        if there := self.placed.path(file.sha256):
+            return InputFile(path=there, sha256=file.sha256)
         source = Path(file.path)
         remote = f"inputs/{file.sha256}/{source.name}"
-        self.channel.put(source, remote)
+        self.channel.put(source, remote, file.sha256)
         return InputFile(path=self.channel.path(remote), sha256=file.sha256)
 
-    def _follow(self, emit: Emit, stop_requested: Callable[[], bool]) -> int:
-        silence, warned = Silence(time.time()), False
-        while (code := self.channel.poll(self.name)) is None:
-            if self._forward(emit):
+    def _send_plugins(self) -> list[str]:
+        """The user's own plugins, each folder under the hash of what it holds."""
+        sent = []
+        for number, folder in enumerate(self.job.plugin_dirs):
+            draft = self.local / "plugins" / str(number)
+            shutil.rmtree(draft, ignore_errors=True)
+            shutil.copytree(folder, draft, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+            sha256 = hash_path(draft)
+            self.channel.put(draft, f"plugins/{sha256}", sha256)
+            sent.append(self.channel.path(f"plugins/{sha256}"))
+        return sent
+
+    def _environment(self) -> dict[str, str]:
+        """Nothing of ours but what a worker needs and what was named. A rented machine fetches its base itself."""
+        own = {} if self.channel.durable else {"HF_HUB_OFFLINE": "0"}
+        return {**children.WORKER_ENVIRONMENT, **own, **{name: os.environ[name] for name in self.environment if name in os.environ}}
+
+    # --- follow -------------------------------------------------------------------------------------------------
+
+    def _follow(self, note: JobNote) -> tuple[JobNote, int]:
+        silence, warned, asked = Silence(time.time()), False, float("-inf")
+        while (code := self.channel.poll(note.name)) is None:
+            offset = note.offset
+            note = self._forward(note)
+            if note.offset != offset:
                 silence.heard(time.time())
                 warned = False
-            phase = self.job.phases[0].name
-            if not warned and (alarm := silence.alarm(phase, time.time())):
+            if not warned and (alarm := silence.alarm(self.phase.name, time.time())):
                 warned = True
-                emit({"event": "notice", "phase": phase, "text": f"{alarm}; Ctrl-C saves a checkpoint, then forge resume goes on from it"})
-            if stop_requested():
-                self.channel.stop(self.name, grace_seconds=GRACE_SECONDS)
-            time.sleep(POLL_SECONDS)
-        self._forward(emit)
-        return code
+                self._tell(f"{alarm}; Ctrl-C saves a checkpoint, then forge resume goes on from it")
+            if self.stop_requested():
+                if self.detach:
+                    raise Detached
+                if time.monotonic() - asked >= ASK_AGAIN_SECONDS:
+                    asked = time.monotonic()
+                    self.channel.stop(note.name, grace_seconds=GRACE_SECONDS)
+            time.sleep(self.channel.poll_seconds)
+        return self._forward(note), code
 
-    def _forward(self, emit: Emit) -> int:
-        """Pass on whole new lines of the worker's events; returns how many."""
-        text = self.channel.read(f"jobs/{self.name}/events.jsonl", self._read)
+    def _forward(self, note: JobNote) -> JobNote:
+        """Pass on whole new lines of the worker's events, each once."""
+        text = self.channel.read(f"jobs/{note.name}/events.jsonl", note.offset)
         whole = text[: text.rfind(b"\n") + 1]
-        self._read += len(whole)
-        lines = whole.splitlines()
-        for line in lines:
-            emit(json.loads(line))
-        return len(lines)
+        events = [json.loads(line) for line in whole.splitlines()]
+        kept = [int(event["number"]) for event in events if event["event"] == KEPT]
+        for number in kept:
+            self.fetcher.want(number)
+        if whole:
+            note = self.notes.told(note, note.offset + len(whole), max(note.kept, *kept, 0))
+        for event in events:
+            if event["event"] != KEPT:
+                self.emit(event)
+        while self.fetcher.notes:
+            self._tell(self.fetcher.notes.pop(0))
+        return note
 
-    def _result(self, code: int) -> JobResult:
-        data = self.channel.read(f"jobs/{self.name}/result.json", 0)
-        if data:
-            return JobResult.model_validate_json(data)
+    def _tell(self, text: str) -> None:
+        self.emit({"event": "notice", "phase": self.phase.name, "text": text})
+
+    # --- end ----------------------------------------------------------------------------------------------------
+
+    def _ended_well(self, note: JobNote) -> bool:
+        result = self._result(note)
+        return result is not None and result.failure is None
+
+    def _conclude(self, note: JobNote, code: int) -> dict[str, Any]:
+        """Fetch the result, or raise what became of the job after its last checkpoint is here."""
+        result, log = self._result(note), self.channel.path(f"jobs/{note.name}/log")
+        if result is not None and result.failure is None:
+            return self._fetch(result)
+        self._save()
+        if code == PREEMPTED:
+            raise Preempted("the provider takes the machine back")
+        if code in DEADLINE_CODES:
+            raise PastDeadline(
+                f"the machine's time was over before {self.phase.name} was done", why="the plan's deadline came; what was kept goes on from there",
+                next=f"forge resume {self.job.run_id} leases it once more, or --from plan_fit for a plan with more time",
+            )
+        if code == ABANDONED:
+            raise MachineLost("the job was ended because nobody asked for it for too long")
+        if result is not None and result.failure:
+            raise as_error(result.failure, log)
+        if self.stop_requested():
+            raise Interrupted
         raise ForgeError(
-            f"the worker for {self.job.phases[0].name} died without a result (exit code {code})",
-            why="out of memory, killed, or past its deadline; its log is " + self.channel.path(f"jobs/{self.name}/log"),
-            next=f"forge resume {self.job.run_id}",
+            f"the worker for {self.phase.name} died without a result (exit code {code})",
+            why=f"out of memory, killed, or past its deadline; its log is {log}", next=f"forge resume {self.job.run_id}",
         )
+
+    def _result(self, note: JobNote) -> JobResult | None:
+        data = self.channel.read(f"jobs/{note.name}/result.json", 0)
+        return JobResult.model_validate_json(data) if data else None
+
+    def _save(self) -> None:
+        """Bring what was kept last; a machine that is gone by now costs only that."""
+        try:
+            self.fetcher.finish()
+        except MachineLost as lost:
+            self._tell(f"the last checkpoint of {self.phase.name} could not be fetched: {lost.fact}; an earlier one is used")
+
+    def _fetch(self, result: JobResult) -> dict[str, Any]:
+        outputs, out = result.outputs.get(self.phase.name, {}), self.local / "out"
+        for tries_left in (1, 0):
+            shutil.rmtree(out, ignore_errors=True)
+            self.channel.get(f"{self.folder}/out", out)
+            damaged = [] if self.channel.durable else [name for name, file in outputs.items() if hash_path(out / self.writes[name]) != file.sha256]
+            if not damaged:
+                break
+            if not tries_left:
+                raise ArtifactDamaged(f"{', '.join(damaged)} of {self.phase.name} arrived damaged twice", next=f"forge resume {self.job.run_id}")
+        self.placed.add(self.phase.name, outputs)
+        return result.metrics[self.phase.name]
+
+
+def close(state: State, phase: str, fingerprint: str, local: Path) -> None:
+    """The phase's outputs are published: its job and what it kept are not needed any more."""
+    JobNotes(state, phase).close()
+    KeptHere(state, phase, fingerprint, local).forget()
 
 
 def rehearse(

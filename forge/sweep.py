@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Literal
 
 from forge.errors import MissingAccess, RunBusy, StillBilling
-from forge.lease import Leases, end, looks_at
+from forge.lease import KEPT_MACHINE, Leases, end, is_kept, looks_at
 from forge.protocols import Provider, Resource
 from forge.records import Record
 from forge.run import Run, home, run_ids
@@ -88,8 +88,8 @@ def _judge(resource: Resource, own: str) -> Left:
     if resource.run and resource.run == own:
         return Left(resource=resource, action="keep", why="this run works with it")
     known = resource.run in run_ids()
-    if known and _run_is_busy(resource.run):
-        return Left(resource=resource, action="keep", why=f"run {resource.run} is at work")
+    if known and (why := _why_wanted(resource)):
+        return Left(resource=resource, action="keep", why=why)
     if known:
         return Left(resource=resource, action="end", why=f"run {resource.run} does not run any more")
     if resource.held:
@@ -99,10 +99,13 @@ def _judge(resource: Resource, own: str) -> Left:
     return Left(resource=resource, action="ask", why=f"no run in {home()} knows it")
 
 
-def _run_is_busy(run_id: str) -> bool:
-    run = Run.open(run_id)
+def _why_wanted(resource: Resource) -> str:
+    """Why a known run's machine is not left over; "" when it is."""
+    run = Run.open(resource.run)
     try:
-        return run.is_busy()
+        if run.is_busy():
+            return f"run {run.id} is at work"
+        return f"run {run.id} was stopped and keeps it for its resume" if is_kept(run.state.get(KEPT_MACHINE), resource.lease) else ""
     finally:
         run.close()
 

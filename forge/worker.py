@@ -25,22 +25,30 @@ from forge import errors
 from forge.context import FolderContext, InputFile
 from forge.errors import ArtifactDamaged, ForgeError, Interrupted
 from forge.events import EventLog
+from forge.keeping import KeepBox, restore
 from forge.ledger import Spend
 from forge.records import Record, read_record
 from forge.registry import Registry, require
 from forge.store import hash_path, write_durably
 
 BUG = "bug"
+KEPT = "kept"
+"""The event that says that a phase has something to be fetched; its number is that of forge.keeping."""
 
 
 class JobPhase(Record):
-    """One phase of a job. folder/work, folder/journal and folder/out are its own."""
+    """One phase of a job. folder/work, folder/journal and folder/out are its own.
+
+    kept: path in work -> where on this machine lies what an earlier machine kept. kept_after: the highest number it gave.
+    """
 
     name: str
     fingerprint: str = ""
     folder: str
     settings: dict[str, Any]
     inputs: dict[str, InputFile]
+    kept: dict[str, str] = Field(default_factory=dict)
+    kept_after: int = 0
 
 
 class Job(Record):
@@ -63,11 +71,12 @@ class Failure(Record):
 
 
 class JobResult(Record):
-    """How a job went; a phase is in `metrics` when it finished."""
+    """How a job went; a phase is in `metrics` when it finished. outputs: by phase and artifact, with the hash they were made with."""
 
     metrics: dict[str, dict[str, Any]] = Field(default_factory=dict)
     seconds: dict[str, float] = Field(default_factory=dict)
     failure: Failure | None = None
+    outputs: dict[str, dict[str, InputFile]] = Field(default_factory=dict)
 
 
 class NoMoney:
@@ -113,13 +122,15 @@ def run_job(job: Job, events: EventLog, stop: StopFlag) -> tuple[JobResult, int]
     """Run the job's phases in order, until one fails."""
     registry = Registry(tuple(Path(folder) for folder in job.plugin_dirs))
     made: dict[str, InputFile] = {}
+    outputs: dict[str, dict[str, InputFile]] = {}
     metrics: dict[str, dict[str, Any]] = {}
     seconds: dict[str, float] = {}
     failure, code = None, 0
     for item in job.phases:
         started = time.monotonic()
         try:
-            metrics[item.name] = _run_phase(job, item, made, registry, events, stop)
+            metrics[item.name], outputs[item.name] = _run_phase(job, item, made, registry, events, stop)
+            made |= outputs[item.name]
         except ForgeError as error:
             failure, code = Failure(kind=type(error).__name__, fact=error.fact, why=error.why, next=error.next), error.exit_code
         except Interrupted:
@@ -130,7 +141,7 @@ def run_job(job: Job, events: EventLog, stop: StopFlag) -> tuple[JobResult, int]
         seconds[item.name] = round(time.monotonic() - started, 3)
         if failure:
             break
-    return JobResult(metrics=metrics, seconds=seconds, failure=failure), code
+    return JobResult(metrics=metrics, seconds=seconds, failure=failure, outputs=outputs), code
 
 
 def as_error(failure: Failure, log: str) -> Exception:
@@ -147,7 +158,7 @@ def as_error(failure: Failure, log: str) -> Exception:
 
 def _run_phase(
     job: Job, item: JobPhase, made: dict[str, InputFile], registry: Registry, events: EventLog, stop: StopFlag
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], dict[str, InputFile]]:
     with alone_in(Path(item.folder)):
         return _run_locked(job, item, made, registry, events, stop)
 
@@ -166,25 +177,30 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 def _run_locked(
     job: Job, item: JobPhase, made: dict[str, InputFile], registry: Registry, events: EventLog, stop: StopFlag
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], dict[str, InputFile]]:
     phase = registry.phase(item.name)
     require(phase.requires, f"phase {item.name}")
     inputs = {**item.inputs, **{name: file for name, file in made.items() if name in phase.reads}}
     for name, file in inputs.items():
         if hash_path(Path(file.path)) != file.sha256:
             raise ArtifactDamaged(f"the input {name} of {item.name} arrived damaged", next=f"forge resume {job.run_id}")
+    box = KeepBox(Path(item.folder), item.kept_after)
     ctx = FolderContext(
         Path(item.folder), run_id=job.run_id, seed=job.seed, dry_run=job.dry_run, inputs=inputs, writes=phase.writes,
-        fingerprint=item.fingerprint,        registry=registry, money=NoMoney(), stop_requested=lambda: stop.requested,
+        fingerprint=item.fingerprint, registry=registry, money=NoMoney(), stop_requested=lambda: stop.requested,
         emit=lambda kind, fields: events.emit(kind, phase=item.name, **fields),
+        keep=lambda path: events.emit(KEPT, phase=item.name, number=box.put(path)),
     )
+    restore(item.kept, ctx.work)
     try:
         metrics = dict(phase.run(phase.settings(**item.settings), ctx))
     finally:
         ctx.close()
-    for output in phase.writes:
-        made[output.name] = InputFile(path=str(ctx.out / output.path), sha256=hash_path(ctx.out / output.path))
-    return metrics
+    return metrics, {output.name: _made(ctx.out / output.path) for output in phase.writes if (ctx.out / output.path).exists()}
+
+
+def _made(path: Path) -> InputFile:
+    return InputFile(path=str(path), sha256=hash_path(path))
 
 
 def _where(error: Exception) -> str:

@@ -72,7 +72,7 @@ class Session:
                 pipeline = self._pipeline(stop, rerun_from, refetch)
                 pipeline.execute(until)
         except Interrupted as error:
-            raise Interrupted(f"interrupted; what is finished is kept. next: forge resume {self.run.id}") from error
+            raise Interrupted(str(error) or f"interrupted; what is finished is kept. next: forge resume {self.run.id}") from error
         finally:
             self.view.close()
         if show_result:

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from forge.jobs import JobNotes
+from forge.lease import Machine
 from forge.monitor import Monitor, Silence, sparkline
 from forge.remote import MachineRun
 from forge.run import Run
+from forge.state import State
 from forge.worker import Job, JobPhase
 
 START = 1_800_000_000.0
@@ -102,6 +105,8 @@ def test_a_silent_worker_is_told_once_in_the_run_itself(monkeypatch: pytest.Monk
     polls = iter([*[None] * 20, 0])
 
     class Silent:
+        poll_seconds, durable = 0.0, True
+
         def poll(self, name: str) -> int | None:
             return next(polls)
 
@@ -110,6 +115,9 @@ def test_a_silent_worker_is_told_once_in_the_run_itself(monkeypatch: pytest.Monk
 
     job = Job(run_id="one", seed=1, dry_run=False, phases=(JobPhase(name="train", folder="", settings={}, inputs={}),))
     told: list[dict[str, object]] = []
-    assert MachineRun(Silent(), job, "train-1", tmp_path)._follow(told.append, lambda: False) == 0   # type: ignore[arg-type]
+    state = State(tmp_path / "state.db")
+    machine = Machine(provider=None, channel=Silent(), place="m/1", name="m", usd_per_hour=0.0)   # type: ignore[arg-type]
+    running = MachineRun(machine, job, state, tmp_path, writes={}, emit=told.append)
+    assert running._follow(JobNotes(state, "train").begin("f", "m/1"))[1] == 0
     assert len(told) == 1
     assert "may hang" in str(told[0]["text"])
