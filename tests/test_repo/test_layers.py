@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ENGINE_MAY = {"pydantic", "typer", "click", "rich", "yaml", "forge"}
 HEAVY = {
     "torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "accelerate", "boto3", "anthropic", "pymupdf", "pypdfium2",
-    "llama_cpp", "gguf", "huggingface_hub", "datasketch", "presidio_analyzer", "spacy", "numpy", "sklearn", "lxml", "docx", "pptx", "xxhash", "py3langid",
+    "llama_cpp", "gguf", "huggingface_hub", "httpx2", "datasketch", "presidio_analyzer", "spacy", "numpy", "sklearn", "lxml", "docx", "pptx", "xxhash", "py3langid",
     "mlflow", "sqlalchemy", "psycopg", "pymysql", "pymongo", "bson", "duckdb", "botocore", "clickhouse_connect", "snowflake", "google", "cassandra",
     "pydicom", "h5py", "shapefile", "tifffile",
     "tokenizers", "safetensors", "charset_normalizer", "PIL", "pillow_heif", "av", "faster_whisper", "rapidocr", "onnxruntime", "py7zr", "rarfile", "backports", "oxmsg", "compressed_rtf", "python_calamine", "pyarrow",
