@@ -136,7 +136,7 @@ class Context(Protocol):
         """Say that a file or folder in `work` is whole and worth not losing (a sealed checkpoint): on a rented machine it is
         fetched while the phase runs, and lies at the same place in `work` when the phase goes on on another machine.
 
-        A folder must not change afterwards (it may be removed), a file may. Of all folders of one parent the newest two are kept.
+        A folder must not change afterwards (it may be removed), a file may. Of the folders checkpoint-N of one parent the newest two are kept.
         """
         ...
 
@@ -159,6 +159,8 @@ class Phase(Protocol[C]):
     optional: artifacts of `reads` that it can do without; ctx.has_input(name) says whether one is there.
     identity(settings, ctx) -> str: what its result depends on besides inputs, settings and VERSION (its code, plugins).
         A new run then takes the result over from an earlier one that had all the same, if
+    access(section, plugin, plan) -> str: looks, before anything is spent and again before the gate, whether it will be let in where it
+        goes (a hub); section(name) gives settings, plugin(kind, name) plugins, plan the plan or None. One line to tell, "" for none.
     may_require: requirements of some of its settings only; `forge doctor` tells of them.
     named_files(settings) -> str: a hash over the contents of files that its settings name; "" without any. A changed one runs it again.
     reusable(metrics) -> Mapping | None: the numbers to show there; None: this result is not for other runs.

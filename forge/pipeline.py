@@ -41,6 +41,7 @@ from forge.errors import (
 )
 from forge.lease import KEPT_MACHINE, Leases, still_billing
 from forge.phase import Phase
+from forge.preflight import check_access
 from forge.protocols import Lease, Offer
 from forge.records import PLACE_AND_PRICE, CorpusEntry, canonical_json, digest, stream_jsonl
 from forge.registry import Registry, require
@@ -115,6 +116,7 @@ class Pipeline:
         self.run.state.put(KEPT_MACHINE, "")
         self._sweep()
         try:
+            check_access(self.run, self._up_to(until), self.config, self.registry)
             if self.snapshots:
                 self.snapshots.bring(refetch=self.refetch)
             self._publish_corpus()
@@ -224,6 +226,7 @@ class Pipeline:
             gate.present(self.run)
 
     def _pass_gate(self) -> None:
+        check_access(self.run, self.phases, self.config, self.registry)   # now with the model's name
         always_ask = bool(self.config.section("gate").always_ask) and not self.run.dry_run
         gate.pass_gate(self.run, always_ask=always_ask, ask=self.ask)
 

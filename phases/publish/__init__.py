@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -11,7 +11,7 @@ from pydantic import Field
 
 from forge.errors import GateFailed, UsageError
 from forge.phase import Context, Estimate, Output, Requirement, Settings
-from forge.records import canonical_json, write_json
+from forge.records import Plan, canonical_json, write_json
 
 if TYPE_CHECKING:
     from forge.phases.publish.facts import Facts
@@ -59,6 +59,18 @@ class Publish:
     def estimate(self, settings: PublishSettings, ctx: Context) -> Estimate:
         """Copying and hashing; free."""
         return Estimate(seconds_p50=2, seconds_p90=60, basis="a copy and three readings of the model's files")
+
+    def access(self, section: Callable[[str], Any], plugin: Callable[[str, str], Any], plan: Plan | None) -> str:
+        """Where the model will go, and that the token may write there: asked of the hub before anything is spent.
+
+        Raises MissingAccess for a token that may not, UsageError for a plan that contradicts itself or a repository of somebody else.
+        """
+        wanted, settings = section("plan_fit"), section("publish")
+        if wanted.hub == LOCAL_HUB:
+            return ""
+        _refuse_local(wanted.hub, wanted.visibility)
+        found = plugin("hub", wanted.hub).preflight(settings.repo, plan.name if plan else wanted.name)
+        return f"will be published to {wanted.hub}: {found}, {wanted.visibility}; its token may write there"
 
     def run(self, settings: PublishSettings, ctx: Context) -> Mapping[str, float | str]:
         """Measure, decide, render, stage, validate, swap, read back. Raises GateFailed; then nothing is published."""
@@ -126,14 +138,18 @@ def _remote(settings: PublishSettings, ctx: Context, facts: Facts) -> Any:
     """The hub that the plan names, checked for access; None for a folder of this machine, and in a rehearsal."""
     if facts.plan.hub == LOCAL_HUB or facts.plan.dry_run or ctx.dry_run:
         return None
-    if facts.plan.visibility == "local":
-        raise UsageError(
-            f"the plan publishes to {facts.plan.hub}, and says that nothing leaves this machine", why="plan_fit.visibility is local",
-            next="forge resume --set plan_fit.visibility=private, or --set plan_fit.hub=local",
-        )
+    _refuse_local(facts.plan.hub, facts.plan.visibility)
     hub = ctx.use("hub", facts.plan.hub)
     ctx.notice(f"will be published to {facts.plan.hub}: {hub.preflight(settings.repo, facts.plan.name)}, {facts.plan.visibility}")
     return hub
+
+
+def _refuse_local(hub: str, visibility: str) -> None:
+    if visibility == "local":
+        raise UsageError(
+            f"the plan publishes to {hub}, and says that nothing leaves this machine", why="plan_fit.visibility is local",
+            next="forge resume --set plan_fit.visibility=private, or --set plan_fit.hub=local",
+        )
 
 
 def _ship(remote: Any, folder: Path, settings: PublishSettings, ctx: Context, facts: Facts) -> dict[str, str]:
