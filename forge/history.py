@@ -27,7 +27,10 @@ OWN_P50, OWN_P90, OWN_BASIS = "forecast_usd_p50", "forecast_usd_p90", "forecast_
 
 
 class Told(Record):
-    """One phase of one run: forecast (P50, as it was before any correction) and what came. where: machine, or teacher."""
+    """One phase of one run: forecast (P50, as it was before any correction) and what came. where: machine, or teacher.
+
+    gpu, rate_forecast, rate: of a training, the GPU's name and the tokens a second of its adapter.
+    """
 
     run: str
     phase: str
@@ -36,6 +39,9 @@ class Told(Record):
     seconds: float = 0.0
     usd_forecast: float = 0.0
     usd: float = 0.0
+    gpu: str = ""
+    rate_forecast: float = 0.0
+    rate: float = 0.0
 
 
 class Correction(NamedTuple):
@@ -80,9 +86,17 @@ def usd_correction(phase: str, where: str, kept: list[Told] | None = None) -> Co
     return _correction([one.usd / one.usd_forecast for one in told if _same(one, phase, where) and one.usd_forecast > 0])
 
 
-def _correction(ratios: list[float]) -> Correction:
+def speed_correction(gpu: str, kept: list[Told] | None = None) -> Correction:
+    """How much faster adapters were trained on that kind of GPU, wherever it was, than was forecast. One run tells already: the
+    same work was measured.
+    """
+    told = read() if kept is None else kept
+    return _correction([one.rate / one.rate_forecast for one in told if gpu and one.gpu == gpu and one.rate > 0 and one.rate_forecast > 0], fewest=1)
+
+
+def _correction(ratios: list[float], *, fewest: int = FEWEST) -> Correction:
     newest = ratios[-NEWEST:]
-    if len(newest) < FEWEST:
+    if len(newest) < fewest:
         return Correction()
     return Correction(round(min(MOST, max(1 / MOST, median(newest))), 3), len(newest))
 
@@ -116,15 +130,29 @@ def _phases(run: Run) -> Iterator[Told]:
             yield Told(
                 run=run.id, phase=name, where=machine if forecast else teacher if usd else "", seconds_forecast=round(seconds, 3),
                 seconds=round(row["ended"] - row["started"], 3), usd_forecast=round(usd, 6), usd=run.ledger.spent_by(name) / 1e6,
+                **(_rates(run) if name == "train" else {}),
             )
 
 
 def _uncorrected(run: Run) -> Mapping[str, Any]:
+    return dict(_forecast(run).get("uncorrected", {}))
+
+
+def _forecast(run: Run) -> Mapping[str, Any]:
     artifact = run.store.get("forecast")
     if artifact is None or not run.store.link(artifact).exists():
         return {}
-    found = json.loads(run.store.link(artifact).read_text(encoding="utf-8"))
-    return dict(found.get("uncorrected", {}))
+    return dict(json.loads(run.store.link(artifact).read_text(encoding="utf-8")))
+
+
+def _rates(run: Run) -> dict[str, Any]:
+    """The GPU, and the adapter's tokens a second as they were forecast and as training told them last; {} without a GPU."""
+    speed, progress = _forecast(run).get("speed", {}), run.store.get("progress")
+    if not speed.get("gpu") or progress is None or not run.store.link(progress).exists():
+        return {}
+    lines = [json.loads(line) for line in run.store.link(progress).read_text(encoding="utf-8").splitlines()]
+    rates = [float(line["tokens_per_second"]) for line in lines if line.get("stage") != "pretrain" and line.get("tokens_per_second")]
+    return {"gpu": speed["gpu"], "rate_forecast": speed["tokens_per_second"], "rate": rates[-1] if rates else 0.0}
 
 
 def _where(run: Run) -> tuple[str, str]:

@@ -7,38 +7,41 @@ from dataclasses import replace
 from typing import ClassVar, Literal
 
 from forge.config import load_data
+from forge.errors import ForgeError
 from forge.ledger import MICRO
 from forge.phase import Context, Estimate, Output, Requirement, Settings
+from forge.phases.plan_fit.asked import World
 from forge.phases.plan_fit.build import (
     Draft,
     build_plan,
     check_integrity,
-    forecast_rows,
     grade,
     note_rehearsal,
 )
-from forge.phases.plan_fit.choice import choose
+from forge.phases.plan_fit.choice import choose, wanted_parameters
 from forge.phases.plan_fit.correct import correct, known_corrections
-from forge.phases.plan_fit.data import HASHED, read_data
-from forge.phases.plan_fit.forecast import Row, total
-from forge.phases.plan_fit.machines import consider, pick
+from forge.phases.plan_fit.data import HASHED, Data, read_data
+from forge.phases.plan_fit.fit import needed_disk_gib
+from forge.phases.plan_fit.forecast import Row, forecast_rows, total
 from forge.phases.plan_fit.outlook import outlook_rows
 from forge.phases.plan_fit.page import plan_page
 from forge.phases.plan_fit.rehearse import rehearse
 from forge.phases.plan_fit.settings import PlanFitSettings
+from forge.phases.plan_fit.speed import adapter_tokens_per_second
 from forge.phases.plan_fit.synth_checks import read_synth_checks
-from forge.protocols import Need
+from forge.phases.plan_fit.weigh import Weighed, find_fault, pick
+from forge.protocols import Need, Offer
 from forge.records import Document, Plan, read_jsonl, write_json
 
 SMALLEST_GIB = 1.5
-"""What the smallest training needs; the real need is checked once the size is chosen for the machine."""
+"""What the smallest training needs. Providers are asked for all that they have, so that the plan can say what was too small."""
 
 
 class PlanFit:
     """The phase."""
 
     name: ClassVar[str] = "plan_fit"
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
     summary: ClassVar[str] = "checks the data, chooses model and machine, forecasts the cost, rehearses"
     reads: ClassVar[tuple[str, ...]] = ("documents", "audit", "clean", "pairs", "synth_checks", "review", *HASHED)
     optional: ClassVar[tuple[str, ...]] = ("review",)
@@ -62,35 +65,42 @@ class PlanFit:
 
     def run(self, settings: PlanFitSettings, ctx: Context) -> Mapping[str, float | str]:
         """Choose, grade, rehearse, write. Raises GateFailed on leakage, format, rehearsal; OverBudget on the budget."""
-        draft = self._draft(settings, ctx)
+        data = read_data(ctx)
+        world = World(ctx, _need(data, settings, dry_run=ctx.dry_run), settings.provider)
+        try:
+            plan = self._made(settings, ctx, data, world)
+        except ForgeError:
+            world.forget()
+            raise
+        world.forget()
+        return _metrics(plan)
+
+    def undo(self, settings: PlanFitSettings, ctx: Context) -> None:
+        """Nothing outside the run folder."""
+
+    def _made(self, settings: PlanFitSettings, ctx: Context, data: Data, world: World) -> Plan:
+        draft = self._draft(settings, ctx, data, world)
         verdicts = grade(draft, settings, ctx)
         draft = replace(draft, spend=ctx.money.totals())   # a grader has been paid
         check_integrity(verdicts)
+        world.remember({f"{one.offer.provider}/{one.offer.name}": one.why for one in draft.chosen.refused})
         plan, seconds = self._rehearsed(settings, ctx, build_plan(draft, settings, ctx, verdicts), draft)
         write_json(ctx.output("plan"), plan)
         ctx.output("plan_text").write_text(plan_page(plan, draft), encoding="utf-8", newline="\n")
         rows = self._outlook(settings, ctx, draft) if ctx.dry_run else forecast_rows(draft.data, draft.choice, draft.offer, seconds)
         corrections = {} if ctx.dry_run else known_corrections(ctx, draft.offer, [row.phase for row in rows])
         write_json(ctx.output("forecast"), _forecast_file(draft, rows, correct(rows, corrections), seconds))
-        return _metrics(plan)
+        return plan
 
-    def undo(self, settings: PlanFitSettings, ctx: Context) -> None:
-        """Nothing outside the run folder."""
-
-    def _draft(self, settings: PlanFitSettings, ctx: Context) -> Draft:
+    def _draft(self, settings: PlanFitSettings, ctx: Context, data: Data, world: World) -> Draft:
         """The thresholds are frozen here, before anything is graded."""
         thresholds = {name: float(value) for name, value in load_data("gates").items()}
-        data = read_data(ctx)
-        considered = consider(ctx, Need(parameters=1, memory_gib=SMALLEST_GIB, gpu=False, seconds=0))
-        offer = pick(considered, settings.provider)
-        choice = choose(data, offer, settings, dry_run=ctx.dry_run)
-        rows = forecast_rows(data, choice, offer)
-        if offer.usd_per_hour and not ctx.dry_run:
-            rows = correct(rows, known_corrections(ctx, offer, [row.phase for row in rows]))
-        return Draft(
-            data=data, choice=choice, offer=offer, considered=tuple(considered), spend=ctx.money.totals(),
-            rows=tuple(rows), thresholds=thresholds, checks=read_synth_checks(ctx.input("synth_checks")),
-        )
+        weighed = [
+            find_fault(_weigh(data, offer, settings, world, dry_run=ctx.dry_run), settings, ctx.money.totals(), thresholds)
+            for answer in world.asked.answers for offer in answer.offers
+        ]
+        chosen = pick(weighed, world.asked.answers, settings.provider, world.preflight)
+        return Draft(data=data, chosen=chosen, spend=ctx.money.totals(), thresholds=thresholds, checks=read_synth_checks(ctx.input("synth_checks")))
 
     def _outlook(self, settings: PlanFitSettings, ctx: Context, draft: Draft) -> list[Row]:
         """What the run that is being rehearsed would take."""
@@ -110,12 +120,33 @@ class PlanFit:
         return note_rehearsal(plan, done=True, note=note), found.seconds
 
 
+def _need(data: Data, settings: PlanFitSettings, *, dry_run: bool) -> Need:
+    """What is asked for before a machine, and so a size, is chosen."""
+    parameters = wanted_parameters(data.contract, dry_run=dry_run)
+    disk = needed_disk_gib(parameters, settings.quantizations)
+    return Need(parameters=parameters, memory_gib=SMALLEST_GIB, gpu=False, seconds=60 * settings.train_minutes, disk_gib=disk)
+
+
+def _weigh(data: Data, offer: Offer, settings: PlanFitSettings, world: World, *, dry_run: bool) -> Weighed:
+    """The model that this machine would get, and what that would take there."""
+    known = world.speed(offer)
+    choice = choose(data, offer, settings, dry_run=dry_run, known=known)
+    rows = forecast_rows(data, choice, offer, known=known)
+    if not dry_run:
+        rows = correct(rows, world.corrections(offer, [row.phase for row in rows]))
+    return Weighed(offer, choice, tuple(rows))
+
+
 def _forecast_file(draft: Draft, rows: Sequence[Row], corrected: Sequence[Row], seconds: Mapping[str, float]) -> dict[str, object]:
     return {
         "phases": [row.model_dump(mode="json") for row in corrected],
         "total": total(corrected).model_dump(mode="json"),
         "uncorrected": {row.phase: {"seconds_p50": row.seconds_p50, "usd_p50": row.usd_p50} for row in rows},
         "rehearsal_seconds": dict(sorted(seconds.items())),
+        "speed": {
+            "gpu": draft.offer.gpu if draft.offer.device == "cuda" else "", "gpus": draft.offer.gpus * draft.offer.nodes,
+            "tokens_per_second": round(adapter_tokens_per_second(draft.choice.parameters, draft.offer, draft.choice.precision), 1),
+        },
         "spent_usd": draft.spend.committed / MICRO,
         "budget_usd": draft.spend.budget / MICRO,
     }

@@ -6,11 +6,9 @@ from collections.abc import Mapping
 
 from forge.ledger import MICRO, Spend
 from forge.phases.plan_fit.forecast import Row
+from forge.phases.plan_fit.weigh import worst_usd
 from forge.protocols import Offer
 from forge.records import Verdict
-
-SLACK = 1.10
-"""The engine reserves rate x deadline plus 10 %: boot and shutdown are billed too (forge/lease.py)."""
 
 
 def judge_budget(
@@ -19,7 +17,7 @@ def judge_budget(
     """Spent plus P90 within the cap less its headroom, and the lease's worst case within what is left."""
     cap, spent = spend.budget / MICRO, spend.committed / MICRO
     limit = cap * (1 - thresholds["budget_headroom"])
-    worst = offer.usd_per_hour * deadline_seconds / 3600 * SLACK
+    worst = worst_usd(offer, deadline_seconds)
     needed = spent + to_come.usd_p90
     fits = needed <= limit and spent + worst <= cap
     evidence = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,23 +13,29 @@ from forge.phases.plan_fit.accuracy import all_defects, judge_accuracy
 from forge.phases.plan_fit.budget import judge_budget
 from forge.phases.plan_fit.capacity import weigh_capacity
 from forge.phases.plan_fit.choice import Choice
+from forge.phases.plan_fit.compared import machine_rows
 from forge.phases.plan_fit.content import judge_content
 from forge.phases.plan_fit.coverage import judge_coverage
 from forge.phases.plan_fit.curve import probe, with_curve
-from forge.phases.plan_fit.data import TESTS, Data, data_hashes
+from forge.phases.plan_fit.data import Data, data_hashes
 from forge.phases.plan_fit.diversity import judge_diversity
-from forge.phases.plan_fit.fit import judge_hyperparameters, judge_leakage, needed_memory_gib
-from forge.phases.plan_fit.forecast import ON_MACHINE, Row, deadline_seconds, forecast, total
+from forge.phases.plan_fit.fit import (
+    judge_hyperparameters,
+    judge_leakage,
+    needed_disk_gib,
+    needed_host_gib,
+    needed_memory_gib,
+)
+from forge.phases.plan_fit.forecast import LEASED, Row, deadline_seconds, total
 from forge.phases.plan_fit.format import judge_format, with_rehearsal
 from forge.phases.plan_fit.grader import grade_sample
 from forge.phases.plan_fit.groups import judge_subtopics
-from forge.phases.plan_fit.machines import Considered
 from forge.phases.plan_fit.names import model_name
 from forge.phases.plan_fit.ready import judge_ready
 from forge.phases.plan_fit.settings import PlanFitSettings
 from forge.phases.plan_fit.synth_checks import NO_CHECKS, SynthChecks
-from forge.phases.plan_fit.training import sweep_passes
 from forge.phases.plan_fit.verdicts import changed
+from forge.phases.plan_fit.weigh import Chosen
 from forge.protocols import Offer
 from forge.records import Plan, Verdict
 
@@ -39,23 +45,25 @@ class Draft:
     """What the plan will be made of: data, model, machine, forecast, money and the frozen thresholds."""
 
     data: Data
-    choice: Choice
-    offer: Offer
-    considered: tuple[Considered, ...]
-    rows: tuple[Row, ...]
+    chosen: Chosen
     spend: Spend
     thresholds: dict[str, float]
     checks: SynthChecks = NO_CHECKS
 
+    @property
+    def choice(self) -> Choice:
+        """The model and its training."""
+        return self.chosen.machine.choice
 
-def forecast_rows(
-    data: Data, choice: Choice, offer: Offer, rehearsed: Mapping[str, float] | None = None
-) -> list[Row]:
-    """The forecast for this data; `rehearsed` puts measured seconds in place of the table's fixed ones."""
-    return forecast(
-        choice, offer, tuning_tokens=data.train_tokens * choice.lora.epochs * sweep_passes(choice.sweep), test_rows=data.test_rows,
-        test_tokens=sum(data.contract.tokens.get(name, 0) for name in TESTS), rehearsed=rehearsed,
-    )
+    @property
+    def offer(self) -> Offer:
+        """The machine."""
+        return self.chosen.machine.offer
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """The forecast."""
+        return self.chosen.machine.rows
 
 
 def grade(draft: Draft, settings: PlanFitSettings, ctx: Context) -> list[Verdict]:
@@ -112,7 +120,7 @@ def check_integrity(verdicts: Sequence[Verdict]) -> None:
         if verdict.name == "budget":
             raise OverBudget(
                 "the plan does not fit the budget", why=verdict.evidence,
-                next="forge resume --budget USD with a larger budget, or --set plan_fit.provider=local",
+                next="forge resume --budget USD with a larger budget, or --provider local",
             )
         raise GateFailed(
             f"the {verdict.name} check failed", why=verdict.evidence,
@@ -122,18 +130,24 @@ def check_integrity(verdicts: Sequence[Verdict]) -> None:
 
 def build_plan(draft: Draft, settings: PlanFitSettings, ctx: Context, verdicts: Sequence[Verdict]) -> Plan:
     """Everything that is approved, in one record."""
-    choice, offer, contract, to_come = draft.choice, draft.offer, draft.data.contract, total(draft.rows)
+    choice, offer, contract, to_come, machine = draft.choice, draft.offer, draft.data.contract, total(draft.rows), draft.chosen.machine
+    on_gpu, memory = offer.device == "cuda", needed_memory_gib(choice, offer)
     return Plan(
         run=ctx.run_id, name=model_name(settings.name, _corpus_name(ctx.corpus_root), choice.parameters),
         task=contract.task, base=choice.base, base_license=choice.license, architecture=choice.architecture,
         parameters=choice.parameters, scratch=choice.scratch, lora=choice.lora, precision=choice.precision, seed=ctx.seed,
         dry_run=ctx.dry_run, system_prompt=contract.system_prompt, abstention=contract.abstention,
         teacher=", ".join(_teachers(draft.data)), provider=offer.provider, offer=offer.name, usd_per_hour=offer.usd_per_hour,
-        deadline_seconds=deadline_seconds(draft.rows), cost_p50_usd=to_come.usd_p50, cost_p90_usd=to_come.usd_p90,
+        deadline_seconds=machine.deadline_seconds, cost_p50_usd=to_come.usd_p50, cost_p90_usd=to_come.usd_p90,
         budget_usd=draft.spend.budget / MICRO, quantizations=choice.quantizations, hub=settings.hub,
         visibility=settings.visibility, verdicts=tuple(verdicts), thresholds=draft.thresholds, data=data_hashes(ctx),
         reasons={**choice.reasons, **_reasons(draft, settings)},
         sweep=choice.sweep, stages=choice.stages, continues=contract.model.continues if contract.model else "",
+        gpu=offer.gpu, gpus=offer.gpus, nodes=offer.nodes, spot=offer.spot, region=offer.region, image=offer.image,
+        price_source=offer.price_source, worst_usd=round(machine.worst_usd, 6),
+        memory_gib=needed_host_gib(choice.parameters, choice.scratch is None) if on_gpu else memory,
+        gpu_memory_gib=memory if on_gpu else 0.0, disk_gib=needed_disk_gib(choice.parameters, settings.quantizations),
+        alternates=tuple(one.offer.name for one in draft.chosen.alternates), preflight=draft.chosen.preflight, machines=machine_rows(draft.chosen),
     )
 
 
@@ -152,13 +166,14 @@ def _lenient(verdict: Verdict) -> Verdict:
 
 def _reasons(draft: Draft, settings: PlanFitSettings) -> dict[str, str]:
     offer, teachers = draft.offer, _teachers(draft.data)
-    leased = sum(row.seconds_p50 for row in draft.rows if row.phase in ON_MACHINE)
-    unlock = "; a GPU here, or another plan_fit.provider, trains a larger model" if offer.device == "cpu" else ""
+    leased = sum(row.seconds_p50 for row in draft.rows if row.phase in LEASED)
+    unlock = "; a GPU here, or another provider (--provider), trains a larger model" if offer.device == "cpu" else ""
+    told = f"{offer.reason}; {draft.chosen.reason}" if offer.reason else draft.chosen.reason
     freer = "; set synth.teacher and a key for freer questions" if teachers == ["offline"] else ""
     return {
-        "provider": f"{offer.provider} {offer.name} at ${offer.usd_per_hour:.2f}/h: {offer.reason or 'its first offer'};"
+        "provider": f"{offer.provider} {offer.name} at ${offer.usd_per_hour:.2f}/h: {told};"
         f" the plan needs {needed_memory_gib(draft.choice, draft.offer):g} GiB{unlock}",
-        "deadline": f"{deadline_seconds(draft.rows)} s: twice the P90 of what runs on the machine (P50 {leased:.0f} s),"
+        "deadline": f"{deadline_seconds(draft.rows)} s: twice the P90 of what the machine is leased for (P50 {leased:.0f} s),"
         " at least half an hour",
         "teacher": f"{', '.join(teachers) or 'nobody'} wrote the pairs{freer}",
         "hub": "a local folder; plan_fit.hub and a token upload" if settings.hub == "local" else "plan_fit.hub asks for it",

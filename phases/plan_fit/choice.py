@@ -11,7 +11,12 @@ from typing import NamedTuple
 from forge.errors import UsageError, nearest
 from forge.phases.plan_fit.data import Data
 from forge.phases.plan_fit.settings import PlanFitSettings
-from forge.phases.plan_fit.speed import adapter_tokens_per_second, tokens_per_second
+from forge.phases.plan_fit.speed import (
+    NOTHING_KNOWN,
+    Known,
+    adapter_tokens_per_second,
+    tokens_per_second,
+)
 from forge.phases.plan_fit.tables import Size, load_tables, reading_for, tuning_for
 from forge.phases.plan_fit.training import adapters_trained, in_all, plan_stages, plan_sweep
 from forge.phases.plan_fit.verdicts import plural
@@ -23,12 +28,15 @@ SCRATCH_LICENSE = "apache-2.0"
 CONTEXT_STEP = 64
 DRY_RUN_STEPS = 4
 K_QUANT_ROW = 256
+CPU_MINUTES, GPU_MINUTES = 4.0, 120.0
+"""Of training, unless told. 7B for three epochs over the original's 2,700 pairs (1.2 million tokens) takes 41 minutes on an A10G and
+one on an H200 by the table of speeds; two hours leave room for three times the data, and bound what a rented machine can cost."""
 CONTINUED_RATE = 0.5
 """Of the usual learning rate when a tuned model is tuned further; a start, not a measurement."""
 
 
 class Choice(NamedTuple):
-    """The model and its training, with the reason of every number."""
+    """The model and its training, with the reason of every number. share: of the wanted training that fits into its minutes."""
 
     base: str
     license: str
@@ -41,28 +49,49 @@ class Choice(NamedTuple):
     reasons: dict[str, str]
     sweep: SweepPlan | None = None
     stages: tuple[StagePlan, ...] = ()
+    share: float = 1.0
 
 
-def choose(data: Data, offer: Offer, settings: PlanFitSettings, *, dry_run: bool) -> Choice:
-    """The base that shape made the tokenizer for, sized for the machine. Raises UsageError for an unknown base."""
+def choose(data: Data, offer: Offer, settings: PlanFitSettings, *, dry_run: bool, known: Known = NOTHING_KNOWN) -> Choice:
+    """The base that shape made the tokenizer for, sized for the machine. Raises UsageError for an unknown base.
+
+    known: what earlier runs tell about the GPU's speed.
+    """
     reasons: dict[str, str] = {}
     base, precision = data.contract.base, _precision(offer, reasons)
+    settings = settings.model_copy(update={"train_minutes": train_minutes(settings, base, offer)})
     if base == SCRATCH:
         scratch = _scratch(data, offer, settings, reasons, precision, dry_run)
         parameters, license, architecture = count_parameters(scratch), SCRATCH_LICENSE, "LlamaForCausalLM"
         context, seconds = scratch.context, 60 * settings.train_minutes - _reading_seconds(scratch, parameters, offer, precision)
     else:
-        scratch, (parameters, license, architecture, longest) = None, _known(data.contract, reasons, dry_run=dry_run)
+        scratch, (parameters, license, architecture, longest) = None, known_base(data.contract, reasons, dry_run=dry_run)
         context, seconds = min(_context(data, CONTEXT_STEP), longest), 60 * settings.train_minutes
-    rate = adapter_tokens_per_second(parameters, offer, precision)
-    lora = _lora(data, parameters, context, settings, reasons, int(seconds * rate / adapters_trained(settings.sweep)), dry_run)
+    rate = adapter_tokens_per_second(parameters, offer, precision, known)
+    most_tokens = int(seconds * rate / adapters_trained(settings.sweep))
+    lora = _lora(data, parameters, context, settings, reasons, most_tokens, dry_run)
+    wanted = (settings.epochs or tuning_for(parameters).epochs) * max(data.train_tokens, 1)
+    share = 1.0 if scratch or dry_run else min(1.0, round(most_tokens / wanted, 6))
     sweep = plan_sweep(lora, settings.sweep, reasons, dry_run=dry_run)
     stages = plan_stages(lora, data.contract.stages, settings.epochs or tuning_for(parameters).epochs, reasons, dry_run=dry_run)
     if sweep and stages:
         raise UsageError("a sweep cannot go through several stages", why="plan_fit.sweep and shape.stages are both set", next="leave one of them out")
     files = _quantizations(settings, scratch, reasons)
     lora = in_all(lora, stages, len(data.splits["train"]))
-    return Choice(base, license, architecture, parameters, scratch, lora, precision, files, reasons, sweep, stages)
+    return Choice(base, license, architecture, parameters, scratch, lora, precision, files, reasons, sweep, stages, share)
+
+
+def train_minutes(settings: PlanFitSettings, base: str, offer: Offer) -> float:
+    """What is asked for; else a few on a CPU and for a model from nothing, which is quick, and hours for a pretrained base on a GPU."""
+    return settings.train_minutes or (CPU_MINUTES if base == SCRATCH or offer.device == "cpu" else GPU_MINUTES)
+
+
+def wanted_parameters(contract: DataContract, *, dry_run: bool) -> int:
+    """Parameters of the base, or of the largest that would be trained from nothing."""
+    if contract.base != SCRATCH:
+        return known_base(contract, {}, dry_run=dry_run)[0]
+    size = load_tables().scratch["tiny" if dry_run else "base"]
+    return count_parameters(_model(size, contract.vocab_size, size.context, 1, 1, 0.0))
 
 
 def _reading_seconds(scratch: ScratchBase, parameters: int, offer: Offer, precision: str) -> float:
@@ -145,7 +174,7 @@ def _steps(
     return steps
 
 
-def _known(contract: DataContract, reasons: dict[str, str], *, dry_run: bool) -> tuple[int, str, str, int]:
+def known_base(contract: DataContract, reasons: dict[str, str], *, dry_run: bool) -> tuple[int, str, str, int]:
     """Parameters, licence, architecture and the longest row of a base that shape found, or that only the table knows."""
     base, bases, model = contract.base, load_tables().bases, contract.model
     if model is not None and model.kind != "scratch":

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 
 from forge.phases.plan_fit.choice import Choice
 from forge.phases.plan_fit.data import TESTS, Data
@@ -15,6 +16,10 @@ from forge.records import Chat, Example, Verdict
 NF4_BYTES = 0.7
 """4 bits a weight with the scales, and the embeddings in bf16 (7B: 5.3 GB)."""
 BF16_ROOM = 0.9
+HOST_GIB, ENVIRONMENT_GIB = 3.0, 12.0
+"""torch with CUDA in memory, and on the disk with what it is installed from (about 3 GB of wheels, 8 GB unpacked)."""
+FILE_BYTES = {"F16": 2.0, "Q8_0": 1.07, "Q6_K": 0.82, "Q5_K_M": 0.71, "Q4_K_M": 0.61}
+"""Bytes a weight in GGUF files (publish research)."""
 
 
 def judge_hyperparameters(
@@ -51,17 +56,40 @@ def judge_hyperparameters(
 
 
 def needed_memory_gib(choice: Choice, offer: Offer) -> float:
-    """Memory for the planned training. A known base is held in bf16, or in 4 bits on a GPU that bf16 does not fit; on a CPU
-    without bfloat16 units in fp32. What training needs beside it is a fifth, and 2 GiB.
+    """Memory for the planned training, of one GPU or of the machine. A known base is held in bf16, or in 4 bits on a GPU that bf16
+    does not fit, or spread over the GPUs of a machine that has several; in fp32 where there are no bfloat16 units. What training
+    needs beside it is a fifth, and 2 GiB.
     """
     scratch = choice.scratch
     if scratch is None:
         room = offer.gpu_memory_gib if offer.device == "cuda" else offer.memory_gib
-        sizes = [_beside(choice.parameters, byte) for byte in ((2.0, NF4_BYTES) if offer.device == "cuda" else (4.0,))]
+        sizes = [_beside(choice.parameters, byte) for byte in ((2.0, NF4_BYTES) if offer.device == "cuda" and offer.bf16 else (4.0,))]
+        if (gpus := offer.gpus * offer.nodes) > 1 and offer.bf16:
+            sizes.append(_beside(choice.parameters // gpus, 2.0))
         return next((size for size in sizes if size < room * BF16_ROOM), sizes[-1])
     return memory_gib(
         choice.parameters, scratch.rows_per_step * scratch.context, scratch.hidden_size, scratch.layers, scratch.vocab_size
     )
+
+
+def too_small(choice: Choice, offer: Offer, thresholds: Mapping[str, float]) -> str:
+    """Why the machine's memory does not suffice, "" when it does."""
+    on_gpu, needed = offer.device == "cuda", needed_memory_gib(choice, offer)
+    host = needed_host_gib(choice.parameters, choice.scratch is None) if on_gpu else needed
+    kinds = [("memory", host, offer.memory_gib), *([("GPU memory", needed, offer.gpu_memory_gib)] if on_gpu else [])]
+    room = 1 - thresholds["memory_headroom"]
+    return "; ".join(f"needs {least:g} GiB of {kind}, has {have:g}" for kind, least, have in kinds if least > have * room)
+
+
+def needed_host_gib(parameters: int, is_known: bool) -> float:
+    """Memory of a machine beside its GPU: a known base's weights go through it in bf16, when they are loaded and when they are merged."""
+    return round(HOST_GIB + (2.0 * parameters / 2**30 if is_known else 0.0), 2)
+
+
+def needed_disk_gib(parameters: int, quantizations: Sequence[str]) -> float:
+    """Disk of a machine: Python with torch, the base, the merged model and its files, a tenth more; whole GiB."""
+    bytes_each = 2 * 2.0 + sum(FILE_BYTES[name] for name in quantizations)
+    return float(math.ceil(ENVIRONMENT_GIB + 1.1 * bytes_each * parameters / 2**30))
 
 
 def _beside(parameters: int, bytes_each: float) -> float:

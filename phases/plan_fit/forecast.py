@@ -10,17 +10,25 @@ import math
 from collections.abc import Mapping, Sequence
 
 from forge.phases.plan_fit.choice import Choice
+from forge.phases.plan_fit.data import TESTS, Data
+from forge.phases.plan_fit.fit import FILE_BYTES
 from forge.phases.plan_fit.speed import (
     FORWARD_FLOPS,
+    NOTHING_KNOWN,
     TRAIN_FLOPS,
+    Known,
     adapter_tokens_per_second,
     tokens_per_second,
+    told_gpus,
 )
-from forge.phases.plan_fit.tables import load_tables
+from forge.phases.plan_fit.tables import load_tables, rented_from
+from forge.phases.plan_fit.training import sweep_passes
 from forge.protocols import Offer
 from forge.records import Record
 
 ON_MACHINE = ("train", "eval", "quantize")
+LEASED = ("provision", *ON_MACHINE)
+"""What a rented machine is paid for."""
 MIN_DEADLINE_SECONDS = 1800
 DEADLINE_FACTOR = 2.0
 
@@ -36,28 +44,51 @@ class Row(Record):
     basis: str
 
 
+def forecast_rows(
+    data: Data, choice: Choice, offer: Offer, rehearsed: Mapping[str, float] | None = None, known: Known = NOTHING_KNOWN
+) -> list[Row]:
+    """The forecast for this data; `rehearsed` puts measured seconds in place of the table's fixed ones."""
+    return forecast(
+        choice, offer, tuning_tokens=data.train_tokens * choice.lora.epochs * sweep_passes(choice.sweep), test_rows=data.test_rows,
+        test_tokens=sum(data.contract.tokens.get(name, 0) for name in TESTS), rehearsed=rehearsed, known=known,
+    )
+
+
 def forecast(
     choice: Choice, offer: Offer, *, tuning_tokens: float, test_rows: int, test_tokens: int,
-    rehearsed: Mapping[str, float] | None = None,
+    rehearsed: Mapping[str, float] | None = None, known: Known = NOTHING_KNOWN,
 ) -> list[Row]:
     """P50 and P90 of every phase to come. `rehearsed`: measured seconds by phase, in place of the fixed times."""
-    tables, (rate, source) = load_tables(), tokens_per_second(choice.parameters, offer, choice.precision)
-    pretrain_tokens = _pretrain_tokens(choice)
+    tables, (rate, source) = load_tables(), tokens_per_second(choice.parameters, offer, choice.precision, known)
     answers = _answer_seconds(choice.parameters, offer, test_rows)
+    tuning = tuning_tokens / adapter_tokens_per_second(choice.parameters, offer, choice.precision, known)
     working = {
-        "train": pretrain_tokens / rate + tuning_tokens / adapter_tokens_per_second(choice.parameters, offer, choice.precision),
+        "train": _pretrain_tokens(choice) / rate + tuning,
         "eval": answers + 2 * test_tokens * FORWARD_FLOPS / TRAIN_FLOPS / rate,
         "quantize": answers,
     }
-    rows = []
+    beside, rows = beside_work(choice, offer), []
     for phase, fixed in tables.fixed_seconds.items():
         measured = (rehearsed or {}).get(phase)
-        basis = f"rehearsal {measured:.0f} s + {source}" if measured else f"table: {source}"
-        seconds = (measured or fixed) + working.get(phase, 0.0)
+        basis = "; ".join(filter(None, (f"rehearsal {measured:.0f} s + {source}" if measured else f"table: {source}", told_gpus(offer))))
+        seconds = (measured or fixed) + working.get(phase, 0.0) + beside.get(phase, 0.0)
         spread = tables.spread.rehearsed if measured else tables.spread.table
-        hourly = offer.usd_per_hour if phase in (*ON_MACHINE, "provision") else 0.0
-        rows.append(_row(phase, seconds, seconds * spread, hourly, basis if phase in working else "table"))
+        again = working.get(phase, 0.0) * tables.spot.repeated + sum(beside.values()) if offer.spot and phase == "train" else 0.0
+        hourly = offer.usd_per_hour if phase in LEASED else 0.0
+        rows.append(_row(phase, seconds, seconds * spread + again, hourly, basis if phase in working else "table"))
     return rows
+
+
+def beside_work(choice: Choice, offer: Offer) -> dict[str, float]:
+    """Seconds by phase that a rented machine takes besides the work: until it answers, until Python with torch is there, and what
+    travels: a known base to it, the merged model and its files back. Nothing on this machine.
+    """
+    rented = rented_from(offer.provider)
+    if not rented.mib_per_second:
+        return {}
+    each = choice.parameters / 2**20 / rented.mib_per_second
+    base = 0.0 if choice.scratch else 2.0 * each
+    return {"provision": rented.boot, "train": rented.environment + base, "quantize": (2.0 + sum(FILE_BYTES[name] for name in choice.quantizations)) * each}
 
 
 def total(rows: Sequence[Row]) -> Row:
@@ -72,8 +103,8 @@ def total(rows: Sequence[Row]) -> Row:
 
 
 def deadline_seconds(rows: Sequence[Row]) -> int:
-    """When the machine ends itself: twice the P90 of what runs on it, in whole minutes, at least half an hour."""
-    leased = sum(row.seconds_p90 for row in rows if row.phase in ON_MACHINE)
+    """When the machine ends itself: twice the P90 of what it is leased for, in whole minutes, at least half an hour."""
+    leased = sum(row.seconds_p90 for row in rows if row.phase in LEASED)
     return max(MIN_DEADLINE_SECONDS, 60 * -int(-(leased * DEADLINE_FACTOR) // 60))
 
 

@@ -1,20 +1,21 @@
-"""The machines that were considered, and the one that the plan names."""
+"""Asks the providers what machines they have."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
-from forge.errors import ForgeError, NoCapacity
+from forge.errors import ForgeError
 from forge.phase import Context
 from forge.protocols import Need, Offer
+from forge.records import Record
 
 GIB = 1024**3
 LIBRARIES_GIB = 1.2
 """torch, transformers and trl imported, before any model (measured here: 0.9-1.1 GiB)."""
+LOCAL, AUTO = "local", "auto"
 
 
-class Considered(NamedTuple):
+class Answer(Record):
     """One provider's answer: its offers, or why it has none."""
 
     provider: str
@@ -32,27 +33,47 @@ def memory_gib(parameters: int, step_tokens: int, hidden_size: int, layers: int,
     return round(LIBRARIES_GIB + (16 * parameters + activations + logits) / GIB, 2)
 
 
-def consider(ctx: Context, need: Need) -> list[Considered]:
-    """Ask every installed provider for offers. A provider that cannot answer is listed with its reason."""
-    return [_ask(ctx, name, need) for name in sorted(ctx.names("provider"))]
+def ask_all(ctx: Context, need: Need, wanted: str) -> list[Answer]:
+    """Offers of every installed provider; of this machine and the wanted one only, when one is named or in a rehearsal.
+
+    A provider that is not asked, or cannot answer, is listed with the reason.
+    """
+    names = sorted(ctx.names("provider"))
+    answers = []
+    for number, name in enumerate(names):
+        ctx.check_stop()
+        ctx.progress(number, len(names), f"asking {name} for machines")
+        why = _not_asked(name, wanted, dry_run=ctx.dry_run)
+        answers.append(Answer(provider=name, offers=(), note=why) if why else _ask(ctx, name, need, is_wanted=name == wanted))
+    return answers
 
 
-def pick(considered: Sequence[Considered], provider: str) -> Offer:
-    """The best offer of the chosen provider. Raises NoCapacity when it has none."""
-    for answer in considered:
-        if answer.provider == provider and answer.offers:
-            return answer.offers[0]
-    note = next((answer.note for answer in considered if answer.provider == provider), "")
-    raise NoCapacity(
-        f"the provider {provider} offers no machine for this plan",
-        why=note or f"providers: {', '.join(answer.provider for answer in considered) or 'none'}",
-        next="forge resume --set plan_fit.provider=local",
-    )
+def told_prices(offers: Sequence[Offer]) -> str:
+    """Where the prices of some offers come from."""
+    return "; ".join(dict.fromkeys(offer.price_source for offer in offers if offer.price_source))
 
 
-def _ask(ctx: Context, name: str, need: Need) -> Considered:
+def has_price(offer: Offer) -> bool:
+    """Nothing is free unless somebody says so: $0.00 of a rented machine without a source is an unknown price."""
+    return offer.usd_per_hour > 0 or (offer.usd_per_hour == 0 and (offer.provider == LOCAL or bool(offer.price_source)))
+
+
+def _not_asked(name: str, wanted: str, *, dry_run: bool) -> str:
+    if name in (wanted, LOCAL):
+        return ""
+    if wanted != AUTO:
+        return f"not asked: plan_fit.provider is {wanted}"
+    return "not asked: a rehearsal stays here" if dry_run else ""
+
+
+def _ask(ctx: Context, name: str, need: Need, *, is_wanted: bool) -> Answer:
     try:
         offers = tuple(ctx.use("provider", name).quote(need))
     except ForgeError as error:
-        return Considered(name, (), f"{error.fact}: {error.why}" if error.why else error.fact)
-    return Considered(name, offers, "" if offers else f"no machine with {need.memory_gib:g} GiB")
+        return Answer(provider=name, offers=(), note=f"{error.fact}: {error.why}" if error.why else error.fact)
+    except Exception as error:
+        if is_wanted:
+            raise
+        told = " ".join(str(error).split())[:200]   # one of several: its fault is told in the table, the plan is made without it
+        return Answer(provider=name, offers=(), note=f"cannot answer: {type(error).__name__}: {told}")
+    return Answer(provider=name, offers=offers, note="" if offers else "offers nothing: it is not set up, or nothing is large enough")

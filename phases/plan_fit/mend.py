@@ -12,7 +12,7 @@ FAIL = {
     "diversity": "set the buckets (`forge config show synth`), or use a teacher that writes freely: `--set synth.teacher=anthropic`",
     "hyperparameters": "follow the proposal in its line; `--set plan_fit.epochs`, `plan_fit.size` or `plan_fit.provider` change what it measures",
     "format": "the rows and faults are named; mend the base's template or the rows, then `forge resume RUN --from shape`",
-    "budget": "`forge resume RUN --budget USD`, a cheaper machine (`--set plan_fit.provider=local`), or fewer epochs",
+    "budget": "`forge resume RUN --budget USD`, a cheaper machine (`--provider local`, `--max-hourly USD`), or fewer epochs",
     "leakage": "mend what it names, then `forge resume RUN --from shape`",
 }
 UNDECIDED = {

@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from forge.phases.plan_fit.build import forecast_rows
 from forge.phases.plan_fit.choice import choose
 from forge.phases.plan_fit.data import SPLITS, TESTS, Data
-from forge.phases.plan_fit.forecast import Row
+from forge.phases.plan_fit.forecast import Row, forecast_rows
 from forge.phases.plan_fit.settings import PlanFitSettings
 from forge.protocols import Offer
 from forge.records import DataContract, Document

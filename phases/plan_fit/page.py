@@ -8,9 +8,9 @@ from typing import Any
 
 from forge.ledger import MICRO, Spend
 from forge.phases.plan_fit.build import Draft
+from forge.phases.plan_fit.compared import machine_lines
 from forge.phases.plan_fit.data import SPLITS, Data
 from forge.phases.plan_fit.forecast import ON_MACHINE, Row
-from forge.phases.plan_fit.machines import Considered
 from forge.phases.plan_fit.mend import how_to_mend
 from forge.records import Plan, Verdict
 
@@ -26,7 +26,7 @@ def plan_page(plan: Plan, draft: Draft) -> str:
         "## Training", _training(plan, data),
         "## Data", _data(data),
         "## Checks", _checks(plan.verdicts),
-        "## Machine", _machines(plan, draft.considered),
+        "## Machine", _machines(plan),
         "## Time and money", _money(plan, draft.rows, draft.spend, draft.checks.pilot),
         "## What happens next", _next(plan),
     ]
@@ -118,20 +118,16 @@ def _checks(verdicts: Sequence[Verdict]) -> str:
     return "\n".join(lines)
 
 
-def _machines(plan: Plan, considered: Sequence[Considered]) -> str:
-    lines = ["| provider | machine | GPU | cores | memory | $/h | |", "|---|---|---|---:|---:|---:|---|"]
-    for answer in considered:
-        for offer in answer.offers:
-            chosen = "chosen" if (offer.provider, offer.name) == (plan.provider, plan.offer) else ""
-            lines.append(
-                f"| {offer.provider} | {offer.name} | {offer.gpu or '-'} | {offer.cores} | {offer.memory_gib:g} GiB |"
-                f" {offer.usd_per_hour:.2f} | {chosen} |"
-            )
-        if not answer.offers:
-            lines.append(f"| {answer.provider} | - | - | - | - | - | {answer.note} |")
-    lines.append("")
-    lines.append(f"- why: {plan.reasons['provider']}")
+def _machines(plan: Plan) -> str:
+    lines = [*machine_lines(plan), "", f"- why: {plan.reasons['provider']}"]
+    if plan.price_source:
+        lines.append(f"- price: {plan.price_source}")
+    if plan.alternates:
+        lines.append(f"- when it cannot be had: {', '.join(plan.alternates)}")
+    lines += [f"- proven: {line}" for line in plan.preflight]
     lines.append(f"- deadline: {plan.reasons['deadline']}")
+    if plan.usd_per_hour:
+        lines.append(f"- at worst: ${plan.worst_usd:.2f}, which is reserved before the machine is asked for: it runs to its deadline, and a tenth more")
     return "\n".join(lines)
 
 

@@ -14,7 +14,13 @@ class PlanFitSettings(Settings):
     """What a person may want to decide before the plan is made; everything else is computed from the data."""
 
     name: str = Field("", description="the model's name; default: the corpus folder's name and the model's size")
-    provider: str = Field("local", description="where to train: a compute provider's name")
+    provider: str = Field(
+        "auto", description="where to train: a compute provider's name; auto: here when this machine is enough, else the cheapest machine of all providers that fits"
+    )
+    max_hourly_usd: float = Field(0.0, ge=0, description="dollars an hour that a machine may cost, at most; 0: only the budget limits it")
+    spot: Literal["never", "auto", "only"] = Field(
+        "never", description="machines that may be taken away at any time, for less: auto compares them too, with what going on elsewhere costs"
+    )
     size: Literal["auto", "tiny", "small", "base"] = Field(
         "auto", description="size of a scratch model; auto: by the machine"
     )
@@ -25,7 +31,8 @@ class PlanFitSettings(Settings):
         None, description="try a grid of adapters in one process: {rank: [..], learning_rate: [..], halving: yes|no}; chosen on validation rows"
     )
     train_minutes: float = Field(
-        4.0, gt=0, description="minutes that training may take on the planned machine, at most half of them for a scratch base"
+        0.0, ge=0,
+        description="minutes that training may take on the planned machine, at most half of them for a scratch base; 0: 4 on a CPU or from scratch, 120 for a pretrained base on a GPU",
     )
     quantizations: tuple[Literal["F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M"], ...] = Field(
         ("F16", "Q8_0", "Q4_K_M"), description="GGUF files to make"

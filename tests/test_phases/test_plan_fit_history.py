@@ -6,8 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from forge import history
+from forge.errors import Interrupted
 from forge.history import Told
+from forge.phase import Rehearsal
 from forge.phases.plan_fit import phase
 from forge.phases.plan_fit.settings import PlanFitSettings
 from forge.records import Plan, canonical_json, read_record
@@ -17,10 +21,12 @@ from tests.test_phases.planned_world import World, rehearsed
 from tests.test_phases.test_plan_fit import paid_provider
 
 
-def fit(tmp_path: Path, name: str, **more: Any) -> PhaseRun:
-    corpus = tmp_path / "corpus"
+def fit(tmp_path: Path, name: str, base: str = "scratch", **more: Any) -> PhaseRun:
+    corpus, world = tmp_path / "corpus", World(tmp_path / "in")
     corpus.mkdir(exist_ok=True)
-    return run_phase(phase, tmp_path / name, inputs=World(tmp_path / "in").write(), corpus=corpus, rehearse=rehearsed(), **more)
+    world.contract = {"base": base}
+    more.setdefault("rehearse", rehearsed())
+    return run_phase(phase, tmp_path / name, inputs=world.write(), corpus=corpus, **more)
 
 
 def forecast(run: PhaseRun) -> dict[str, Any]:
@@ -50,10 +56,29 @@ def test_a_paid_plan_is_corrected_itself_and_a_resumed_one_keeps_what_was_known(
     rented: dict[str, Any] = {"plugin_dirs": (paid_provider(tmp_path / "plugins", 3.0),), "settings": PlanFitSettings(provider="rented")}
     before = read_record(fit(tmp_path, "a", **rented).out / "plan.json", Plan)
     earlier("rented/big", 2.0)
-    after = fit(tmp_path, "b", **rented)
-    corrected = read_record(after.out / "plan.json", Plan)
+    with pytest.raises(Interrupted):
+        fit(tmp_path, "b", rehearse=stopped, **rented)
+    earlier("rented/big", 1.0)
+    resumed = fit(tmp_path, "b", **rented)
+    corrected = read_record(resumed.out / "plan.json", Plan)
     assert corrected.cost_p50_usd > before.cost_p50_usd
     assert corrected.deadline_seconds >= before.deadline_seconds
-    assert "x2 from 4 earlier runs" in (after.out / "plan.md").read_text(encoding="utf-8")
-    earlier("rented/big", 1.0)
-    assert read_record(fit(tmp_path, "b", **rented).out / "plan.json", Plan) == corrected
+    assert "x2 from 4 earlier runs" in (resumed.out / "plan.md").read_text(encoding="utf-8")
+    later = read_record(fit(tmp_path, "b", **rented).out / "plan.json", Plan)
+    assert later.cost_p50_usd == before.cost_p50_usd, "a plan that is made anew asks anew"
+
+
+def test_the_speed_of_earlier_runs_on_a_gpu_corrects_every_paid_machine_that_has_one(tmp_path: Path) -> None:
+    rented: dict[str, Any] = {"plugin_dirs": (paid_provider(tmp_path / "plugins", 3.0),), "settings": PlanFitSettings(provider="rented")}
+    rented |= {"base": "Qwen/Qwen2.5-7B-Instruct"}
+    before = read_record(fit(tmp_path, "a", **rented).out / "plan.json", Plan)
+    told = Told(run="r1", phase="train", where="another/machine", gpu="NVIDIA H200", rate_forecast=1000, rate=500)
+    home().mkdir(parents=True, exist_ok=True)
+    (home() / history.FILE).write_text(canonical_json(told) + "\n", encoding="utf-8")
+    after = fit(tmp_path, "b", **rented)
+    assert read_record(after.out / "plan.json", Plan).cost_p50_usd > before.cost_p50_usd
+    assert "x0.5 from 1 earlier run on such a GPU" in (after.out / "plan.md").read_text(encoding="utf-8")
+
+
+def stopped(phases: Any, inputs: Any) -> Rehearsal:
+    raise Interrupted
