@@ -22,6 +22,8 @@ from forge.state import State
 from forge.store import hash_path, write_durably
 
 NEWEST = 2
+CHECKPOINT = "checkpoint-"
+"""Folders that begin so replace each other; anything else replaces only what has its own name."""
 
 
 class Kept(Record):
@@ -166,7 +168,7 @@ class Fetcher:
 
 
 def outdated(kept: Iterable[Kept]) -> list[Kept]:
-    """All but the newest two of each place: a folder counts as one of its parent's, a file as itself."""
+    """All but the newest two of each place."""
     places: dict[tuple[bool, str], list[Kept]] = {}
     for one in sorted(kept, key=lambda each: each.number, reverse=True):
         places.setdefault(_place(one), []).append(one)
@@ -219,4 +221,5 @@ def _link(source: str, target: str) -> None:
 
 
 def _place(one: Kept) -> tuple[bool, str]:
-    return one.folder, str(PurePosixPath(one.path).parent) if one.folder else one.path
+    path = PurePosixPath(one.path)
+    return one.folder, str(path.parent / CHECKPOINT if path.name.startswith(CHECKPOINT) else path)

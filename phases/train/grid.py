@@ -163,7 +163,7 @@ def _train_parts(
         try:
             outcomes += train_batched(
                 base, examples, part, setting, validation=validation, folder=ctx.work / "sweep" / ("all" if together else part[0].name),
-                hooks=Hooks(teller.step, ctx.check_stop),
+                hooks=Hooks(teller.step, ctx.check_stop, ctx.keep),
             )
         except torch.OutOfMemoryError:
             if not together:
@@ -186,6 +186,8 @@ def _tuned_in_turn(plan: Plan, sweep: SweepPlan, ctx: Context, tune: Tune) -> tu
             tuning = tune(Job(lora=lora, target=target, name=f"sweep-{one.name}", earlier=number * lora.steps))
             report = {"tuning": tuning._asdict(), "val": _measure(plan, ctx, target)}
             done = (lora.steps, save_checkpoint(root, lora.steps, lambda folder, report=report: write_json(folder / "report.json", report)))  # type: ignore[misc]
+            ctx.keep(done[1])
+            ctx.keep(target)
         told = json.loads((done[1] / "report.json").read_text(encoding="utf-8"))
         tunings.append(Tuning(**told["tuning"]))
         outcomes.append(Outcome(Candidate(**one.model_dump()), [loss for _, loss in tunings[-1].loss], told["val"], 0, {}))

@@ -51,6 +51,11 @@ class Reporter:
             loss=round(loss, 4), tokens_per_second=round(speed), eta_seconds=round(eta), **{name: round(value, 4) for name, value in more.items()},
         )
 
+    def keep(self, *paths: Path) -> None:
+        """Have a sealed checkpoint kept, and the log as it is now with it."""
+        for path in (*paths, *([self._log] if self._log.exists() else [])):
+            self.ctx.keep(path)
+
     def publish(self, target: Path) -> None:
         """Copy the whole log to the artifact."""
         self._log.touch()

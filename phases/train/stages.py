@@ -35,6 +35,7 @@ def train_stages(plan: Plan, ctx: Context, tune: Tune) -> list[Tuning]:
             shutil.rmtree(made, ignore_errors=True)
             tuning = tune(Job(lora=stage.lora, stage=stage.name, start=start, target=made, name=root.name, earlier=earlier))
             done = (stage.lora.steps, save_checkpoint(root, stage.lora.steps, _writer(made, tuning)))
+            ctx.keep(done[1])
         start, earlier = done[1] / ADAPTER, earlier + stage.lora.steps
         found.append(Tuning(**json.loads((done[1] / REPORT).read_text(encoding="utf-8"))))
         shutil.copytree(start, ctx.output("stage_adapters") / root.name, dirs_exist_ok=True)

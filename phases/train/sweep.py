@@ -59,10 +59,11 @@ class Outcome(NamedTuple):
 
 
 class Hooks(NamedTuple):
-    """What a run needs to hear: tell(step, mean loss, real tokens, mean gradient norm) after each step, and a wish to stop."""
+    """What a run needs to hear: tell(step, mean loss, real tokens, mean gradient norm) after each step, a wish to stop, sealed checkpoints."""
 
     tell: Callable[[int, float, int, float], None] = lambda step, loss, tokens, norm: None
     check_stop: Callable[[], None] = lambda: None
+    keep: Callable[[Path], None] = lambda folder: None
 
 
 def train_batched(
@@ -171,7 +172,7 @@ def _train(
             hooks.check_stop()
         except Interrupted:
             _read(waiting, stack, losses, packed, hooks)
-            _save(stack, losses, dropped, step - 1, folder)
+            _save(stack, losses, dropped, step - 1, folder, hooks)
             raise
         rows = packed.rows[(step - 1) * packed.rows_per_step : step * packed.rows_per_step]
         told = _one_step(stack, [[examples[number] for number in row] for row in rows])
@@ -182,7 +183,7 @@ def _train(
         if step in rungs:
             _halve(stack, losses, dropped, validation, sweep, step)
         if step % sweep.checkpoint_steps == 0 or step == sweep.steps:
-            _save(stack, losses, dropped, step, folder)
+            _save(stack, losses, dropped, step, folder, hooks)
     with torch.no_grad():
         final = measure(stack, validation, sweep.row_tokens) if validation else [[] for _ in stack.candidates]
     for place, one in enumerate(stack.candidates):
@@ -300,7 +301,7 @@ def _halve(
     stack.keep(kept)
 
 
-def _save(stack: Stack, losses: dict[str, list[float]], dropped: dict[str, Outcome], step: int, folder: Path | None) -> None:
+def _save(stack: Stack, losses: dict[str, list[float]], dropped: dict[str, Outcome], step: int, folder: Path | None, hooks: Hooks) -> None:
     if folder is None:
         return
     import torch
@@ -310,7 +311,7 @@ def _save(stack: Stack, losses: dict[str, list[float]], dropped: dict[str, Outco
         ends = {name: {"val": one.val, "stopped_at": one.stopped_at} for name, one in dropped.items()}
         (target / "losses.json").write_text(json.dumps({"losses": losses, "dropped": ends}), encoding="utf-8")
 
-    save_checkpoint(folder, step, write)
+    hooks.keep(save_checkpoint(folder, step, write))
 
 
 def _restore(

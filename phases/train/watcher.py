@@ -73,7 +73,9 @@ def make_watcher(ctx: Context, reporter: Reporter, step_tokens: Sequence[int], p
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             if state.is_world_process_zero:
-                seal(Path(args.output_dir) / f"checkpoint-{state.global_step}", state.global_step)
+                folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+                seal(folder, state.global_step)
+                reporter.keep(folder, *([replan] if replan is not None and replan.exists() else []))
 
     return Watcher()
 

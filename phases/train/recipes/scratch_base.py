@@ -81,7 +81,7 @@ def train_scratch_base(
             torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, folder / "state.pt")
             (folder / "losses.json").write_text(json.dumps([loss_log, val_log]))
 
-        save_checkpoint(checkpoints, step, write)
+        reporter.keep(save_checkpoint(checkpoints, step, write))
 
     reporter.start(done)
     for step in range(done + 1, shape.steps + 1):
