@@ -29,6 +29,9 @@ Yes = typer.Option(False, "--yes", "-y", help="Agree to re-running phases that c
 New = typer.Option(False, "--new", help="Start a new run even if this corpus has one.")
 Name = typer.Option("", "--id", help="Name the new run yourself.", show_default=False)
 Preview = typer.Option(False, "--preview", help="Only show what CORPUS holds: counts and three samples of each source.")
+Provider = typer.Option("", "--provider", metavar="NAME", help="Where to train: auto, local, or a compute provider's name (forge plugins).", show_default=False)
+MaxHourly = typer.Option(None, "--max-hourly", min=0, metavar="USD", help="Dollars an hour that a machine may cost, at most; 0: no limit.", show_default=False)
+Spot = typer.Option("", "--spot", metavar="never|auto|only", help="Machines that may be taken away at any time, for less [never].", show_default=False)
 Refetch = typer.Option(False, "--refetch", help="Fetch the sources of a sources.yaml again.")
 
 
@@ -41,7 +44,8 @@ def add(app: typer.Typer) -> None:
 def run(
     corpus: Path = Corpus, budget: float | None = Budget, before_gate: float | None = BeforeGate, recipe: str = Recipe,
     set_: list[str] = Set, dry_run: bool = DryRun, plugin_dir: list[Path] = PluginDir, until: str = Until, new: bool = New,
-    run_id: str = Name, preview: bool = Preview, refetch: bool = Refetch, yes: bool = Yes, quiet: bool = Quiet, as_json: bool = Json,
+    run_id: str = Name, preview: bool = Preview, refetch: bool = Refetch, provider: str = Provider, max_hourly: float | None = MaxHourly,
+    spot: str = Spot, yes: bool = Yes, quiet: bool = Quiet, as_json: bool = Json,
 ) -> None:
     """Forge a model from CORPUS within a budget; stops once, for your approval.
 
@@ -56,7 +60,7 @@ def run(
         check_corpus(corpus)
         show_preview(corpus, tuple(plugin_dir), as_json=as_json)
         return
-    flags = [*_money(budget, before_gate), *set_]
+    flags = [*_money(budget, before_gate), *_machine(provider, max_hourly, spot), *set_]
     session = Session(as_json=as_json, quiet=quiet, yes=yes)
     session.start(corpus, dry_run=dry_run, new=new, run_id=run_id, plugin_dirs=tuple(plugin_dir), recipe=recipe, flags=flags, until=until)
     session.execute(until=until, refetch=refetch or new)
@@ -65,18 +69,24 @@ def run(
 def plan(
     corpus: str = typer.Argument("", metavar="CORPUS|RUN", help="A corpus to plan for, or the id of a run.", show_default=False),
     budget: float | None = Budget, before_gate: float | None = BeforeGate, recipe: str = Recipe, set_: list[str] = Set,
-    restore: bool = typer.Option(False, "--restore", help="Throw away edits of plan.json."), quiet: bool = Quiet, as_json: bool = Json,
+    restore: bool = typer.Option(False, "--restore", help="Throw away edits of plan.json."), provider: str = Provider,
+    max_hourly: float | None = MaxHourly, spot: str = Spot, quiet: bool = Quiet, as_json: bool = Json,
 ) -> None:
-    """The same up to the gate: read, audit, synthesise; show the plan, its price and its hash."""
+    """The same up to the gate: read, audit, synthesise; show the plan, its machines and price, and its hash.
+
+    Of a run that has a plan it is shown as it is; with settings (--budget, --provider, --set) it is made again with them.
+    """
     from forge.cli.session import Session
 
     session = Session(as_json=as_json, quiet=quiet, yes=False)
+    flags = [*_money(budget, before_gate), *_machine(provider, max_hourly, spot), *set_]
     if corpus and Path(corpus).exists():
-        flags = [*_money(budget, before_gate), *set_]
         session.start(Path(corpus), dry_run=False, new=False, run_id="", plugin_dirs=(), recipe=recipe, flags=flags)
         session.execute(until="plan_fit", show_result=False)
     else:
-        session.open(corpus)
+        session.open(corpus, flags=flags)
+        if flags:
+            session.execute(until="plan_fit", show_result=False)
     session.show_plan(restore=restore)
 
 
@@ -124,13 +134,14 @@ def reject(run_id: str = RunId, as_json: bool = Json) -> None:
 def resume(
     run_id: str = RunId, from_: str = From, until: str = Until, set_: list[str] = Set, budget: float | None = Budget,
     before_gate: float | None = BeforeGate, preview: bool = typer.Option(False, "--preview", help="Only show which phases would run, and why."),
-    yes: bool = Yes, quiet: bool = Quiet, as_json: bool = Json,
+    provider: str = Provider, max_hourly: float | None = MaxHourly, spot: str = Spot, yes: bool = Yes, quiet: bool = Quiet,
+    as_json: bool = Json,
 ) -> None:
     """Continue RUN from where it stopped, or --from PHASE."""
     from forge.cli.session import Session
 
     session = Session(as_json=as_json, quiet=quiet, yes=yes)
-    session.open(run_id, flags=[*_money(budget, before_gate), *set_])
+    session.open(run_id, flags=[*_money(budget, before_gate), *_machine(provider, max_hourly, spot), *set_])
     if preview:
         session.preview(from_)
     else:
@@ -140,3 +151,9 @@ def resume(
 def _money(budget: float | None, before_gate: float | None) -> list[str]:
     flags: list[tuple[str, Any]] = [("run.budget_usd", budget), ("run.before_gate_usd", before_gate)]
     return [f"{key}={value}" for key, value in flags if value is not None]
+
+
+def _machine(provider: str, max_hourly: float | None, spot: str) -> list[str]:
+    """The settings behind the flags for machines; they are part of the plan, and of what is approved."""
+    flags: list[tuple[str, Any]] = [("provider", provider or None), ("max_hourly_usd", max_hourly), ("spot", spot or None)]
+    return [f"plan_fit.{name}={value}" for name, value in flags if value is not None]
