@@ -36,7 +36,7 @@ TICK_SECONDS, BEAT_SECONDS = 0.2, 1.0
 NEVER = 10.0**9
 USR1_EARLY_SECONDS = 60.0   # sbatch(1), --signal: "may be sent up to 60 seconds earlier than specified"
 STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
-"""Codes of a job that was asked to end."""
+"""Codes of a job that was asked to end: SLURM's SIGTERM goes to every process of the job, not to the holder alone."""
 PASSED_ON = (
     "PATH", "HOME", "USER", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "XDG_CACHE_HOME", "HF_HOME",
     "SLURM_CONF",
@@ -172,7 +172,7 @@ class Holder:
         rc = job.folder / ".job" / "rc"
         code = int(rc.read_text(encoding="utf-8")) if rc.exists() else -1
         self.jobs.remove(job)
-        if code and not job.wanted and (self.ending or code in STOPPED):
+        if code and not job.wanted and (job.told or code in STOPPED):
             code = self.ending or PREEMPTED
         replace(job.folder / ".job" / "code", str(code))
 

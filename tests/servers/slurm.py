@@ -53,7 +53,7 @@ JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
 ReturnToService=2
 SchedulerType=sched/backfill
-SchedulerParameters=sched_min_interval=0,bf_interval=1
+SchedulerParameters=sched_min_interval=0,sched_interval=1,bf_interval=1
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 MinJobAge={min_job_age}
@@ -83,8 +83,8 @@ class Cluster:
         return {**os.environ, "SLURM_CONF": str(self.place / "slurm.conf")}
 
     def stop_controller(self) -> None:
-        """End slurmctld as a crash does; jobs go on."""
-        self._end("slurmctld", signal.SIGKILL)
+        """End slurmctld; jobs go on. Not by SIGKILL: it saves its state every five seconds, and would forget newer jobs."""
+        self._end("slurmctld")
 
     def start_controller(self) -> None:
         """Start slurmctld again with the state that it has saved."""

@@ -3,34 +3,25 @@
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from forge.errors import MissingAccess, NoCapacity
-from forge.plugins.compute import _slurm_channel
-from forge.plugins.compute._slurm_channel import SharedFolderChannel
-from forge.plugins.compute.slurm import Slurm, SlurmSettings
-from forge.protocols import Lease, Need, Offer
+from forge.plugins.compute.slurm import Slurm
 from tests.servers.slurm import Cluster, cluster
-
-NEED = Need(parameters=1, memory_gib=0.1, gpu=False, seconds=60)
-OFFER = Offer(
-    provider="slurm", name="main 2 x h200", usd_per_hour=0, device="cuda", cores=1, memory_gib=1, gpu="h200", gpus=1, region="main",
+from tests.test_plugins.slurm_world import (
+    NEED,
+    OFFER,
+    empty,
+    lease,
+    log,
+    open_channel,
+    provider,
+    stages,
+    until,
 )
-SLEEPER = [sys.executable, "-c", "import time; print('here', flush=True); time.sleep(600)"]
-SAVER = """
-import os, signal, sys, time
-done = int(open("saved").read()) if os.path.exists("saved") else 0
-def save(*_):
-    open("saved", "w").write(str(done)); sys.exit(130)
-signal.signal(signal.SIGTERM, save)
-open("events", "a").write(f"from {done} on {os.environ.get('SLURMD_NODENAME')}\\n")
-while True:
-    time.sleep(0.02); done += 1
-"""
 
 
 @pytest.fixture(scope="module")
@@ -44,46 +35,13 @@ def slurm(shared_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     """The cluster, empty again afterwards."""
     monkeypatch.setenv("SLURM_CONF", str(shared_cluster.place / "slurm.conf"))
     yield shared_cluster
-    shared_cluster.run("scancel", "--user=root")
-    for name in shared_cluster.nodes:
-        shared_cluster.run("scontrol", "update", f"nodename={name}", "state=resume") if name in shared_cluster.run("sinfo", "-h", "-t", "drain,drained,down", "-o", "%n") else None
-    until(lambda: shared_cluster.run("squeue", "-h") == "")
+    empty(shared_cluster)
 
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Slurm:
     """A provider with a folder of its own that looks often."""
     return provider(tmp_path, monkeypatch)
-
-
-def provider(folder: Path, monkeypatch: pytest.MonkeyPatch, **settings: object) -> Slurm:
-    monkeypatch.setattr(_slurm_channel, "STALL_SECONDS", 2.0)
-    monkeypatch.setattr(Slurm, "queue_seconds", 0.3)
-    monkeypatch.setattr(Slurm, "patience_seconds", 3.0)
-    return Slurm(SlurmSettings(folder=str(folder), **settings))  # type: ignore[arg-type]
-
-
-def lease(token: str = "lease-1", seconds: int = 600, attempt: int = 1, **changes: object) -> Lease:
-    return Lease(token=token, run="run-a", offer=OFFER.model_copy(update=changes), deadline_seconds=seconds, attempt=attempt)
-
-
-def until(condition: Callable[[], object], seconds: float = 30.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.03)
-
-
-def open_channel(site: Slurm, tmp_path: Path, given: Lease | None = None) -> SharedFolderChannel:
-    return site.channel(site.start(given or lease()), tmp_path)
-
-
-def stages(site: Slurm, scope: str = "lease-1") -> list[str]:
-    return [one.state for one in site.find(scope) if one.state != "gone"]
-
-
-def log(channel: SharedFolderChannel, job: str) -> str:
-    return channel.read(f"jobs/{job}/log", 0).decode()
 
 
 # --- quoting ---------------------------------------------------------------------------------------------------
