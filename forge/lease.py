@@ -179,7 +179,8 @@ class Leases:
         row = self.run.state.row("SELECT * FROM lease WHERE token=?", token)
         if row is not None and row["state"] in ("REQUESTED", "LIVE") and (found := self._up(row)):
             return found
-        if row is not None and row["state"] in ("LIVE", "STOPPING", "CONFIRMED_GONE"):
+        asked_for_another = row is not None and row["state"] == "INTENT" and row["offer"] != canonical_json(offer)   # it could not be had
+        if row is not None and (row["state"] in ("LIVE", "STOPPING", "CONFIRMED_GONE") or asked_for_another):
             self._release(row)
             row = self._row(token)
             if row["state"] != "SETTLED":
