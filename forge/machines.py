@@ -6,8 +6,11 @@ from typing import cast
 
 from forge.config import Config
 from forge.phase import Settings
-from forge.protocols import Provider
+from forge.protocols import Offer, Provider
 from forge.registry import Registry, missing
+
+LOCAL = "local"
+"""The provider of this machine, which is there already."""
 
 
 def provider_sections(registry: Registry) -> dict[str, type[Settings]]:
@@ -31,3 +34,8 @@ def providers(registry: Registry, config: Config | None = None) -> dict[str, Pro
             registry.replace("provider", name, plugin)
         found[name] = cast(Provider, plugin)
     return found
+
+
+def has_price(offer: Offer) -> bool:
+    """Nothing is free unless somebody says so: $0.00 of a rented machine without a source is an unknown price."""
+    return offer.usd_per_hour > 0 or (offer.usd_per_hour == 0 and (offer.provider == LOCAL or bool(offer.price_source)))

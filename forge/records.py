@@ -471,6 +471,8 @@ class Plan(Record):
 
 PLACE_AND_PRICE = frozenset({
     "provider", "offer", "usd_per_hour", "deadline_seconds", "cost_p50_usd", "cost_p90_usd", "budget_usd", "reasons", "verdicts",
+    "gpu", "gpus", "nodes", "spot", "region", "image", "price_source", "worst_usd", "memory_gib", "gpu_memory_gib", "disk_gib", "alternates",
+    "preflight", "machines",
 })
 """Fields of a plan that say where it is carried out, at what price, and why: no byte of what is trained depends on them."""
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from forge.errors import ForgeError
+from forge.machines import LOCAL
 from forge.phase import Context
 from forge.protocols import Need, Offer
 from forge.records import Record
@@ -12,7 +11,7 @@ from forge.records import Record
 GIB = 1024**3
 LIBRARIES_GIB = 1.2
 """torch, transformers and trl imported, before any model (measured here: 0.9-1.1 GiB)."""
-LOCAL, AUTO = "local", "auto"
+AUTO = "auto"
 
 
 class Answer(Record):
@@ -46,16 +45,6 @@ def ask_all(ctx: Context, need: Need, wanted: str) -> list[Answer]:
         why = _not_asked(name, wanted, dry_run=ctx.dry_run)
         answers.append(Answer(provider=name, offers=(), note=why) if why else _ask(ctx, name, need, is_wanted=name == wanted))
     return answers
-
-
-def told_prices(offers: Sequence[Offer]) -> str:
-    """Where the prices of some offers come from."""
-    return "; ".join(dict.fromkeys(offer.price_source for offer in offers if offer.price_source))
-
-
-def has_price(offer: Offer) -> bool:
-    """Nothing is free unless somebody says so: $0.00 of a rented machine without a source is an unknown price."""
-    return offer.usd_per_hour > 0 or (offer.usd_per_hour == 0 and (offer.provider == LOCAL or bool(offer.price_source)))
 
 
 def _not_asked(name: str, wanted: str, *, dry_run: bool) -> str:

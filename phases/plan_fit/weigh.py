@@ -13,10 +13,11 @@ from typing import Literal
 from forge.errors import ForgeError, MissingAccess, NoCapacity
 from forge.lease import SLACK
 from forge.ledger import MICRO, Spend
+from forge.machines import LOCAL, has_price
 from forge.phases.plan_fit.choice import Choice
 from forge.phases.plan_fit.fit import too_small
 from forge.phases.plan_fit.forecast import LEASED, Row, deadline_seconds, total
-from forge.phases.plan_fit.machines import AUTO, LOCAL, Answer, has_price
+from forge.phases.plan_fit.machines import AUTO, Answer
 from forge.phases.plan_fit.settings import PlanFitSettings
 from forge.protocols import Offer
 
