@@ -60,7 +60,7 @@ class Local:
 
     def quote(self, need: Need) -> list[Offer]:
         """This machine's GPUs, largest first, then its CPU; only what has enough memory. Spends nothing."""
-        offers = [offer for offer in gpu_offers() if offer.gpu_memory_gib >= need.memory_gib]
+        offers = [offer for offer in gpu_offers() if offer.gpu_memory_gib >= (need.gpu_memory_gib or need.memory_gib)]
         if not need.gpu and (cpu := cpu_offer()).memory_gib >= need.memory_gib:
             offers.append(cpu)
         return offers
