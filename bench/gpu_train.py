@@ -3,7 +3,7 @@
 
     python bench/gpu_train.py --deadline 400                    the peers and ours on one GPU; each line as soon as it is measured
     python bench/gpu_train.py --only ours_fp8 ours_fp8_23gib     chosen ones          --list shows all
-    python bench/gpu_train.py --no-table --ddp --fsdp            two GPUs against one (torchrun is started from here)
+    python bench/train/several.py                                two GPUs against one
     python bench/gpu_train.py --no-table --qlora --sweep         4-bit base with merge check; rank sweep
     python bench/gpu_train.py --tiny --all                       everything in a minute on a CPU: proves that it runs, measures nothing
 
@@ -17,13 +17,11 @@ from __future__ import annotations
 
 import argparse
 import gc
-import itertools
 import json
 import math
 import os
 import random
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -76,9 +74,6 @@ def main() -> None:
     if ask.list:
         print("\n".join(f"{name:18s} {variant}" for name, variant in VARIANTS.items()))
         return
-    if ask.worker:
-        _worker(ask)
-        return
     bench = Bench(ask)
     bench.begin()
     chosen = ask.only or ([] if ask.no_table else STANDARD)
@@ -86,10 +81,9 @@ def main() -> None:
         bench.measure(name)
     extra = [
         ("same_loss", bench.same_loss, not ask.only and bool(chosen)), ("qlora", bench.qlora, ask.qlora), ("sweep", bench.sweep, ask.sweep),
-        ("ddp", lambda: bench.several("ddp"), ask.ddp), ("fsdp", lambda: bench.several("fsdp"), ask.fsdp),
     ]
     for name, call, wanted in extra:
-        if wanted or (ask.all and name not in ("ddp", "fsdp")):
+        if wanted or ask.all:
             bench.guarded(name, call)
     bench.end()
 
@@ -105,16 +99,13 @@ class Bench:
         quiet = __import__("logging")
         quiet.getLogger("trl").setLevel(quiet.ERROR)
         self.ask, self.cuda = ask, torch.cuda.is_available() and not ask.tiny
-        self.device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if self.cuda else "cpu"
-        self.rank = int(os.environ.get("RANK", "0"))
-        if self.cuda:
-            torch.cuda.set_device(self.device)
+        self.device = "cuda" if self.cuda else "cpu"
         self.size = "tiny" if ask.tiny else ask.size
         self.warm, self.timed = (1, 2) if ask.tiny else (ask.warmup, ask.steps)
         self.examples, self.lengths = make_examples(SHAPES[self.size]["vocab_size"], 300 if ask.tiny else 6000)
         self.base: Any = None
         self.rows: list[dict[str, Any]] = []
-        self.peak, self.step_times = 1e12, list[float]()
+        self.peak = 1e12
         self.folder = Path(tempfile.mkdtemp(prefix="bench-"))
         self.tokenizer = make_tokenizer()
 
@@ -170,19 +161,11 @@ class Bench:
 
     def _ours(self, variant: Variant) -> dict[str, Any]:
         """phases/train from a loaded base on: choose the way, adapt, pack, try, train."""
-        from forge.phases.train.distributed import fsdp_asked
         from forge.phases.train.packing import pack_steps
-        from forge.phases.train.tuner import (
-            Numbers,
-            adapt,
-            first_that_fits,
-            make_trainer,
-            processes,
-            trial_step,
-        )
+        from forge.phases.train.tuner import Numbers, adapt, first_that_fits, make_trainer, trial_step
         from forge.phases.train.ways import Machine, Way, choose_way, shape_of
 
-        per_step, steps = (8 if self.ask.tiny else variant.per_step) * processes(), self.warm + self.timed
+        per_step, steps = 8 if self.ask.tiny else variant.per_step, self.warm + self.timed
         whole = pack_steps(self.lengths, steps, per_step, 0, 10**9)
         base = self.get_base()
         shape = shape_of(base.config, sum(weight.numel() for weight in base.parameters()), adapter_parameters(base.config, self.ask.rank))
@@ -192,7 +175,7 @@ class Bench:
             capability, free = torch.cuda.get_device_capability(), torch.cuda.mem_get_info()[0] + 2 * shape.parameters
             ways = choose_way(
                 Machine("cuda", torch.cuda.get_device_name(), capability, free, True, self.peak), shape, asked=variant.precision,
-                step_tokens=int((1.02 if processes() > 1 else 1) * max(whole.tokens) / processes()), longest=max(self.lengths), total_tokens=0.0, compile=not fsdp_asked(),
+                step_tokens=max(whole.tokens), longest=max(self.lengths), total_tokens=0.0, compile=True,
                 limit_bytes=int(variant.limit_gib * GIB),
             )
         else:
@@ -200,7 +183,7 @@ class Bench:
 
         def build(way: Way) -> Any:
             model = adapt(self.get_base(), lora(self.ask.rank), way, seed=0)
-            packed = pack_steps(self.lengths, steps, per_step, 0, way.row_tokens, multiple=processes())
+            packed = pack_steps(self.lengths, steps, per_step, 0, way.row_tokens)
             trainer = make_trainer(model, self.tokenizer, self.examples, packed, Numbers(steps, 1e-4, 0, 10**6, steps), way, self.folder / "ours", learning_rate_schedule="constant")
             fits = trial_step(trainer, packed, self.lengths)
             if not fits:
@@ -362,7 +345,7 @@ class Bench:
         self.give_back(trainer, way)
         return found
 
-    # ---- QLoRA, sweep, several GPUs --------------------------------------------------------------------------------
+    # ---- QLoRA, sweep --------------------------------------------------------------------------------
 
     def qlora(self) -> None:
         """Train on a 4-bit base; merge into the rounded weights (right) and into the original ones (the trap); compare both with base + adapter.
@@ -435,27 +418,6 @@ class Bench:
         shape = SHAPES["tiny" if self.ask.tiny else "1.7b"]
         self.note({"variant": "sweep", **measure_sweep(device="cuda" if self.cuda else "cpu", size=shape, say=self.say, steps=self.ask.sweep_steps)})
 
-    def several(self, how: str) -> None:
-        """The same training on one GPU and on --gpus of them, each started by torchrun."""
-        self.drop_base()
-        rates = {}
-        for count in (1, self.ask.gpus):
-            out = self.folder / f"{how}-{count}.json"
-            command = [
-                sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}", str(Path(__file__).resolve()),
-                "--worker", str(out), "--how", how, "--size", self.ask.size, "--steps", str(self.timed), "--warmup", str(self.warm),
-                *(["--tiny"] if self.ask.tiny else []),
-            ]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
-            if done.returncode or not out.exists():
-                raise RuntimeError(f"{how} on {count}: {done.stderr.strip()[-900:]}")
-            rates[count] = json.loads(out.read_text())
-            self.say("\n".join(line for line in done.stdout.splitlines() if line.startswith("rank ")))
-            self.say(f"{how} on {count}: {rates[count]['real_tok_s']:,.0f} tok/s, {rates[count]['gib']:.1f} GiB each, loss {rates[count]['loss']:.4f}")
-        gain = rates[self.ask.gpus]["real_tok_s"] / rates[1]["real_tok_s"]
-        self.say(f"{how}: {self.ask.gpus} GPUs are {gain:.2f} times one")
-        self.note({"variant": how, "gain": gain, "rates": rates})
-
     # ---- tools ------------------------------------------------------------------------------------------------------------
 
     def get_base(self) -> Any:
@@ -482,9 +444,6 @@ class Bench:
 
         class Clock(TrainerCallback):  # type: ignore[misc, unused-ignore]
             def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-                if bench.ask.worker:  # each process tells its own steps, so that a slow one shows
-                    bench.sync()
-                    bench.step_times.append(time.perf_counter())
                 if state.global_step in (first, state.max_steps):
                     bench.sync()
                     times.append(time.perf_counter())
@@ -537,9 +496,8 @@ class Bench:
             torch.cuda.empty_cache()
 
     def say(self, text: str) -> None:
-        """Print at once, on the first process only."""
-        if self.rank == 0:
-            print(text, flush=True)
+        """Print at once."""
+        print(text, flush=True)
 
     def note(self, row: dict[str, Any]) -> None:
         """Keep a result, on disk too."""
@@ -550,20 +508,6 @@ class Bench:
     def end(self) -> None:
         """How long it took."""
         self.say(f"# {time.time() - BEGAN:.0f} s in all")
-
-
-def _worker(ask: argparse.Namespace) -> None:
-    """One process of several, started by torchrun."""
-    if ask.how == "fsdp":
-        from forge.phases.train.distributed import use_fsdp
-
-        use_fsdp()
-    bench = Bench(ask)
-    found = bench._ours(Variant("ours", "bf16"))
-    found["rank_step_ms"] = [round(1e3 * (after - before)) for before, after in itertools.pairwise(bench.step_times)]
-    print(f"rank {bench.rank}: step ms {found['rank_step_ms']}", flush=True)
-    if bench.rank == 0:
-        Path(ask.worker).write_text(json.dumps(found, default=str))
 
 
 def make_base(shape: dict[str, int], device: str) -> Any:
@@ -653,11 +597,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=8, help="timed optimizer steps")
     parser.add_argument("--warmup", type=int, default=3)
     parser.add_argument("--deadline", type=float, default=400.0, help="seconds after which nothing new is started")
-    parser.add_argument("--gpus", type=int, default=2)
     parser.add_argument("--sweep-steps", type=int, default=0, help="optimizer steps of the rank sweep; 0: all 93")
-    parser.add_argument("--how", default="ddp", choices=["ddp", "fsdp"], help=argparse.SUPPRESS)
-    parser.add_argument("--worker", default="", help=argparse.SUPPRESS)
-    for flag in ("list", "all", "no-table", "tiny", "compile", "ddp", "fsdp", "qlora", "sweep"):
+    for flag in ("list", "all", "no-table", "tiny", "compile", "qlora", "sweep"):
         parser.add_argument(f"--{flag}", action="store_true")
     return parser.parse_args()
 

@@ -1,25 +1,118 @@
-"""Several GPUs: one process each, started by torchrun; the rows of a step are shared among them (packing.py, `multiple`).
+"""Several processes that train together, one for each GPU: who they are, what they agree on, and how gradients meet.
 
-When every GPU can hold the base, each has all of it and only the adapter's gradients travel (DDP). When none can, the layers are
-split (FSDP2, through accelerate): a layer is gathered for its pass and forgotten after it.
+A step's rows are dealt to the processes (packing.py, `multiple`); each adds up its share of the loss, and the gradients are averaged
+once a step, before they are clipped. That is all that DistributedDataParallel would do for a LoRA adapter, without its wrapper:
+under it dynamo compiled every layer again, and two H200 made 0.58 times one (2026-11-21). Wishes to stop, limits and failures are
+agreed on over gloo, on the CPU, so that no one waits for a GPU because of them.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
 
-FSDP_ENVIRONMENT = {
-    "ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
-    "FSDP_RESHARD_AFTER_FORWARD": "true", "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT", "FSDP_CPU_RAM_EFFICIENT_LOADING": "false",
-}
-"""What `accelerate launch --use_fsdp` sets. Layers are wrapped by the model's own list of indivisible modules."""
-
-
-def use_fsdp() -> None:
-    """Ask accelerate for FSDP2; before a trainer is made."""
-    os.environ.update(FSDP_ENVIRONMENT)
+BUCKET = 2**26
+"""Gradients that travel together: 256 MiB in float32."""
+PATIENCE_MINUTES = 20
+"""A collective that takes longer has lost a process; loading in turn (shards.py) is the longest wait of a healthy run."""
 
 
-def fsdp_asked() -> bool:
-    """True in a process that was told to split the base."""
-    return os.environ.get("ACCELERATE_USE_FSDP") == "true"
+def processes() -> int:
+    """How many processes train together (one without a launcher)."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def rank() -> int:
+    """This process' number among all of them."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def local_rank() -> int:
+    """This process' number on its machine: the number of its GPU."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def processes_here() -> int:
+    """How many of them are on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def join(device: str) -> None:
+    """Meet the other processes; before a trainer is made. device: "cuda" or "cpu". Nothing without a launcher."""
+    if processes() == 1 and "RANK" not in os.environ:
+        return
+    import torch
+
+    if device == "cuda":
+        torch.cuda.set_device(local_rank())
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo", timeout=timedelta(minutes=PATIENCE_MINUTES))
+
+
+def leave() -> None:
+    """Part from the others."""
+    import torch
+
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def any_of(claim: bool) -> bool:
+    """Whether it is true for any process. All have to ask."""
+    return max(told(int(claim))) > 0
+
+
+def told(number: int) -> list[int]:
+    """The number of every process, by rank. All have to ask."""
+    if processes() == 1:
+        return [number]
+    import torch
+
+    mine = torch.tensor([number], dtype=torch.int64)
+    theirs = [torch.zeros_like(mine) for _ in range(processes())]
+    torch.distributed.all_gather(theirs, mine)
+    return [int(one) for one in theirs]
+
+
+def first_says(number: int) -> int:
+    """The first process' number, for all. All have to ask."""
+    return told(number)[0]
+
+
+def wait_for_all() -> None:
+    """Until every process is here."""
+    told(0)
+
+
+def share_start(weights: Sequence[Any]) -> None:
+    """Let all begin with the first process' values: random ones of two GPUs need not agree."""
+    import torch
+
+    for weight in weights:
+        torch.distributed.broadcast(weight.data, src=0)
+
+
+def share_gradients(weights: Sequence[Any]) -> None:
+    """Replace every gradient by its mean over all processes, added up in float32."""
+    import torch
+
+    gradients = [weight.grad for weight in weights if weight.grad is not None]
+    for bucket in _buckets(gradients):
+        flat = torch.cat([one.reshape(-1).float() for one in bucket])
+        torch.distributed.all_reduce(flat)
+        flat /= processes()
+        torch._foreach_copy_(bucket, [part.view_as(one) for part, one in zip(flat.split([one.numel() for one in bucket]), bucket, strict=True)])
+
+
+def _buckets(gradients: Sequence[Any]) -> list[list[Any]]:
+    buckets: list[list[Any]] = []
+    room = 0
+    for one in gradients:
+        if one.numel() > room:
+            buckets.append([])
+            room = BUCKET
+        buckets[-1].append(one)
+        room -= one.numel()
+    return buckets

@@ -15,12 +15,14 @@ from typing import Any, NamedTuple
 
 from forge.errors import ForgeError, UsageError
 from forge.phases.train.attention import register_varlen
+from forge.phases.train.distributed import any_of, processes, share_gradients, share_start
 from forge.phases.train.fp8 import freeze_in_fp8
 from forge.phases.train.loss import install_label_loss
 from forge.phases.train.masters import master_adamw
 from forge.phases.train.nf4 import freeze_in_nf4
 from forge.phases.train.packing import Encoded, Packed, flat_rows, pack_rows
 from forge.phases.train.schedule import make_scheduler
+from forge.phases.train.shards import clip_shards, is_split, split_model
 from forge.phases.train.ways import Way
 
 MAX_NORM = 1.0
@@ -58,7 +60,7 @@ def adapt(base: Any, adapter: Any, way: Way, *, seed: int) -> Any:
     set_checkpointing(model, way.checkpoint_every)
     if way.compile:
         compile_layers(model)
-    return model
+    return split_model(model, way.device) if way.shards > 1 else model
 
 
 def set_checkpointing(model: Any, every: int) -> None:
@@ -78,8 +80,6 @@ def compile_layers(model: Any) -> None:
     import torch
 
     torch._dynamo.config.cache_size_limit = max(64, torch._dynamo.config.cache_size_limit)
-    # Under DDP each layer would be compiled again, and split where a bucket of gradients ends; the few of an adapter need no overlap.
-    torch._dynamo.config.optimize_ddp = False
     for layer in model.get_base_model().model.layers:
         layer.compile(dynamic=None)
 
@@ -132,6 +132,8 @@ def make_trainer(
     )
     if way.lean:
         trainer.make_lean()
+    if processes() > 1:
+        trainer.train_together(weights)
     return trainer
 
 
@@ -173,26 +175,21 @@ def reporting(names: Sequence[str]) -> list[Any]:
         ) from error
 
 
-def processes() -> int:
-    """How many processes train together (one without a launcher)."""
-    import os
-
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
 def trial_step(trainer: Any, packed: Packed, lengths: Sequence[int]) -> bool:
     """Forward and backward passes over the longest row and those with the most and the fewest examples; False when memory does not
     suffice. Changes nothing that is trained.
 
     Three rows, because compiled layers take a size for fixed until they see another: rows of a step hold about as many examples, and
     the first with another number would stop a measured or billed run for a recompilation (seen at row 45 of 108, 2026-11-21).
+    Several processes try the same rows and agree. Where they share a split model, one that runs out of memory raises: the others wait
+    for it in a layer, and only a new start helps.
     """
     import torch
 
     numbers = range(len(packed.rows))
     longest = max(numbers, key=lambda number: sum(lengths[example] for example in packed.rows[number]))
     most, fewest = (pick(numbers, key=lambda number: len(packed.rows[number])) for pick in (max, min))
-    model, device = trainer.model, trainer.args.device
+    model, device, fits = trainer.model, trainer.args.device, True
     try:
         model.to(device).train()
         for number in dict.fromkeys((longest, most, fewest)):
@@ -200,12 +197,14 @@ def trial_step(trainer: Any, packed: Packed, lengths: Sequence[int]) -> bool:
             trainer.compute_loss(model, batch, num_items_in_batch=torch.tensor(1, device=device)).backward()
             model.zero_grad(set_to_none=True)
     except torch.OutOfMemoryError:
-        return False
+        if is_split(model):
+            raise
+        fits = False
     finally:
         model.zero_grad(set_to_none=True)
         trainer._total_train_tokens = 0
         trainer._metrics["train"].clear()
-    return True
+    return not any_of(not fits)
 
 
 def first_that_fits(ways: Sequence[Way], build: Callable[[Way], Any], tell: Callable[[str], None]) -> Any:
@@ -287,8 +286,25 @@ def _trainer_class() -> Any:
         """trl's trainer; on a GPU with a loss and a collator that never wait for it."""
 
         is_lean = False
+        shared: Sequence[Any] = ()
         data_collator: Any
         optimizer: Any
+
+        def train_together(self, weights: list[Any]) -> None:
+            """Be one of several processes. accelerate would wrap the model in DistributedDataParallel (distributed.py says why not)."""
+            self.accelerator.prepare_model = lambda model, **_: model
+            if is_split(self.model):  # its gradients are averaged as they are cut
+                self.accelerator.clip_grad_norm_ = clip_shards
+                return
+            self.shared = weights
+            share_start(weights)
+
+        def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
+            """One forward and backward pass; after the last of a step, the gradients of all processes meet."""
+            loss = super().training_step(model, inputs, num_items_in_batch)
+            if self.shared and self.accelerator.sync_gradients:
+                share_gradients(self.shared)
+            return loss
 
         def make_lean(self) -> None:
             """Replace trl's loss by the one of loss.py and let batches bring the positions of their answers."""
@@ -304,7 +320,7 @@ def _trainer_class() -> Any:
             inputs = {name: value for name, value in inputs.items() if name != "labels"}
             loss = model(**inputs).loss
             counted = inputs["targets"].numel() if num_items_in_batch is None else num_items_in_batch
-            together = self.accelerator.num_processes if self.model.training and num_items_in_batch is not None else 1  # DDP takes the mean
+            together = self.accelerator.num_processes if self.model.training and num_items_in_batch is not None else 1  # the mean of all is taken
             return loss * together / counted
 
         def floating_point_ops(self, inputs: Any) -> int:

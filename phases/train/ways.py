@@ -72,7 +72,10 @@ class Shape(NamedTuple):
 
 
 class Way(NamedTuple):
-    """How a step is computed. checkpoint_every: 0 none, 1 all layers, n every n-th is computed twice to save memory."""
+    """How a step is computed. checkpoint_every: 0 none, 1 all layers, n every n-th is computed twice to save memory.
+
+    shards: over how many processes the weights are split (shards.py); 1: each has all of them.
+    """
 
     device: str
     precision: Precision
@@ -80,6 +83,7 @@ class Way(NamedTuple):
     row_tokens: int
     checkpoint_every: int
     reasons: dict[str, str]
+    shards: int = 1
 
     @property
     def lean(self) -> bool:

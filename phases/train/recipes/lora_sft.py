@@ -15,6 +15,7 @@ from forge.errors import Interrupted
 from forge.phase import Context
 from forge.phases.train.bases import load_base
 from forge.phases.train.checkpoints import drop_damaged, latest_checkpoint
+from forge.phases.train.distributed import processes
 from forge.phases.train.encode import chat_rows, encode_rows
 from forge.phases.train.guards import check_rows, check_training
 from forge.phases.train.pace import SHARE_FOR_TRAINING, Limits, Pace
@@ -25,7 +26,6 @@ from forge.phases.train.tuner import (
     Numbers,
     adapt,
     make_trainer,
-    processes,
     train_on,
     train_that_fits,
     trial_step,
