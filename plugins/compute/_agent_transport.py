@@ -27,6 +27,7 @@ PARALLEL = 8
 INLINE = 256 * 2**10
 """Input up to this size travels with the call itself."""
 CONNECT_SECONDS, READ_SECONDS = 10.0, 60.0
+DOOR_SECONDS = 60.0
 TRIES, FIRST_PAUSE_SECONDS = 4, 0.3
 
 
@@ -53,7 +54,7 @@ class Door:
 class AgentTransport:
     """forge.plugins.compute._channel.Transport over an agent.
 
-    door() tells where it is; it is asked again after every failure, and raises MachineLost when there will be none any more,
+    door() tells where it is; it is asked again after every failure and every DOOR_SECONDS, and raises MachineLost when there will be none any more,
     Broken when there is none yet.
     """
 
@@ -61,6 +62,7 @@ class AgentTransport:
         self.where, self.login = where, ""
         self._key, self._door = key, door
         self._client: Any = None
+        self._known: tuple[Door, float] | None = None
 
     def stream(self, argv: Sequence[str], stdin: Iterable[bytes], *, seconds: float | None) -> Iterator[bytes]:
         """Run argv there on stdin, and yield what it writes. Raises Broken, Failed, MissingAccess, MachineLost."""
@@ -149,7 +151,7 @@ class AgentTransport:
     def _request(self, method: str, path: str, **body: Any) -> Any:
         import httpx2
 
-        door = self._door()
+        door = self._where()
         if self._client is None:
             # No redirects: what is sent here carries keys, and the proxy serves the agent itself.
             timeout = httpx2.Timeout(READ_SECONDS, connect=CONNECT_SECONDS)
@@ -157,6 +159,7 @@ class AgentTransport:
         try:
             answer = self._client.request(method, door.url + path, headers={**door.headers, "X-Forge-Key": self._key}, **body)
         except httpx2.TransportError as error:
+            self._known = None
             raise Broken(f"{type(error).__name__}: {error}") from error
         if answer.status_code == 403 and "X-Forge-Agent" in answer.headers:
             raise MissingAccess(
@@ -164,8 +167,15 @@ class AgentTransport:
                 next="export HF_TOKEN=… as when it was started, or forge teardown RUN",
             )
         if "X-Forge-Agent" not in answer.headers:
+            self._known = None
             raise Broken(f"the proxy before {self.where} answers {answer.status_code}")
         return answer
+
+    def _where(self) -> Door:
+        """The Hub is asked seldom: it answers 1,000 requests in five minutes."""
+        if self._known is None or time.monotonic() - self._known[1] > DOOR_SECONDS:
+            self._known = self._door(), time.monotonic()
+        return self._known[0]
 
 
 def _parts(stdin: Iterable[bytes]) -> Iterator[bytes]:

@@ -28,12 +28,14 @@ from forge.phase import Requirement, Settings
 from forge.plugins.compute import _agent_transport
 from forge.plugins.compute._agent_transport import AgentTransport, Door
 from forge.plugins.compute._channel import Broken, Host, HostChannel, Watch
+from forge.plugins.compute._environment import LockedEnvironment, ReadyPython
 from forge.protocols import Lease, Need, Offer, Resource
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi, JobHardwareInfo, JobInfo
 
 PORT = 49984
+FOLDER = "~/.slm-forge"
 POLL_SECONDS = 5.0
 RUN, LEASE, ATTEMPT, UNIT = "forge-run", "forge-lease", "forge-attempt", "forge-unit"
 MADE_BY = {"made-by": "slm-forge"}
@@ -56,8 +58,9 @@ class HfJobsSettings(Settings):
 
     namespace: str = Field("", description="account or organization that runs and pays the jobs; empty = the token's own")
     flavors: tuple[str, ...] = Field((), description="hardware that may be used (a10g-large, l40sx1); empty = everything that fits")
-    image: str = Field("python:3.12", description="image of the container; it needs python3 and a C compiler, CUDA comes with torch")
-    python: str = Field("", description="a Python in the image that has this version of slm-forge; empty = one is made from the lock file")
+    image: str = Field("python:3.12", description="image of the container, with python3 from 3.11 on and a C++ compiler; CUDA comes with torch")
+    python: str = Field("", description="a Python in the image that has slm-forge and its extras; empty: an environment is made in each job from the lock file")
+    lock: str = Field("", description="lock file with hashes for that environment; empty: the one that ships (Linux x86-64, CUDA)")
     start_minutes: float = Field(30.0, gt=0, description="longest wait for free hardware, in minutes; nothing is billed meanwhile")
     idle_minutes: float = Field(15.0, gt=0, description="minutes without a word from the engine after which the job ends itself")
     timeout_seconds: float = Field(60.0, gt=0, description="longest wait for an answer of the Hub, in seconds")
@@ -74,6 +77,11 @@ class HfJobs:
         self._settings = settings or HfJobsSettings()
         self._namespaces: dict[str, str] = {}
         self._prices: tuple[float, list[JobHardwareInfo]] = (-math.inf, [])
+
+    @property
+    def idle_seconds(self) -> float:
+        """When a job that nobody asks for ends."""
+        return 60 * self._settings.idle_minutes
 
     def configured(self, settings: HfJobsSettings) -> HfJobs:
         """The provider with these settings."""
@@ -112,7 +120,7 @@ class HfJobs:
         try:
             job = api.run_job(
                 image=lease.offer.image or self._settings.image, command=_agent_transport.command(self._settings.python or "python3"),
-                env=_agent_transport.environment(PORT, seconds, 60 * self._settings.idle_minutes + AGENT_GRACE_SECONDS),
+                env=_agent_transport.environment(PORT, seconds, self.idle_seconds + AGENT_GRACE_SECONDS),
                 secrets={"FORGE_AGENT_KEY": _key(lease.token)}, flavor=lease.offer.name, timeout=max(1, seconds), expose=[PORT],
                 name=_label(f"forge-{lease.token}"), labels={**MADE_BY, RUN: _label(lease.run), **labels, UNIT: unit}, namespace=namespace,
             )
@@ -249,16 +257,20 @@ class JobChannel(HostChannel):
     """A HostChannel whose machine may have to wait for hardware first."""
 
     def __init__(self, provider: HfJobs, resource: Resource, transport: AgentTransport, settings: HfJobsSettings) -> None:
-        watch = Watch(idle_seconds=60 * settings.idle_minutes)
-        super().__init__(Host(transport), f"~/.slm-forge/leases/{resource.lease}", watch=watch, poll_seconds=POLL_SECONDS)
+        environment = ReadyPython(settings.python) if settings.python else LockedEnvironment(
+            f"{FOLDER}/environments", Path(settings.lock).expanduser() if settings.lock else None
+        )
+        super().__init__(
+            Host(transport), f"{FOLDER}/leases/{resource.lease}", watch=Watch(idle_seconds=provider.idle_seconds),
+            poll_seconds=POLL_SECONDS, environment=environment,
+        )
         self._provider, self._resource, self._transport, self._start_minutes = provider, resource, transport, settings.start_minutes
-        self._python = settings.python
 
     def prepare(self, tell: Callable[[str], None]) -> str:
         """Wait for the container, open the lease in it, and make its Python ready. Raises NoCapacity when no hardware came free in time."""
         self._wait(tell)
         self._open()
-        return self._python or super().prepare(tell)
+        return super().prepare(tell)
 
     def _wait(self, tell: Callable[[str], None]) -> None:
         ends, told = time.monotonic() + 60 * self._start_minutes, False

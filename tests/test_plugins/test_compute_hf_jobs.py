@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 import threading
 import time
@@ -167,6 +169,7 @@ def test_a_job_that_its_owner_deleted_is_lost_and_not_done(hub: JobsHub, tmp_pat
     hub.end(hub.jobs[resource.id], "DELETED")
     with pytest.raises(MachineLost, match="is over: deleted"):
         channel.poll("j")
+    assert hub.posts == 1
     assert made.find("all") == []
 
 
@@ -251,3 +254,26 @@ def test_the_hub_ends_it_at_its_deadline_and_the_agent_when_nobody_asks(hub: Job
         time.sleep(0.05)
     assert [hub.jobs[one.id].stage in ("COMPLETED", "ERROR") for one in (late, alone)] == [True, True]
     assert hub.processes() == []
+
+
+# --- kill -9 -----------------------------------------------------------------------------------------------------
+
+
+def test_kill_9_at_every_step_leaves_no_job_and_the_ledger_says_what_the_hub_bills(hub: JobsHub, tmp_path: Path) -> None:
+    told = {
+        "provider": "hf-jobs", "settings": {"python": sys.executable, "timeout_seconds": 5.0}, "offer": T4.model_dump(),
+        "corpus": str(tiny_corpus(tmp_path / "corpus", {"a.txt": "a"})), "patches": {"forge.plugins.compute.hf_jobs.POLL_SECONDS": 0.05},
+    }
+    env = {**os.environ, "FORGE_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
+    walked = subprocess.run(
+        [sys.executable, "-m", "tests.test_plugins.machine_walk", json.dumps(told)], env=env, capture_output=True, text=True, check=False, timeout=300,
+    )
+    assert walked.returncode == 0, walked.stderr
+    ends = [json.loads(line) for line in walked.stdout.splitlines()]
+    assert {"before start", "after start", "after prepare", "after spawn", "after get", "after stop", "after settle"} <= {end["step"] for end in ends}
+    for end in ends:
+        jobs = [job for job in hub.jobs.values() if job.spec["labels"]["forge-run"] == end["run"]]
+        bill = sum(UNIT_MICRO_USD for job in jobs if job.started)
+        assert (end["settled"], end["reserved"], set(end["states"]) <= {"SETTLED"}) == (bill, 0, True), end
+        assert len(jobs) <= 2
+    assert (hub.up(), hub.processes()) == ([], [])
