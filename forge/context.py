@@ -59,6 +59,7 @@ class FolderContext:
         self.corpus_root, self.money = corpus_root, money
         self.cache = cache or folder / "cache"
         self._inputs, self._writes = inputs, {output.name: output for output in writes}
+        self.plugin_dirs = registry.plugin_dirs
         self._registry, self._emit, self._stop_requested = registry, emit, stop_requested
         self._rehearse, self._keep = rehearse, keep
         self._journals: list[Journal] = []

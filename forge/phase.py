@@ -69,12 +69,14 @@ class Context(Protocol):
     cache: a folder that all runs share, for forge.cache: what lies there may be gone or made by another version.
     corpus_root: the folder that the corpus entries are relative to (only prep, and shape for ready-made data, need it).
     task: what the run's model learns (run.task); phases on a machine read it from the plan.
+    plugin_dirs: folders of the user's plugins, for a process that the phase starts.
     """
 
     run_id: str
     seed: int
     dry_run: bool
     task: str
+    plugin_dirs: tuple[Path, ...]
     work: Path
     paid_folder: Path
     cache: Path
