@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from forge.errors import ForgeError, Interrupted, NoCapacity, StillBilling
+from forge.errors import ForgeError, Interrupted, MachineLost, NoCapacity, StillBilling
 from forge.ledger import Ended, micro_usd
 from forge.protocols import Channel, Lease, Offer, Provider, Resource
 from forge.records import Record, canonical_json
@@ -38,10 +38,19 @@ BROKEN_LOOKS = 5
 """Lists in a row that cannot be had before a resume gives up; the lease stays as it is."""
 
 
+class Thing(Record):
+    """A machine, or a thing made for one (key, group, volume), as it was listed last; "gone" once that is proven."""
+
+    kind: str
+    id: str
+    state: str
+
+
 class Proof(Record):
     """What is known of one lease: its state, the machine, what it cost, and when the provider did not list it any more.
 
     seen_gone: UTC times of the looks that found nothing. command: ends the machine by hand, where the provider knows one.
+    things: all that the provider ever listed for it.
     """
 
     lease: str
@@ -52,6 +61,7 @@ class Proof(Record):
     seen_gone: tuple[str, ...] = ()
     why: str = ""
     command: str = ""
+    things: tuple[Thing, ...] = ()
 
     @property
     def is_gone(self) -> bool:
@@ -169,6 +179,7 @@ class Leases:
             Proof(
                 lease=row["token"], provider=row["provider"], resource=row["resource"], state=row["state"], micro_usd=row["actual"],
                 seen_gone=tuple(proof.get("seen_gone", ())), why=proof.get("why", ""), command=proof.get("command", ""),
+                things=tuple(Thing(id=name, **told) for name, told in sorted(proof.get("things", {}).items())),
             )
             for row in rows for proof in [json.loads(row["proof"] or "{}")]
         ]
@@ -187,7 +198,12 @@ class Leases:
                 raise still_billing(self.run, [token])
         if row is None or row["state"] == "SETTLED":
             self._intend(offer, deadline_seconds, token)
-        return self._start(self._row(token))
+        try:
+            return self._start(self._row(token))
+        except MachineLost:   # this attempt had a machine that nobody here saw, and it is gone: it is settled, the next one reserved anew
+            self.end(token)
+            self._intend(offer, deadline_seconds, token)
+            return self._start(self._row(token))
 
     def _up(self, row: sqlite3.Row) -> Resource | None:
         """The machine of an open lease; waits for one that was asked for and may not be listed yet. None: proven that there is none."""
@@ -256,7 +272,7 @@ class Leases:
         return resource
 
     def _stop_surplus(self, row: sqlite3.Row, surplus: list[Resource]) -> None:
-        self._saw(row["token"], [one.id for one in surplus])
+        self._saw(row["token"], surplus)
         for resource in surplus:
             self.run.events.emit("notice", text=f"{resource.provider} has two machines for {row['token']}: {resource.id} is ended")
             self.providers[row["provider"]].stop(resource)
@@ -269,11 +285,13 @@ class Leases:
             if state not in ("INTENT", "STOPPING"):
                 self._mark(token, "STOPPING")
             looks = self._looks(row)
-            why = end(self.providers.get(row["provider"]), token, looks, lambda names: self._saw(token, names), patience=self.patience)
+            why = end(self.providers.get(row["provider"]), token, looks, lambda listed: self._saw(token, listed), patience=self.patience)
             if why:
                 self._note(token, why=why, command=self._command(row))
                 return
-            self._note(token, seen_gone=looks.times, why="", command="")
+            things = json.loads(self._row(token)["proof"] or "{}").get("things", {})
+            things = {name: {**told, "state": "gone"} for name, told in things.items()}
+            self._note(token, seen_gone=looks.times, why="", command="", things=things)
             self._mark(token, "CONFIRMED_GONE")
         self._settle(self._row(token), never_asked=state == "INTENT")
 
@@ -318,16 +336,21 @@ class Leases:
         row = self._row(token)
         return sorted({*json.loads(row["proof"] or "{}").get("machines", ()), *([row["resource"]] if row["resource"] else [])})
 
-    def _saw(self, token: str, names: Iterable[str]) -> None:
-        if not {*names} <= {*self._machines(token)}:
-            self._note(token, machines=sorted({*names} | {*self._machines(token)}))
+    def _saw(self, token: str, listed: Iterable[Resource]) -> None:
+        known = json.loads(self._row(token)["proof"] or "{}")
+        things = known.get("things", {}) | {one.id: {"kind": one.kind, "state": one.state} for one in listed}
+        machines = sorted({*self._machines(token), *(one.id for one in listed if one.kind == "machine")})
+        if things != known.get("things") or machines != self._machines(token):
+            self._note(token, machines=machines, things=things)
 
     def _command(self, row: sqlite3.Row) -> str:
         by_hand = getattr(self.providers.get(row["provider"]), "stop_command", None)
         if by_hand is None:
             return ""
-        names = self._machines(row["token"]) or [row["token"]]
-        return " && ".join(str(by_hand(Resource(provider=row["provider"], id=name, lease=row["token"], state="live"))) for name in names)
+        things = json.loads(self._row(row["token"])["proof"] or "{}").get("things", {})
+        kinds = dict.fromkeys(self._machines(row["token"]) or [row["token"]], "machine") | {name: told["kind"] for name, told in things.items()}
+        stuck = [Resource(provider=row["provider"], id=name, lease=row["token"], state="live", kind=kind) for name, kind in kinds.items()]
+        return " && ".join(command for one in stuck if (command := str(by_hand(one))))
 
     def _note(self, token: str, **facts: Any) -> None:
         """Add to what is known of the lease."""
@@ -348,11 +371,13 @@ def looks_at(provider: Provider | None) -> Looks:
 
 
 def end(
-    provider: Provider | None, token: str, looks: Looks, saw: Callable[[list[str]], None] = lambda names: None, *, patience: float | None = None,
+    provider: Provider | None, token: str, looks: Looks, saw: Callable[[list[Resource]], None] = lambda listed: None,
+    *, patience: float | None = None,
 ) -> str:
     """Stop what the provider lists for a lease, and look until it is proven gone; "" then, else why it is not.
 
-    saw: is told the machines that were listed, before they are stopped.
+    Machines go first: what was made for them can often not be removed while they stand. saw: is told what was listed, before it is
+    stopped.
     """
     if provider is None:
         return "its provider is not installed"
@@ -362,9 +387,8 @@ def end(
         try:
             up = [one for one in provider.find(token) if one.state != "gone"]
             why = ", ".join(f"{one.id} is {one.state}" for one in up)
-            saw([one.id for one in up])
-            for one in up:
-                provider.stop(one)
+            saw(up)
+            why = "; ".join([*([why] if why else []), *_stop_each(provider, [one for one in up if one.kind == "machine"] or up)])
         except Exception as error:  # noqa: BLE001 - whatever a provider raises, the machine may be up: asked again, then told
             why = f"{type(error).__name__}: {error}"
         if why:
@@ -375,6 +399,17 @@ def end(
             return why or "the provider's list could not be looked at twice"
         time.sleep(pause)
         pause = min(LONGEST_PAUSE_SECONDS, 1.5 * pause)
+
+
+def _stop_each(provider: Provider, up: Iterable[Resource]) -> list[str]:
+    """Ask for the end of each, whatever becomes of the others; returns what went wrong."""
+    errors = []
+    for one in up:
+        try:
+            provider.stop(one)
+        except Exception as error:  # noqa: BLE001 - as in end(): asked again, then told
+            errors.append(f"{type(error).__name__}: {error}")
+    return errors
 
 
 def is_kept(told: str, token: str) -> bool:

@@ -85,7 +85,7 @@ def _go_on(pipeline: Pipeline, phase: AnyPhase, token: str, lost: MachineLost, l
             next=f"forge resume {run_id} leases one once more, or --from plan_fit for a plan with more time",
         ) from lost
     again = not isinstance(lost, Preempted) and lost_at.count(place) < CHANCES
-    if not again and len({*lost_at}) >= MAX_MACHINES:
+    if len({*lost_at}) >= MAX_MACHINES:
         raise ForgeError(
             f"{phase.name} lost {MAX_MACHINES} machines", why=lost.fact,
             next=f"forge resume {run_id} goes on from its last checkpoint, --from plan_fit chooses another machine",

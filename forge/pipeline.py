@@ -415,7 +415,7 @@ class Pipeline:
     def _ask_before_paying_again(self, phase: AnyPhase, why: str) -> None:
         row = self.run.state.row("SELECT status FROM phase WHERE name=?", phase.name)
         spent = self.run.state.row(
-            "SELECT COALESCE(SUM(actual), 0) AS micro FROM spend WHERE phase=? AND what NOT LIKE 'lease%'", phase.name
+            "SELECT COALESCE(SUM(actual), 0) AS micro FROM spend WHERE phase=? AND key NOT LIKE 'lease %'", phase.name
         )
         if why != CHANGED or row is None or row["status"] != "done" or not spent or not spent["micro"]:
             return   # nothing was spent, or its journal already holds every paid item
