@@ -12,6 +12,7 @@ from pydantic import Field
 from forge.errors import GateFailed, UsageError
 from forge.phase import Context, Estimate, Output, Requirement, Settings
 from forge.records import Plan, canonical_json, write_json
+from forge.store import hash_file
 
 if TYPE_CHECKING:
     from forge.phases.publish.facts import Facts
@@ -32,6 +33,10 @@ class PublishSettings(Settings):
         default="", pattern=r"^([\w.-]+/)?[\w.-]*$", description="repository of the hub (OWNER/NAME); empty: the token's owner and the model's name"
     )
     license: str = Field(default="", description="licence id; empty: the base's, or none chosen for a model from scratch")
+    license_file: str = Field(default="", description="a file with the full text of the licence; needed where the base's own asks for a copy and brings none")
+    terms: str = Field(
+        default="", description="what you decided about terms that no program can judge (the teacher's, restrictive licences of documents); shown on the card"
+    )
     publish_anyway: str = Field(
         default="", description="reason for letting a model of unproven quality leave the machine; shown on its card"
     )
@@ -41,17 +46,19 @@ class Publish:
     """Card, validator, gates, folder hub."""
 
     name: ClassVar[str] = "publish"
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
     summary: ClassVar[str] = "write the model card from measured facts, check it, and put the model into the hub"
     reads: ClassVar[tuple[str, ...]] = (
         "plan", "approval", "documents", "audit", "shape", "train_report", "eval", "ship_eval", "model", "gguf",
-        "modelfile", "adapter",
+        "modelfile", "adapter", "base_source",
     )
+    optional: ClassVar[tuple[str, ...]] = ("base_source",)
     writes: ClassVar[tuple[Output, ...]] = (
         Output(name="card", path="README.md"), Output(name="publication", path="publication.json"),
     )
     settings: ClassVar[type[Settings]] = PublishSettings
     where: ClassVar[Literal["engine", "machine"]] = "engine"
+    configs: ClassVar[tuple[str, ...]] = ("energy", "models")
     libraries: ClassVar[tuple[str, ...]] = ("slm-forge",)
     requires: ClassVar[tuple[Requirement, ...]] = ()
     always: ClassVar[bool] = False
@@ -65,10 +72,18 @@ class Publish:
 
         Raises MissingAccess for a token that may not, UsageError for a plan that contradicts itself or a repository of somebody else.
         """
+        from forge.phases.publish.licence import open_terms
+
         wanted, settings = section("plan_fit"), section("publish")
         if wanted.hub == LOCAL_HUB:
             return ""
         _refuse_local(wanted.hub, wanted.visibility)
+        teacher = str(section("synth").teacher)
+        if (undecided := open_terms(teacher, {})) and not settings.terms:
+            raise UsageError(
+                "a person has to decide about the teacher's terms", why="; ".join(undecided),
+                next='forge resume --set publish.terms="WHAT YOU DECIDED, AND WHY", or --set plan_fit.hub=local',
+            )
         found = plugin("hub", wanted.hub).preflight(settings.repo, plan.name if plan else wanted.name)
         return f"will be published to {wanted.hub}: {found}, {wanted.visibility}; its token may write there"
 
@@ -80,7 +95,7 @@ class Publish:
         from forge.phases.publish.licence import choose_licence
         from forge.phases.publish.policy import check_approval, decide
 
-        facts = read_facts(ctx)
+        facts = read_facts(ctx, license_file=settings.license_file, terms=settings.terms)
         check_approval(facts, json.loads(ctx.input("approval").read_text(encoding="utf-8")), _hashes(ctx, facts))
         licence = choose_licence(settings.license, facts.plan.base, facts.plan.base_license)
         decision = decide(facts, licence, settings.publish_anyway)
@@ -105,6 +120,11 @@ class Publish:
             f" quality {decision.quality}",
             "files": len(files), "bytes": sum(file.bytes for file in files), "quality": decision.quality, "published": place,
         }
+
+    def named_files(self, settings: PublishSettings) -> str:
+        """A hash over the licence text that the settings name."""
+        file = Path(settings.license_file) if settings.license_file else None
+        return hash_file(file) if file and file.is_file() else ""
 
     def undo(self, settings: PublishSettings, ctx: Context) -> None:
         """Remove an unfinished copy from the hub. A finished publication is the user's to remove."""
@@ -170,6 +190,7 @@ def _members(ctx: Context, facts: Facts, card: str, licence: Any) -> dict[str, P
     """The allow-list of what is published: relative path -> file or text. Corpus text, journals and state never are."""
     from forge.phases.publish.facts import ADAPTER_FILES, MODEL_FILES
     from forge.phases.publish.licence import licence_files
+    from forge.phases.publish.modelfile import ollama_files
 
     model, adapter = ctx.input("model"), ctx.input("adapter")
     members: dict[str, Path | str] = {
@@ -182,10 +203,10 @@ def _members(ctx: Context, facts: Facts, card: str, licence: Any) -> dict[str, P
     if facts.adapter_file:
         members[f"adapter/{facts.adapter_file}"] = ctx.input("gguf") / facts.adapter_file
     members |= {file.path: ctx.input("gguf") / file.name for file in facts.shipped}
-    members |= licence_files(licence, facts.plan.base, facts.plan.base_license, facts.document_licences)
+    members |= licence_files(licence, facts.plan.base, facts.plan.base_license, facts.document_licences, facts.legal)
     shipped_eval = {key: value for key, value in facts.ship_json.items() if key != "answers"}   # answers quote the corpus
     return members | {
-        "README.md": card, "Modelfile": facts.modelfile_text,
+        "README.md": card, "Modelfile": facts.modelfile_text, **ollama_files(facts.modelfile),
         "eval.json": _text(facts.eval_json), "ship-eval.json": _text(shipped_eval),
     }
 

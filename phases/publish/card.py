@@ -11,7 +11,7 @@ import yaml
 
 from forge import __version__
 from forge.phases.publish.facts import Facts, ShippedFile
-from forge.phases.publish.licence import Licence, restrictive
+from forge.phases.publish.licence import Licence, open_terms, restrictive
 from forge.phases.publish.policy import Decision
 from forge.records import Verdict
 
@@ -30,12 +30,12 @@ def render_card(facts: Facts, decision: Decision, licence: Licence) -> str:
         autoescape=False,   # Markdown, not HTML; `cell` and `line` neutralise what comes from a corpus
     )
     environment.filters.update(
-        count=count, number=number, size=size, cell=cell, line=line, pyrepr=_python_text, shell=shlex.quote
+        count=count, number=number, power=power, size=size, cell=cell, line=line, pyrepr=_python_text, shell=shlex.quote
     )
     body = environment.from_string(template).render(
         facts=facts, plan=facts.plan, shape=facts.shape, decision=decision, licence=licence, main=main_file(facts),
         verdicts=[v for v in (*facts.eval_verdicts, *facts.ship_verdicts) if v.kind != "info"],
-        restrictive=restrictive(facts.document_licences), offline=facts.plan.teacher == OFFLINE_TEACHER,
+        restrictive=restrictive(facts.document_licences), open_terms=open_terms(facts.plan.teacher, facts.document_licences), offline=facts.plan.teacher == OFFLINE_TEACHER,
         scratch=facts.plan.base == "scratch", forge_version=__version__, not_evaluated=NOT_EVALUATED,
         max_new_tokens=int(facts.modelfile.sampling.get("num_predict") or 256),
     )
@@ -93,6 +93,12 @@ def number(value: float | None) -> str:
     if value is None:
         return NOT_EVALUATED
     return f"{value:.4g}" if abs(value) < 1 else f"{value:,.4f}".rstrip("0").rstrip(".")
+
+
+def power(value: float) -> str:
+    """1.2e15 as people write it in a sentence: 1.2 × 10^15."""
+    digits, _, exponent = f"{value:.1e}".partition("e")
+    return f"{digits} × 10^{int(exponent)}"
 
 
 def size(value: int) -> str:

@@ -7,11 +7,14 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from forge.errors import ArtifactDamaged
+from pydantic import Field
+
+from forge.errors import ArtifactDamaged, UsageError
 from forge.gguf_header import GgufHeader, read_gguf
 from forge.phase import Context
 from forge.phases.publish.headers import read_safetensors
 from forge.phases.publish.modelfile import Modelfile, parse_modelfile
+from forge.phases.publish.usage import Usage, estimate_usage
 from forge.records import (
     DataContract,
     Document,
@@ -93,10 +96,16 @@ class Facts(Record):
     languages: tuple[str, ...]
     versions: dict[str, str]
     hashes: dict[str, str]
+    legal: dict[str, str] = Field(default_factory=dict)
+    terms: str = ""
+    usage: Usage = Usage()
 
 
-def read_facts(ctx: Context) -> Facts:
-    """Gather the facts of a run. Raises ArtifactDamaged when a measured file is not what its measurement says."""
+def read_facts(ctx: Context, *, license_file: str = "", terms: str = "") -> Facts:
+    """Gather the facts of a run. Raises ArtifactDamaged when a measured file is not what its measurement says.
+
+    license_file: a licence's text that a person gives; terms: what a person decided about what no program can (licence.open_terms).
+    """
     plan = read_record(ctx.input("plan"), Plan)
     ship_json, eval_json = _json(ctx.input("ship_eval")), _json(ctx.input("eval"))
     ship_verdicts = _verdicts(ship_json)
@@ -104,14 +113,16 @@ def read_facts(ctx: Context) -> Facts:
     documents = list(read_jsonl(ctx.input("documents"), Document))
     ok = [document for document in documents if document.status == "ok"]
     modelfile_text = ctx.input("modelfile").read_text(encoding="utf-8")
+    pretrain, lora = _stage(train.get("pretrain")), _stage(train.get("lora"))
+    parameters = count_parameters(ctx.input("model"))
     return Facts(
         plan=plan, plan_sha256=ctx.input_sha256("plan"), shape=read_record(ctx.input("shape"), DataContract),
         modelfile=parse_modelfile(modelfile_text), modelfile_text=modelfile_text,
         eval_json=eval_json, ship_json=ship_json, eval_verdicts=_verdicts(eval_json), ship_verdicts=ship_verdicts,
-        parameters=count_parameters(ctx.input("model")),
+        parameters=parameters,
         adapter_file=_adapter_file(ctx.input("gguf"), ship_json),
         shipped=_shipped(ship_json, ship_verdicts), gguf=_gguf_headers(ctx.input("gguf"), ship_json),
-        pretrain=_stage(train.get("pretrain")), lora=_stage(train.get("lora")),
+        pretrain=pretrain, lora=lora,
         reported_parameters=train.get("parameters"),
         documents=_count(document.media_type for document in ok),
         document_status=_count(document.status for document in documents),
@@ -121,6 +132,8 @@ def read_facts(ctx: Context) -> Facts:
         secrets_masked=_ordered(audit.get("secrets_masked") or {}),
         languages=_languages(audit), versions=_versions(ctx),
         hashes={name: ctx.input_sha256(name) for name in HASHED},
+        legal=_legal(ctx, license_file), terms=" ".join(terms.split()),
+        usage=estimate_usage(plan, parameters, pretrain.tokens if pretrain else None, lora.tokens if lora else None),
     )
 
 
@@ -169,6 +182,19 @@ def _shipped(ship_json: dict[str, Any], verdicts: tuple[Verdict, ...]) -> tuple[
         for row in ship_json.get("files", [])
     ]
     return tuple(sorted(files, key=lambda file: (-file.bytes, file.name)))
+
+
+def _legal(ctx: Context, license_file: str) -> dict[str, str]:
+    """File name -> text of the licence files that came with the base, and of the one that was given."""
+    found = {}
+    if ctx.has_input("base_source") and (folder := ctx.input("base_source") / "legal").is_dir():
+        found = {path.name: path.read_text(encoding="utf-8", errors="replace") for path in sorted(folder.iterdir())}
+    if license_file:
+        try:
+            found["LICENSE"] = Path(license_file).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"publish.license_file {license_file} cannot be read", why=str(error), next="forge resume --set publish.license_file=FILE") from error
+    return found
 
 
 def _stage(report: dict[str, Any] | None) -> Stage | None:

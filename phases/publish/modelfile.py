@@ -6,7 +6,9 @@ of the line, in "…" or in triple quotes over several lines; `#` begins a comme
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from typing import Any
 
 from forge.errors import ForgeError
 from forge.records import Record
@@ -53,6 +55,27 @@ def parse_modelfile(text: str) -> Modelfile:
         source=found.get("FROM", ""), system=found.get("SYSTEM", ""), template=found.get("TEMPLATE", ""),
         parameters=tuple(parameters),
     )
+
+
+def ollama_files(modelfile: Modelfile) -> dict[str, str]:
+    """The files that `ollama run hf.co/REPOSITORY` reads in place of a Modelfile: name -> text.
+
+    huggingface.co/docs/hub/ollama, "Custom chat template and parameters": `template`, `system`, and `params` as JSON.
+    """
+    params: dict[str, Any] = {name: _number(value) for name, value in modelfile.sampling.items()}
+    stops = [value for name, value in modelfile.parameters if name == "stop"]
+    texts = {"template": modelfile.template, "system": modelfile.system}
+    told = {name: text for name, text in texts.items() if text}
+    return {**told, "params": json.dumps(params | ({"stop": stops} if stops else {}), ensure_ascii=False, indent=2, sort_keys=True) + "\n"}
+
+
+def _number(value: str) -> int | float | str:
+    for kind in (int, float):
+        try:
+            return kind(value)
+        except ValueError:
+            continue
+    return value
 
 
 def _value(first: str, lines: Iterator[tuple[int, str]], number: int) -> str:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from forge.errors import GateFailed
 from forge.phases.publish.facts import Facts
-from forge.phases.publish.licence import Licence, licence_problems
+from forge.phases.publish.licence import Licence, licence_problems, missing_agreement, open_terms
 from forge.records import Record
 
 Outcome = Literal["pass", "fail", "undecided"]
@@ -103,6 +103,13 @@ def _check_leaving(facts: Facts, licence: Licence, quality: Outcome, integrity: 
         raise GateFailed("an integrity check could not be measured", why=where, next="forge resume --from quantize")
     if not licence.is_chosen:
         raise GateFailed("the model has no licence", why=where, next="forge resume --set publish.license=ID")
+    if missing := missing_agreement(facts.plan.base, facts.plan.base_license, facts.legal):
+        raise GateFailed("the base's licence is missing", why=f"{where}; {missing}", next="forge resume --set publish.license_file=FILE")
+    if (undecided := open_terms(facts.plan.teacher, facts.document_licences)) and not facts.terms:
+        raise GateFailed(
+            "a person has to decide about terms", why=f"{where}; {'; '.join(undecided)}",
+            next='forge resume --set publish.terms="WHAT YOU DECIDED, AND WHY"',
+        )
     if quality != "pass" and not publish_anyway:
         raise GateFailed(
             f"the model's quality is {quality}: {facts.eval_json.get('headline') or 'not evaluated'}", why=where,

@@ -12,22 +12,25 @@ import math
 import re
 import tempfile
 from collections.abc import Callable
+from itertools import zip_longest
 from pathlib import Path
 
 import yaml
 
 from forge.errors import ForgeError
 from forge.gguf_header import read_gguf
-from forge.phases.publish.card import NOT_EVALUATED, model_index_entry
+from forge.phases.publish.card import NOT_EVALUATED, model_index_entry, render_card
 from forge.phases.publish.facts import count_parameters
 from forge.phases.publish.leaks import find_machine_paths, find_secrets
 from forge.phases.publish.licence import HUB_LICENCES
-from forge.phases.publish.modelfile import parse_modelfile
+from forge.phases.publish.modelfile import ollama_files, parse_modelfile
+from forge.phases.publish.numbers import unknown_numbers
 from forge.phases.publish.staged import Staged, split_card
 from forge.store import hash_file
 
 SECTIONS = (
-    "What it is", "Intended use", "Out of scope", "How to use", "Training data", "Training procedure", "Evaluation",
+    "What it is", "Intended use", "Out of scope", "How to use", "Training data", "Training procedure",
+    "Environmental and dollar cost", "Evaluation",
     "The shipped files", "Limitations", "Provenance", "Licence",
 )
 
@@ -142,8 +145,8 @@ def headers_are_readable(staged: Staged) -> list[str]:
 def no_placeholders(staged: Staged) -> list[str]:
     """Nothing that a template or a missing value leaves behind."""
     prose = _without_quotes(staged)
-    found = {f'{match.group(0)!r} in "{_line_of(prose, match.start())}"' for match in PLACEHOLDER.finditer(prose)}
-    return [f"the card contains {text}" for text in sorted(found)]
+    found = {(match.group(0), _line_of(prose, match.start())) for match in PLACEHOLDER.finditer(prose)}
+    return [f'{_where(staged, line)} contains {text!r} in "{line}"' for text, line in sorted(found)]
 
 
 def sections_are_there(staged: Staged) -> list[str]:
@@ -178,6 +181,38 @@ def numbers_are_measured(staged: Staged) -> list[str]:
         problems.append("the published eval.json is not the measured one")
     if not wanted and NOT_EVALUATED not in staged.body:
         problems.append(f'nothing was measured, and the card does not say "{NOT_EVALUATED}"')
+    return problems
+
+
+def card_numbers_are_in_the_artifacts(staged: Staged) -> list[str]:
+    """Each number in the prose and the tables is one of the artifacts, whatever wrote it there."""
+    return [f"README.md:{line}: no artifact has {told}: {text[:80]}" for line, told, text in unknown_numbers(staged)]
+
+
+def card_says_what_the_artifacts_say(staged: Staged) -> list[str]:
+    """Line for line what the artifacts give; a card that was changed by hand is named with its line."""
+    wanted = render_card(staged.facts, staged.decision, staged.licence).splitlines()
+    found = staged.card.splitlines()
+    problems = []
+    for kind, first, last, other, end in difflib.SequenceMatcher(None, wanted, found, autojunk=False).get_opcodes():
+        if kind != "equal":
+            told = f"says {found[other].strip()[:60]!r}" if other < end else "lacks a line"
+            right = f"the artifacts say {wanted[first].strip()[:60]!r}" if first < last else "the artifacts say nothing there"
+            problems.append(f"README.md:{other + 1}: {told}; {right}")
+    return problems
+
+
+def modelfile_is_the_measured_one(staged: Staged) -> list[str]:
+    """The published Modelfile is the one that quantize linted, line for line, and so is what `ollama run hf.co/...` reads."""
+    found = (staged.folder / "Modelfile").read_text(encoding="utf-8").splitlines()
+    problems = [
+        f"Modelfile:{line}: says {told.strip()[:60]!r}; measured was {wanted.strip()[:60]!r}"
+        for line, (told, wanted) in enumerate(zip_longest(found, staged.facts.modelfile_text.splitlines(), fillvalue=""), 1) if told != wanted
+    ]
+    for name, text in ollama_files(staged.facts.modelfile).items():
+        file = staged.folder / name
+        if not file.is_file() or file.read_text(encoding="utf-8") != text:
+            problems.append(f"{name}: is not what the Modelfile says")
     return problems
 
 
@@ -264,8 +299,9 @@ def nothing_leaks(staged: Staged) -> list[str]:
 
 RULES: tuple[Callable[[Staged], list[str]], ...] = (
     front_matter_parses, license_is_known, base_is_true, parameters_are_true, files_are_true, headers_are_readable,
-    no_placeholders, sections_are_there, verdict_comes_first, numbers_are_measured, abstention_is_identical,
-    prompt_is_identical, modelfile_works, snippets_work, nothing_leaks,
+    no_placeholders, sections_are_there, verdict_comes_first, numbers_are_measured, card_numbers_are_in_the_artifacts,
+    card_says_what_the_artifacts_say, abstention_is_identical, prompt_is_identical, modelfile_works, modelfile_is_the_measured_one,
+    snippets_work, nothing_leaks,
 )
 
 
@@ -275,6 +311,12 @@ def _without_quotes(staged: Staged) -> str:
     for quoted in (staged.decision.first_line, staged.decision.headline):
         body = body.replace(quoted, "") if quoted else body
     return f"{yaml.safe_dump(staged.meta)}\n{body}"
+
+
+def _where(staged: Staged, line: str) -> str:
+    """README.md:LINE of a line's beginning, or the file alone when it is not found."""
+    number = next((number for number, text in enumerate(staged.card.splitlines(), 1) if line and line in text), 0)
+    return f"README.md:{number}" if number else "README.md"
 
 
 def _line_of(text: str, position: int) -> str:

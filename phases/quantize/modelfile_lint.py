@@ -28,11 +28,12 @@ ROLES = frozenset({"system", "user", "assistant"})
 
 
 class Command(Record):
-    """One line of a Modelfile: PARAMETER and MESSAGE carry their key in `key`."""
+    """One command of a Modelfile: PARAMETER and MESSAGE carry their key in `key`. line: where it begins, from 1."""
 
     name: str
     key: str = ""
     value: str
+    line: int = 0
 
 
 def parse_modelfile(text: str) -> list[Command]:
@@ -44,8 +45,12 @@ def parse_modelfile(text: str) -> list[Command]:
         elif text[at] == "#":
             at = _line_end(text, at)
         else:
-            command, at = _command(text, at)
-            commands.append(command)
+            line = text.count("\n", 0, at) + 1
+            try:
+                command, at = _command(text, at)
+            except ForgeError as error:
+                raise ForgeError(f"Modelfile:{line}: {error.fact.removeprefix('Modelfile: ')}") from error
+            commands.append(command.model_copy(update={"line": line}))
     if not any(command.name == "from" for command in commands):
         raise _broken("there is no FROM line")
     return commands
@@ -61,12 +66,12 @@ def lint_modelfile(text: str, folder: Path, *, control: Sequence[str], end_of_tu
         commands = parse_modelfile(text)
     except ForgeError as error:
         return [error.fact]
-    problems = [problem for command in commands for problem in _lint_command(command, folder)]
-    templates = [command.value for command in commands if command.name == "template"]
-    problems += [problem for template in templates for problem in _lint_template(template, marks)]
-    stops = [command.value for command in commands if command.name == "parameter" and command.key.lower() == "stop"]
-    problems += [f"stop {stop!r} is no control token of the GGUF: it would hide a defect" for stop in stops if stop not in control]
-    if end_of_turn not in stops:
+    stops = [command for command in commands if command.name == "parameter" and command.key.lower() == "stop"]
+    found = [(command, problem) for command in commands for problem in _lint_command(command, folder)]
+    found += [(one, problem) for one in commands if one.name == "template" for problem in _lint_template(one.value, marks)]
+    found += [(stop, f"stop {stop.value!r} is no control token of the GGUF: it would hide a defect") for stop in stops if stop.value not in control]
+    problems = [f"Modelfile:{command.line}: {problem}" for command, problem in sorted(found, key=lambda one: one[0].line)]
+    if end_of_turn not in {stop.value for stop in stops}:
         problems.append(f"the end of a turn, {end_of_turn}, is not among the stops")
     return problems
 

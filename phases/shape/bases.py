@@ -27,9 +27,11 @@ if TYPE_CHECKING:
 SCRATCH_BASE = KnownBase(kind="scratch", name="scratch", license="apache-2.0")
 ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 """What quantize can export and prove to be the same model."""
+LEGAL_FILES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "USE_POLICY.md", "NOTICE", "NOTICE.txt")
+"""They are kept in base-source/legal: some licences ask for a copy beside everything that is made from the base."""
 SMALL_FILES = (
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
-    "added_tokens.json", "chat_template.jinja", "vocab.json", "merges.txt", "README.md",
+    "added_tokens.json", "chat_template.jinja", "vocab.json", "merges.txt", "README.md", *LEGAL_FILES,
 )
 GIB = 1024**3
 TINY = {"hidden_size": 256, "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 256, "head_dim": 64}
@@ -114,6 +116,10 @@ def write_source(facts: KnownBase, folder: Path | None, target: Path, *, dry_run
             write_json(target / "config.json", tiny)
         else:
             shutil.copyfile(folder / "config.json", target / "config.json")
+        for file in (folder / name for name in LEGAL_FILES):
+            if file.is_file():
+                (target / "legal").mkdir(exist_ok=True)
+                shutil.copyfile(file, target / "legal" / file.name)
         if facts.kind == "folder":
             for file in _weights(folder):
                 _link(file, target / file.name)

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,14 +18,14 @@ from forge.phases.publish.hub_folder import FolderHub, copy_files, list_files, r
 from forge.records import Verdict, read_record, write_json
 from forge.testing import PhaseRun, run_phase
 from tests.servers.model_hub import WRITER, ModelHub, model_hub
-from tests.test_phases.finished_run import ABSTENTION, NAME, VERDICTS, finished_run, made_plan
+from tests.test_phases.finished_run import ABSTENTION, MODELFILE, NAME, VERDICTS, finished_run, made_plan
 
 FAILED_PARITY = Verdict(name="token_parity", estimate=0.9, n=120, threshold=1.0, outcome="fail", kind="integrity", evidence="12 differ")
 UNDECIDED = Verdict(name="recall_nll_gain", estimate=0.01, ci=(-0.1, 0.2), n=9, threshold=0.05, outcome="undecided")
 
 
 def publish(tmp_path: Path, inputs: dict[str, Path], **settings: Any) -> PhaseRun:
-    given = {name: inputs[name] for name in phase.reads}
+    given = {name: inputs[name] for name in phase.reads if name in inputs}
     return run_phase(phase, tmp_path / "run", settings=PublishSettings(hub_dir=str(tmp_path / "hub"), **settings), inputs=given)
 
 
@@ -40,7 +41,7 @@ def test_a_model_is_published_with_its_card_its_files_and_their_sums(tmp_path: P
     run = publish(tmp_path, finished_run(tmp_path / "art"))
     model = tmp_path / "hub" / NAME
     assert {file.path for file in list_files(model)} == {
-        "README.md", "NOTICE", "Modelfile", "SHA256SUMS", "eval.json", "ship-eval.json", "adapter/adapter_config.json",
+        "README.md", "NOTICE", "Modelfile", "template", "system", "params", "SHA256SUMS", "eval.json", "ship-eval.json", "adapter/adapter_config.json",
         "adapter/adapter_model.safetensors", "config.json", "tokenizer.json", "chat_template.jinja",
         "model.safetensors", f"gguf/{NAME}-F16.gguf", f"gguf/{NAME}-Q8_0.gguf", f"gguf/{NAME}-Q4_K_M.gguf",
     }
@@ -236,6 +237,88 @@ def test_a_laxer_licence_than_the_base_is_refused(tmp_path: Path) -> None:
 def test_a_llama_derivative_must_bear_the_name(tmp_path: Path) -> None:
     plan = made_plan(base="meta-llama/Llama-3.2-1B", base_license="llama3.2")
     refused(tmp_path, finished_run(tmp_path / "art", plan=plan), "begins with")
+
+
+LLAMA = {"base": "meta-llama/Llama-3.2-1B", "base_license": "llama3.2", "name": "llama-handbook", "visibility": "public"}
+
+
+def base_with(tmp_path: Path, **texts: str) -> Path:
+    """A base-source whose base brought these files of its licence."""
+    (tmp_path / "base-source" / "legal").mkdir(parents=True)
+    for name, text in texts.items():
+        (tmp_path / "base-source" / "legal" / name.replace("_", ".")).write_text(text, encoding="utf-8")
+    return tmp_path / "base-source"
+
+
+def test_a_llama_derivative_leaves_with_the_agreement_the_notice_and_built_with_llama(tmp_path: Path) -> None:
+    plan = made_plan(**LLAMA)
+    inputs = finished_run(tmp_path / "art", plan=plan, modelfile=MODELFILE.replace(NAME, "llama-handbook"))
+    with pytest.raises(GateFailed, match="licence is missing") as caught:
+        publish(tmp_path, inputs)
+    assert "publish.license_file" in caught.value.next
+    inputs["base_source"] = base_with(tmp_path, LICENSE_txt="LLAMA 3.2 COMMUNITY LICENSE AGREEMENT", NOTICE="Llama's own notice")
+    publish(tmp_path, inputs)
+    model = tmp_path / "hub" / "llama-handbook"
+    notice = (model / "NOTICE").read_text(encoding="utf-8")
+    assert "Built with Llama." in notice
+    assert "Llama 3.2 is licensed under the Llama 3.2 Community License" in notice
+    assert (model / "LICENSE.txt").read_text(encoding="utf-8").startswith("LLAMA 3.2")
+    assert (model / "NOTICE.base").exists()
+
+
+def test_a_licence_text_of_ones_own_is_shipped(tmp_path: Path) -> None:
+    (tmp_path / "agreement.txt").write_text("GEMMA TERMS", encoding="utf-8")
+    plan = made_plan(base="google/gemma-3-1b-it", base_license="gemma", visibility="public")
+    publish(tmp_path, finished_run(tmp_path / "art", plan=plan), license_file=str(tmp_path / "agreement.txt"))
+    model = tmp_path / "hub" / NAME
+    assert (model / "LICENSE").read_text(encoding="utf-8") == "GEMMA TERMS"
+    notice = (model / "NOTICE").read_text(encoding="utf-8")
+    assert "subject to the Gemma Terms of Use" in notice
+    assert "use restrictions" in notice
+    with pytest.raises(UsageError, match="cannot be read"):
+        publish(tmp_path / "again", finished_run(tmp_path / "art", plan=plan), license_file=str(tmp_path / "nothing.txt"))
+
+
+def test_qwen_2_5_3b_is_not_apache(tmp_path: Path) -> None:
+    from forge.config import load_data
+
+    assert load_data("models")["bases"]["Qwen/Qwen2.5-3B-Instruct"]["license"] == "qwen-research"
+    plan = made_plan(base="Qwen/Qwen2.5-3B-Instruct", base_license="qwen-research", visibility="private")
+    inputs = {**finished_run(tmp_path / "art", plan=plan), "base_source": base_with(tmp_path, LICENSE="QWEN RESEARCH")}
+    publish(tmp_path, inputs)
+    model = tmp_path / "hub" / NAME
+    assert "license_name: qwen-research" in (model / "README.md").read_text(encoding="utf-8")
+    assert "Not for commercial use." in (model / "NOTICE").read_text(encoding="utf-8")
+
+
+def test_a_base_of_unknown_licence_is_refused_everywhere(tmp_path: Path) -> None:
+    refused(tmp_path, finished_run(tmp_path / "art", plan=made_plan(base="somebody/model", base_license="")), "is not known", license="mit")
+
+
+@pytest.mark.parametrize("source", ["teacher", "documents"])
+def test_terms_that_no_program_can_judge_wait_for_a_person(tmp_path: Path, source: str) -> None:
+    plan = made_plan(visibility="public", teacher="anthropic" if source == "teacher" else "offline")
+    inputs = finished_run(tmp_path / "art", plan=plan)
+    if source == "documents":
+        text = inputs["documents"].read_text(encoding="utf-8").replace("CC-BY-4.0", "CC-BY-NC-4.0")
+        inputs["documents"].write_text(text, encoding="utf-8")
+    refused(tmp_path, inputs, "a person has to decide about terms", license="mit")
+    card = (publish(tmp_path, inputs, license="mit", terms="Our counsel looked at them on 2026-11-20.").out / "README.md").read_text(encoding="utf-8")
+    assert "and did: *Our counsel looked at them on 2026-11-20.*" in card
+
+
+def test_a_teacher_whose_terms_nobody_decided_on_stops_a_run_for_a_hub_before_it_starts(far_hub: ModelHub) -> None:
+    def section(name: str) -> Any:
+        return {
+            "plan_fit": SimpleNamespace(hub="huggingface", visibility="private", name=""), "publish": PublishSettings(),
+            "synth": SimpleNamespace(teacher="openai_compatible"),
+        }[name]
+
+    from forge.plugins.hubs.huggingface import hub
+
+    with pytest.raises(UsageError, match="teacher's terms") as caught:
+        phase.access(section, lambda kind, name: hub, None)
+    assert "publish.terms" in caught.value.next
 
 
 def test_a_hub_that_is_not_here_is_said_before_anything_is_written(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,7 +50,7 @@ def staged(tmp_path: Path, **changes: object) -> Staged:
             return {}
 
     inputs = finished_run(tmp_path / "art", **changes)  # type: ignore[arg-type]
-    run_phase(Peek(), tmp_path / "run", settings=PublishSettings(hub_dir=str(tmp_path / "hub")), inputs={n: inputs[n] for n in phase.reads})
+    run_phase(Peek(), tmp_path / "run", settings=PublishSettings(hub_dir=str(tmp_path / "hub")), inputs={n: inputs[n] for n in phase.reads if n in inputs})
     return kept[0]
 
 
@@ -91,6 +92,17 @@ BAD: list[tuple[str, Damage]] = [
     ("sections_are_there", card("## Limitations", "## Limitations\n\n## More")),
     ("numbers_are_measured", card("value: 0.41", "value: 0.99")),
     ("numbers_are_measured", edit("eval.json", '"estimate": 0.41', '"estimate": 0.99')),
+    ("card_numbers_are_in_the_artifacts", card("| test_recall | 64 |", "| test_recall | 640 |")),
+    ("card_numbers_are_in_the_artifacts", card("0.29 to 0.52", "0.2187 to 0.52")),
+    ("card_numbers_are_in_the_artifacts", card("cut into 12 passages", "cut into 1,200 passages")),
+    ("card_numbers_are_in_the_artifacts", card("| 200 | 40,960 |", "| 200 | 40,961 |")),
+    ("card_numbers_are_in_the_artifacts", card("2 email address", "77 email address")),
+    ("card_numbers_are_in_the_artifacts", card("**Energy:** about ", "**Energy:** about 4")),
+    ("card_says_what_the_artifacts_say", card("| abstention_recall | 0.95 |", "| abstention_recall | 0.83 |")),
+    ("card_says_what_the_artifacts_say", card("- Medical, legal,", "- Legal,")),
+    ("modelfile_is_the_measured_one", edit("Modelfile", 'PARAMETER stop "<|im_end|>"\n', "")),
+    ("modelfile_is_the_measured_one", edit("Modelfile", "PARAMETER num_predict 128", "PARAMETER max_tokens 128")),
+    ("modelfile_is_the_measured_one", edit("params", '"temperature": 0', '"temperature": 1')),
     ("abstention_is_identical", card(f"```text\n{ABSTENTION}", "```text\nThe handbook doesn't say.")),
     ("abstention_is_identical", edit("Modelfile", "# a comment", f"# a comment\n# {ABSTENTION.replace('does', 'do')}")),
     ("prompt_is_identical", edit("Modelfile", "You answer from", "You are a helpful assistant. You answer from")),
@@ -117,6 +129,22 @@ def test_each_rule_refuses_its_bad_fixture(tmp_path: Path, rule: str, damage: Da
     damage(publication)
     checks = {check.__name__: check for check in RULES}
     assert checks[rule](publication), f"{rule} let it pass"
+
+
+@pytest.mark.parametrize("damage", [damage for _, damage in BAD if damage.__qualname__.startswith("edit.")])
+def test_a_card_or_modelfile_that_was_changed_by_hand_is_refused_with_its_line_and_the_reason(tmp_path: Path, damage: Damage) -> None:
+    """Show 4 of issue 7: over twenty broken ones; the good twin is test_a_true_publication_has_no_problems."""
+    publication = staged(tmp_path)
+    name = (damage.__closure__ or ())[0].cell_contents
+    damage(publication)
+    problems = validate(publication)
+    assert problems
+    if name in ("README.md", "Modelfile"):
+        assert any(re.search(rf"{name}:\d+: .+", problem) for problem in problems), problems
+
+
+def test_more_than_twenty_broken_cards_and_modelfiles_are_tried() -> None:
+    assert sum(damage.__qualname__.startswith("edit.") for _, damage in BAD) > 20
 
 
 def test_the_verdict_must_come_first(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import jinja2
@@ -68,7 +69,8 @@ def rendered(template: str, turns: tuple[Message, ...]) -> str:
     ],
 )
 def test_a_modelfile_is_read_as_ollama_reads_it(text: str, expected: list[tuple[str, str, str]]) -> None:
-    assert parse_modelfile(text) == [Command(name=name, key=key, value=value) for name, key, value in expected]
+    found = [command.model_copy(update={"line": 0}) for command in parse_modelfile(text)]
+    assert found == [Command(name=name, key=key, value=value) for name, key, value in expected]
 
 
 @pytest.mark.parametrize(
@@ -89,6 +91,11 @@ def test_a_modelfile_is_read_as_ollama_reads_it(text: str, expected: list[tuple[
 def test_what_ollama_create_refuses_is_refused(text: str, fact: str) -> None:
     with pytest.raises(ForgeError, match=fact):
         parse_modelfile(text)
+
+
+def test_the_line_that_ollama_would_stop_at_is_named() -> None:
+    with pytest.raises(ForgeError, match=r"Modelfile:4: unexpected EOF"):
+        parse_modelfile('FROM x\nSYSTEM """a\nb"""\nPARAMETER stop\n')
 
 
 # --- the lint ---------------------------------------------------------------------------------------------------
@@ -126,6 +133,7 @@ def test_every_known_mistake_is_found(tmp_path: Path, bad: str, good: str, probl
 
     assert text != GOOD
     assert any(problem in found for found in problems), problems
+    assert problem == "not among the stops" or any(re.match(r"Modelfile:\d+: ", found) for found in problems), "each is told with its line"
 
 
 # --- the template -----------------------------------------------------------------------------------------------
