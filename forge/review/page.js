@@ -157,7 +157,7 @@ function drawPlan() {
   const parts = [el("section", {"aria-labelledby": "h-plan"}, el("h2", {id: "h-plan"}, plan.name), facts([
     ["model", `${plan.architecture}, ${count(plan.parameters)} parameters, ${plan.precision}`], ["base", `${plan.base}, licence ${plan.base_license}`],
     ["training", `LoRA rank ${plan.lora.rank}, ${count(plan.lora.steps)} steps, ${number(plan.lora.epochs)} epochs, learning rate ${plan.lora.learning_rate}`],
-    ["machine", `${plan.provider} ${plan.offer} at $${plan.usd_per_hour.toFixed(2)}/h, ends itself after ${Math.round(plan.deadline_seconds / 60)} min`],
+    ["machine", `${plan.provider} ${plan.offer} at $${plan.usd_per_hour.toFixed(2)}/h, ends itself after ${Math.round(plan.deadline_seconds / 60)} min${plan.usd_per_hour ? `, $${plan.worst_usd.toFixed(2)} at worst` : ""}`],
     ["cost to come", `$${plan.cost_p50_usd.toFixed(2)} (P90 $${plan.cost_p90_usd.toFixed(2)}) of a cap of $${plan.budget_usd.toFixed(2)}`],
     ["teacher", plan.teacher || "nobody"], ["files", plan.quantizations.join(", ")], ["goes to", `${plan.hub} (${plan.visibility})`],
     ["system prompt", plan.system_prompt], ["out of scope", plan.abstention], ["plan", el("span", {class: "mono"}, state.plan.sha256)],
@@ -166,12 +166,24 @@ function drawPlan() {
     el("p", {}, ["pass", "fail", "undecided"].filter(tally).flatMap((o) => [badge(o, `${tally(o)} ${o}`), " "]), el("span", {class: "soft small"}, "Dot: estimate. Line: interval. Dashed: limit.")),
     table([["check", ""], ["result", ""], ["", ""], ["estimate", "right"], ["interval", "right"], ["limit", "right"], ["n", "right"], ["why", "why"]],
       plan.verdicts.map((v) => [words(v.name), badge(v.outcome), interval(v), number(v.estimate), v.ci ? `${number(v.ci[0])} – ${number(v.ci[1])}` : "–", number(v.threshold), count(v.n), v.evidence]))));
+  if ((plan.machines || []).length) parts.push(el("section", {"aria-labelledby": "h-machines"}, el("h2", {id: "h-machines"}, "Machines"), machineTable(plan),
+    plan.preflight.length ? el("ul", {}, plan.preflight.map((line) => el("li", {}, `proven: ${line}`))) : null));
   parts.push(el("section", {"aria-labelledby": "h-reasons"}, el("h2", {id: "h-reasons"}, "Why so"), facts(Object.entries(plan.reasons).map(([name, why]) => [words(name), why]))));
   parts.push(el("section", {}, el("details", {}, el("summary", {}, `Thresholds (${Object.keys(plan.thresholds).length}), frozen before anything was graded`),
     table([["threshold", ""], ["value", "right"]], Object.entries(plan.thresholds).map(([name, value]) => [words(name), number(value)]))),
     el("details", {}, el("summary", {}, "Data that the plan is bound to"), table([["artifact", ""], ["sha256", "mono"]], Object.entries(plan.data).map(([n, h]) => [n, h]))),
     state.plan.page ? el("details", {}, el("summary", {}, "plan.md"), el("pre", {}, state.plan.page)) : null));
   return parts;
+}
+
+function machineTable(plan) {
+  const dollars = (value) => `$${value.toFixed(2)}`;
+  const gpus = (one) => one.gpu ? `${one.gpus > 1 ? `${one.gpus} × ` : ""}${one.gpu}${one.gpu_memory_gib ? `, ${number(one.gpu_memory_gib)} GiB` : ""}` : "–";
+  return table([["provider", ""], ["machine", ""], ["", ""], ["GPU", ""], ["an hour", "right"], ["lease", "right"], ["cost", "right"], ["P90", "right"], ["at worst", "right"], ["why", "why"]],
+    plan.machines.map((one) => one.offer
+      ? [one.provider, one.offer, badge({chosen: "pass", rejected: "", alternate: "undecided", possible: ""}[one.verdict], one.verdict), gpus(one), dollars(one.usd_per_hour),
+        `${number(one.hours_p50)} h`, dollars(one.usd_p50), dollars(one.usd_p90), dollars(one.worst_usd), one.reason]
+      : [one.provider, "–", badge("", one.verdict), "–", "–", "–", "–", "–", "–", one.reason]));
 }
 
 function drawMoney() {
