@@ -37,6 +37,7 @@ from forge.plugins.compute._aws_offers import Catalogue
 from forge.plugins.compute._aws_ready import describe, wait_until_ready
 from forge.plugins.compute._aws_start import Starter, admit
 from forge.plugins.compute._channel import Host, HostChannel, Watch
+from forge.plugins.compute._environment import LockedEnvironment, ReadyPython
 from forge.plugins.compute._ssh import SshTransport, Target
 from forge.protocols import Lease, Need, Offer, Resource
 
@@ -66,7 +67,8 @@ class Aws:
     """EC2 in one region; what runs left is looked for in all that are configured or were used from this computer.
 
     creation_seconds, confirm_seconds: as in the protocol. boot_seconds: from the start until ssh must answer. look_seconds: how often
-    the machine's watchdog looks. pause_seconds: between our looks at a machine that boots. retry_seconds: doubled at every retry.
+    the machine's watchdog looks. pause_seconds: between our looks at a machine that boots. retry_seconds: doubled at
+    every retry. patience_seconds: how long a machine may not answer before it counts as lost.
     """
 
     name: ClassVar[str] = "aws"
@@ -80,6 +82,7 @@ class Aws:
     poll_seconds: float = 3.0
     notice_seconds: float = 5.0
     retry_seconds: float = 0.5
+    patience_seconds: float = 60.0
 
     def __init__(self, settings: AwsSettings | None = None, *, everywhere: bool = False) -> None:
         self._settings, self._everywhere = settings or AwsSettings(), everywhere
@@ -150,11 +153,11 @@ class Aws:
         public = " ".join((note.folder / "host_key.pub").read_text(encoding="utf-8").split()[:2])
         transport = SshTransport(Target(host=address, user=self._settings.user, key=note.folder / "key", host_keys=(public,)))
         watch = Watch(
-            idle_seconds=60 * self._settings.idle_minutes, at_end=("sh", "-c", _aws_boot.END), notice_seconds=self.notice_seconds,
+            idle_seconds=self.idle_seconds, at_end=("sh", "-c", _aws_boot.END), notice_seconds=self.notice_seconds,
             notice=("python3", "-c", _aws_boot.NOTICE) if note.lease.offer.spot else (),
         )
         place = f"{ROOT}/{note.lease.token}"
-        channel = HostChannel(Host(transport), place, watch=watch, poll_seconds=self.poll_seconds, environment=self._environment())
+        channel = HostChannel(Host(transport, patience_seconds=self.patience_seconds), place, watch=watch, poll_seconds=self.poll_seconds, environment=self._environment())
         left = (note.ends - account.now).total_seconds() - _aws_boot.BOOT_SECONDS
         channel.host.call("open", {
             "root": place, "token": note.lease.token, "run": note.lease.run, "attempt": note.lease.attempt, "deadline_seconds": max(1.0, left),
@@ -176,6 +179,11 @@ class Aws:
         return self._cost(account, machine, note)
 
     # --- helpers ------------------------------------------------------------------------------------------------
+
+    @property
+    def idle_seconds(self) -> float:
+        """How long a machine goes on when nobody asks for it."""
+        return 60 * self._settings.idle_minutes
 
     @property
     def region(self) -> str:
@@ -229,8 +237,8 @@ class Aws:
         for group in (now or {}).get("NetworkInterfaces", [{}])[0].get("Groups", ()):
             admit(account, group["GroupId"])
 
-    def _environment(self) -> Any:
-        return (lambda channel, tell: self._settings.python) if self._settings.python else None
+    def _environment(self) -> ReadyPython | LockedEnvironment:
+        return ReadyPython(self._settings.python) if self._settings.python else LockedEnvironment("~/.slm-forge/environments")
 
     def _machines_of(self, note: Note | None) -> Iterator[tuple[str, dict[str, Any]]]:
         if note is None:

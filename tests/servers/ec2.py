@@ -141,6 +141,12 @@ class Cloud:
         """The machine was launched so much earlier."""
         machine.state.launch_time -= timedelta(seconds=seconds)
 
+    def end(self, machine: Machine) -> None:
+        """The machine shuts itself down."""
+        if machine.host is not None:
+            machine.host.kill()
+        self._ended(machine, "shutdown")
+
     def forget(self, machine: Machine) -> None:
         """EC2 does not list an instance any more about an hour after its end."""
         for reservation in list(_backend(machine.region).reservations.values()):

@@ -72,6 +72,10 @@ class Host:
             self._process.kill()
         self._thread.join(BOOT_SECONDS)
 
+    def path(self, inside: str) -> Path:
+        """A file of the machine (below /home, /run ...), as it can be reached from here."""
+        return Path(f"/proc/{self._process.pid}/root") / inside.lstrip("/")
+
     def cut(self) -> None:
         """The network is gone; the machine goes on."""
         subprocess.run(["ip", "link", "set", self.link, "down"], check=True)
