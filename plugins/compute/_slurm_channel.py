@@ -19,7 +19,7 @@ STALL_SECONDS = 10.0
 """A holder that has written no heartbeat for so long is looked up in the queue."""
 UNSEEN_SECONDS = 120.0
 """How long a running job may take until its first file is seen here; a shared folder's caches need seconds."""
-GONE = -1
+GONE, KILLED = -1, 137
 
 
 class Asks(Protocol):
@@ -117,7 +117,7 @@ class SharedFolderChannel:
         return names
 
     def poll(self, job: str) -> int | None:
-        """The job's exit code, None while it runs or waits in the queue, -1 when it is gone without one or was never started."""
+        """The job's exit code, None while it runs or waits in the queue, -1 when it was never started."""
         self._touch()
         if (code := self._code(job)) is not None:
             return code
@@ -193,7 +193,23 @@ class SharedFolderChannel:
             return None
         if (code := self._code(job)) is not None:   # written between the two looks
             return code
-        return PAST_DEADLINE if any(row.state in ("TIMEOUT", "DEADLINE") for row in mine) else GONE
+        return self._why_gone(mine, array)
+
+    def _why_gone(self, rows: Sequence[QueuedJob], array: str) -> int:
+        """The code for a job whose SLURM job has ended without one. Raises MachineLost where another machine may do, else ForgeError."""
+        states = {row.state for row in rows}
+        told = spans(self._lease, rows[0].id if array and rows else self._holder())
+        if states & {"TIMEOUT", "DEADLINE"}:
+            return PAST_DEADLINE
+        if "OUT_OF_MEMORY" in states:
+            return KILLED
+        if told and told[-1]["ended"]:
+            return int(told[-1]["why"])
+        if not told and "FAILED" in states:
+            log = self._lease / "slurm.log"
+            said = log.read_text(encoding="utf-8", errors="replace").strip()[-500:] if log.exists() else "SLURM could not write its log: is slurm.folder shared with the nodes?"
+            raise ForgeError(f"SLURM job {rows[0].id} could not start on {rows[0].nodes}", why=said, next="forge config show slurm   # python and folder have to exist on the nodes")
+        raise MachineLost(f"SLURM job {self._holder()} is gone ({', '.join(sorted(states)) or 'not in the queue any more'})")
 
     def _is_mine(self, row: QueuedJob, job: str, array: str) -> bool:
         name = f"forge-{self._token()}"

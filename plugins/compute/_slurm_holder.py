@@ -6,13 +6,14 @@
 LEASE/owner            the SLURM job that may hold the lease: another one, submitted by mistake, ends at once
 LEASE/asked            touched by the engine whenever it asks; untouched for IDLE seconds ends the lease
 LEASE/requests/J.json  {"argv", "env"} of a job to start                LEASE/arrays/J.json   {"argvs", "env"}
-LEASE/claimed/J        the holder has taken the request
+LEASE/claimed/J        the request, when the holder has taken it
 LEASE/spans/ID.R.json  how long SLURM job ID has run in its R-th incarnation; rewritten every BEAT_SECONDS: the heartbeat
 ROOT/jobs/J/.job/      of _supervise.py, which watches the job; `stop` (grace seconds) asks for its end, `code` is the outcome
 
-SIGUSR1 (sent ahead of the time limit) and the lease's own seconds end all jobs with PAST_DEADLINE; SIGTERM (scancel, preemption, a
-node taken away) with PREEMPTED; each is asked first, so that its checkpoint is whole. When SLURM requeues the job, jobs of the
-earlier incarnation count as PREEMPTED, and new requests are taken; a task of an array starts its job again.
+SIGUSR1 (sent ahead of the time limit) and the lease's own seconds end all jobs with PAST_DEADLINE, and untouched for IDLE with
+ABANDONED; each is asked first, so that its checkpoint is whole. SIGTERM (scancel, preemption, a node taken away) ends them too, but no
+code is written: SLURM may requeue this job, and the next incarnation starts them again under their ids, to go on from what they have
+saved. Whether it does is for the queue to say.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 """Codes of a job that was asked to end: SLURM's SIGTERM goes to every process of the job, not to the holder alone."""
 PASSED_ON = (
     "PATH", "HOME", "USER", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "XDG_CACHE_HOME", "HF_HOME",
-    "SLURM_CONF",
+    "SLURM_CONF", "SLURMD_NODENAME",
 )
 """What a job gets of the node's environment, besides SLURM_*."""
 
@@ -82,7 +83,7 @@ class Holder:
         """Take requests until the lease ends."""
         if not self._owns():
             return 0
-        self._bury_earlier()
+        self._go_on()
         while not self.ending:
             self._beat()
             self._take_requests()
@@ -94,7 +95,7 @@ class Holder:
         return 0
 
     def task(self, name: str, argv: list[str], env: dict[str, str]) -> int:
-        """Run one job to its end; one that SLURM has requeued goes on. No code is written when SLURM may start it again."""
+        """Run one job to its end; one that SLURM has requeued goes on."""
         folder = self.root / "jobs" / name
         (folder / ".job").mkdir(parents=True, exist_ok=True)
         if not (folder / ".job" / "code").exists():
@@ -104,7 +105,7 @@ class Holder:
             self._tend()
             self._decide()
             time.sleep(TICK_SECONDS)
-        self._end_all(write=self.ending != PREEMPTED)
+        self._end_all()
         self._beat(ended=True)
         return 0
 
@@ -122,27 +123,31 @@ class Holder:
             file.write(self.id)
         return True
 
-    def _bury_earlier(self) -> None:
-        """Jobs of an incarnation before this one have ended with it."""
-        for claim in (self.lease / "claimed").iterdir():
-            code = self.root / "jobs" / claim.name / ".job" / "code"
-            if not code.exists():
-                code.parent.mkdir(parents=True, exist_ok=True)
-                replace(code, str(PREEMPTED))
-                (self.lease / "requests" / f"{claim.name}.json").unlink(missing_ok=True)
+    def _go_on(self) -> None:
+        """Start again what an incarnation before this one was at; a job that the engine wanted to end has ended with it."""
+        for claim in sorted((self.lease / "claimed").iterdir()):
+            folder = self.root / "jobs" / claim.name / ".job"
+            told: dict[str, Any] = json.loads(claim.read_text(encoding="utf-8"))
+            if (folder / "stop").exists():
+                replace(folder / "code", str(STOPPED[0]))
+            elif not (folder / "code").exists():
+                folder.mkdir(parents=True, exist_ok=True)
+                self.jobs.append(self._start(claim.name, told["argv"], told["env"]))
+            (self.lease / "requests" / f"{claim.name}.json").unlink(missing_ok=True)
 
     def _take_requests(self) -> None:
         for request in sorted((self.lease / "requests").glob("*.json")):
             try:
-                told: dict[str, Any] = json.loads(request.read_text(encoding="utf-8"))
+                text = request.read_text(encoding="utf-8")
             except FileNotFoundError:
                 continue   # withdrawn
-            replace(self.lease / "claimed" / request.stem, self.id)
+            told: dict[str, Any] = json.loads(text)
+            replace(self.lease / "claimed" / request.stem, text)
             folder = self.root / "jobs" / request.stem
             try:
                 (folder / ".job").mkdir(parents=True)
             except FileExistsError:
-                pass   # it was started under this or an earlier lease
+                (self.lease / "claimed" / request.stem).unlink()   # withdrawn, or started under an earlier lease
             else:
                 self.jobs.append(self._start(request.stem, told["argv"], told["env"]))
             request.unlink(missing_ok=True)
@@ -169,12 +174,16 @@ class Holder:
                 self._note_code(job)
 
     def _note_code(self, job: Job) -> None:
+        """Write down how a job has ended, unless SLURM ended it and may start it again."""
         rc = job.folder / ".job" / "rc"
         code = int(rc.read_text(encoding="utf-8")) if rc.exists() else -1
         self.jobs.remove(job)
-        if code and not job.wanted and (job.told or code in STOPPED):
-            code = self.ending or PREEMPTED
-        replace(job.folder / ".job" / "code", str(code))
+        taken = bool(code) and not job.wanted and (job.told or code in STOPPED)
+        why = self.ending or PREEMPTED
+        if taken and why == PREEMPTED:
+            self.ending = PREEMPTED   # SLURM's SIGTERM came to the job before it came to us
+            return
+        replace(job.folder / ".job" / "code", str(why if taken else code))
 
     def _ask_to_end(self, job: Job, grace: float) -> None:
         job.told = True
@@ -203,8 +212,8 @@ class Holder:
         earlier = [span for span in spans(self.lease, self.id) if span["restart"] < self.restart]
         return float(sum(span["seconds"] for span in earlier))
 
-    def _end_all(self, *, write: bool = True) -> None:
-        """Ask every job to end, and wait until it has; without writing codes when `write` is false."""
+    def _end_all(self) -> None:
+        """Ask every job to end, and wait until it has."""
         for job in self.jobs:
             if not job.told:
                 self._ask_to_end(job, self.grace)
@@ -212,7 +221,7 @@ class Holder:
             self._beat()
             for job in list(self.jobs):
                 if job.watcher.poll() is not None:
-                    self._note_code(job) if write or _rc_is(job, 0) else self.jobs.remove(job)
+                    self._note_code(job)
             time.sleep(TICK_SECONDS / 4)
 
     def _beat(self, *, ended: bool = False) -> None:
@@ -272,11 +281,6 @@ def _changed(path: Path) -> int:
         return path.stat().st_mtime_ns
     except FileNotFoundError:
         return 0
-
-
-def _rc_is(job: Job, code: int) -> bool:
-    rc = job.folder / ".job" / "rc"
-    return rc.exists() and int(rc.read_text(encoding="utf-8")) == code
 
 
 def main(argv: list[str]) -> int:

@@ -83,6 +83,7 @@ class Slurm:
 
     def __init__(self, settings: SlurmSettings | None = None) -> None:
         self._set = settings or SlurmSettings()
+        self.idle_seconds = 60 * self._set.idle_minutes
 
     def configured(self, settings: Any) -> Slurm:
         """The same cluster with these settings."""
@@ -173,7 +174,7 @@ class Slurm:
             return
         left = max(60.0, told["deadline_seconds"] - sum(span["seconds"] for span in spans(lease)))
         script = lease / "arrays" / f"{job}.sh"
-        replace(script, _script(lease, self._python(), "task", left, self._set.idle_minutes * 60, job))
+        replace(script, _script(lease, self._python(), "task", left, self.idle_seconds, job))
         arguments = [one for one in told["sbatch"] if not one.startswith(("--time", "--signal", "--nodes", "--output"))]
         replace(note, _slurm.submit([
             f"--job-name={name}", f"--array=0-{tasks - 1}%{self._set.array_tasks}", "--nodes=1", *self._time(left), f"--deadline=now+{math.ceil(left / 60) + 1}minutes",
@@ -243,7 +244,7 @@ class Slurm:
             ],
         }
         replace(folder / "lease.json", json.dumps(told, sort_keys=True))
-        replace(folder / "hold.sh", _script(folder, self._python(), "hold", seconds, self._set.idle_minutes * 60))
+        replace(folder / "hold.sh", _script(folder, self._python(), "hold", seconds, self.idle_seconds))
         return folder
 
     def _limit(self, partition: str) -> float:
@@ -278,15 +279,21 @@ class Slurm:
     def _lease_folder(self, resource: Resource) -> Path:
         """The folder of the lease's attempt that a job is of; the newest without such a one."""
         _check_token(resource.lease)
-        note = private_folder("slurm") / resource.lease
-        if not note.exists():
-            raise NoCapacity(f"the lease {resource.lease} is not open", why=f"{note} is not there", next="forge resume starts a new one")
-        leases = Path(note.read_text(encoding="utf-8")) / "leases"
+        leases = self._root_of(resource.lease) / "leases"
         found = sorted(leases.glob(f"{resource.lease}-*"), key=lambda place: int(place.name.rpartition("-")[2]))
         if not found:
             raise ForgeError(f"the lease {resource.lease} has no folder below {leases}", next="forge resume starts a new one")
         mine = [place for place in found if resource.id in _ids(place)]
         return (mine or found)[-1]
+
+    def _root_of(self, token: str) -> Path:
+        """Where start() has put a lease: noted on this machine, and told by SLURM as long as it knows the job."""
+        note = private_folder("slurm") / token
+        if note.exists():
+            return Path(note.read_text(encoding="utf-8"))
+        for row in self.jobs_of(token):
+            return Path(row.folder)
+        raise NoCapacity(f"the lease {token} is not open", why=f"{note} is not there", next="forge resume starts a new one")
 
     def _patiently(self, ask: Callable[[], A], seconds: float) -> A:
         """The answer of a controller that may be down for a moment."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -75,8 +77,13 @@ def log(channel: SharedFolderChannel, job: str) -> str:
 
 
 def empty(cluster: Cluster) -> None:
-    """No job, all nodes in use."""
+    """No job, all nodes idle."""
     cluster.run("scancel", "--user=root")
-    for name in cluster.run("sinfo", "-h", "-N", "-p", "main", "-t", "drain,draining,drained,down", "-o", "%N").split():
-        cluster.run("scontrol", "update", f"nodename={name}", "state=resume")
-    until(lambda: cluster.run("squeue", "-h") == "")
+
+    def is_empty() -> bool:
+        for name in cluster.run("sinfo", "-h", "-N", "-p", "main", "-t", "drain,draining,drained,down", "-o", "%N").split():
+            with suppress(subprocess.CalledProcessError):   # it came back by itself in the meantime
+                cluster.run("scontrol", "update", f"nodename={name}", "state=resume")
+        return cluster.run("sinfo", "-h", "-N", "-p", "main", "-o", "%t").split() == ["idle"] * len(cluster.nodes)
+
+    until(is_empty)
