@@ -15,8 +15,11 @@ def clean_environment(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pyt
     """Runs, leases and configuration live in a temporary place; nothing of the user's leaks in."""
     place = tmp_path_factory.mktemp("home")
     for name in list(os.environ):
-        if name.startswith("FORGE_") or name in ("ANTHROPIC_API_KEY", "HF_TOKEN", "AWS_ACCESS_KEY_ID"):
+        if name.startswith(("FORGE_", "AWS_")) or name in ("ANTHROPIC_API_KEY", "HF_TOKEN"):
             monkeypatch.delenv(name)
+    # No test may find an account of AWS that is not its own, on a machine of EC2 neither.
+    for name, value in {"AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": "/nonexistent", "AWS_SHARED_CREDENTIALS_FILE": "/nonexistent"}.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setenv("FORGE_HOME", str(place / "forge"))
     monkeypatch.setenv("XDG_STATE_HOME", str(place / "state"))
     monkeypatch.setenv("NO_COLOR", "1")

@@ -176,7 +176,9 @@ def _exists(file: str) -> bool:
 
 
 def _on_ec2() -> bool:
-    """A machine of EC2 may have a role."""
+    """A machine of EC2 may have a role, unless its user says not to look."""
+    if os.environ.get("AWS_EC2_METADATA_DISABLED", "").lower() == "true":
+        return False
     try:
         return Path("/sys/class/dmi/id/sys_vendor").read_text(encoding="utf-8").startswith("Amazon EC2")
     except OSError:

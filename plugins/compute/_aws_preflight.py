@@ -16,12 +16,14 @@ QUOTAS = {
 }
 NOT_THERE = "0" * 17
 """Of a thing that does not exist: whether it might be removed is asked with DryRun."""
+NO_KEY = b"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8g"
+"""Well formed, and nobody's."""
 
 
 def preflight(account: Account, offer: Offer, kind: Kind) -> list[str]:
     """What was proven. Raises MissingAccess or NoCapacity with what to do."""
     who = account.call("sts", "get_caller_identity")
-    return [f"AWS account {who['Account']} as {who['Arn']}", _quota(account, offer, kind), _rights(account, offer, kind)]
+    return [f"AWS account {who['Account']} as {who['Arn']}", _quota(account, offer, kind), *_rights(account, offer, kind)]
 
 
 def _quota(account: Account, offer: Offer, kind: Kind) -> str:
@@ -54,29 +56,41 @@ def _family(kind: str) -> str:
     return {"g": "g", "gr": "g", "vt": "g", "p": "p"}.get(first, "")
 
 
-def _rights(account: Account, offer: Offer, kind: Kind) -> str:
-    """Ask for everything with DryRun: AWS says whether it would be allowed."""
-    tags = {MANAGED: "1"}
+def _rights(account: Account, offer: Offer, kind: Kind) -> list[str]:
+    """Ask for everything with DryRun: AWS says whether it would be allowed. Raises MissingAccess for what a machine cannot start without."""
     subnets = list(account.pages("describe_subnets", "Subnets", Filters=[{"Name": "default-for-az", "Values": ["true"]}]))
-    vpc = subnets[0]["VpcId"] if subnets else ""
-    wanted: list[tuple[str, dict[str, Any]]] = [
-        ("run_instances", {"ImageId": offer.image, "InstanceType": kind.name, "MinCount": 1, "MaxCount": 1, "TagSpecifications": specification(("instance", "volume"), tags)}),
-        ("create_security_group", {"GroupName": "forge-preflight", "Description": "slm-forge", **({"VpcId": vpc} if vpc else {})}),
-        ("import_key_pair", {"KeyName": "forge-preflight", "PublicKeyMaterial": b"ssh-ed25519 AAAA"}),
-        ("terminate_instances", {"InstanceIds": [f"i-{NOT_THERE}"]}),
-        ("delete_security_group", {"GroupId": f"sg-{NOT_THERE}"}), ("delete_key_pair", {"KeyName": "forge-preflight"}),
-        ("delete_volume", {"VolumeId": f"vol-{NOT_THERE}"}),
-    ]
-    missing = [operation for operation, request in wanted if not _allowed(account, operation, request)]
+    making, removing = _making(account, offer, kind, subnets[0]["VpcId"] if subnets else ""), _removing()
+    missing = [operation for operation, request in making if not _allowed(account, operation, request)]
     if missing:
-        raise MissingAccess(f"AWS does not allow {', '.join(f'ec2:{_title(one)}' for one in missing)}", why="asked with DryRun; nothing was made", next=RIGHTS)
-    return f"{len(wanted)} rights proven with DryRun; nothing was made"
+        raise MissingAccess(f"AWS does not allow {_names(missing)}", why="asked with DryRun; nothing was made", next=RIGHTS)
+    refused = [operation for operation, request in removing if not _allowed(account, operation, request)]
+    proven = f"{len(making) + len(removing) - len(refused)} rights proven with DryRun; nothing was made"
+    # A policy that goes by tags refuses what it is asked about a thing that does not exist, though it would allow the real one.
+    return [proven, *([f"not proven, unless the policy goes by the tag {MANAGED}: {_names(refused)}"] if refused else [])]
+
+
+def _making(account: Account, offer: Offer, kind: Kind, vpc: str) -> list[tuple[str, dict[str, Any]]]:
+    tags = {MANAGED: "1"}
+    machine: dict[str, Any] = {
+        "ImageId": offer.image, "InstanceType": kind.name, "MinCount": 1, "MaxCount": 1, "TagSpecifications": specification(("instance", "volume"), tags),
+        "MetadataOptions": {"HttpTokens": "required", "HttpPutResponseHopLimit": 1}, "InstanceInitiatedShutdownBehavior": "terminate",
+    }
+    group = {"GroupName": "forge-preflight", "Description": "slm-forge", **({"VpcId": vpc} if vpc else {}), "TagSpecifications": specification(("security-group",), tags)}
+    key = {"KeyName": "forge-preflight", "PublicKeyMaterial": NO_KEY, "TagSpecifications": specification(("key-pair",), tags)}
+    return [("run_instances", machine), ("create_security_group", group), ("import_key_pair", key)]
+
+
+def _removing() -> list[tuple[str, dict[str, Any]]]:
+    return [
+        ("terminate_instances", {"InstanceIds": [f"i-{NOT_THERE}"]}), ("delete_security_group", {"GroupId": f"sg-{NOT_THERE}"}),
+        ("delete_key_pair", {"KeyName": "forge-preflight"}), ("delete_volume", {"VolumeId": f"vol-{NOT_THERE}"}),
+    ]
 
 
 def _allowed(account: Account, operation: str, request: dict[str, Any]) -> bool:
     """Every answer but a refusal means that the right is there: DryRunOperation, or that the thing does not exist."""
     try:
-        account.ec2(operation, DryRun=True, **request)
+        account.ec2_once(operation, DryRun=True, **request)
     except MissingAccess:
         return False
     except Exception as error:
@@ -85,5 +99,5 @@ def _allowed(account: Account, operation: str, request: dict[str, Any]) -> bool:
     return True
 
 
-def _title(operation: str) -> str:
-    return "".join(word.capitalize() for word in operation.split("_"))
+def _names(operations: list[str]) -> str:
+    return ", ".join(f"ec2:{''.join(word.capitalize() for word in operation.split('_'))}" for operation in operations)

@@ -140,8 +140,6 @@ class Starter:
             "MetadataOptions": {"HttpEndpoint": "enabled", "HttpTokens": "required", "HttpPutResponseHopLimit": 1},
             "TagSpecifications": specification(("instance", "volume", "network-interface"), self._tags(note)),
         }
-        if settings.instance_profile:
-            request["IamInstanceProfile"] = {"Name": settings.instance_profile}
         if lease.offer.spot:
             spot = {"MaxPrice": f"{kind.usd_per_hour:.6f}", "SpotInstanceType": "one-time", "InstanceInterruptionBehavior": "terminate"}
             request["InstanceMarketOptions"] = {"MarketType": "spot", "SpotOptions": spot}

@@ -59,7 +59,6 @@ class AwsSettings(Settings):
     subnets: tuple[str, ...] = Field((), description="subnets to use, with a public address; none: the default one of each zone")
     my_ip: str = Field("", description="the only address that may reach a machine's ssh port; empty: as AWS sees this computer")
     idle_minutes: float = Field(20.0, gt=0, description="a machine that is not asked for so long ends its job at a checkpoint, and itself")
-    instance_profile: str = Field("", description="an IAM instance profile for machines; only needed for aws.bucket")
     python: str = Field("", description="a Python on the image with this version of slm-forge; empty: one is made there from the lock file")
 
 

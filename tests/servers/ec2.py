@@ -174,7 +174,7 @@ class Cloud:
     def __call__(self, environ: dict[str, Any], start: Callable[..., Any]) -> list[bytes]:
         body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
         service, region = _scope(environ)
-        query = {key: values[0] for key, values in parse_qs(body.decode("latin1")).items()} if service == "ec2" else {}
+        query = {key: values[0] for key, values in parse_qs(body.decode("latin1")).items()} if service in ("ec2", "sts") else {}
         action = query.get("Action") or environ.get("HTTP_X_AMZ_TARGET", "").partition(".")[2] or environ["REQUEST_METHOD"]
         with self.lock:
             self.calls.append(f"{service}:{action}")

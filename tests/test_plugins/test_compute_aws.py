@@ -30,7 +30,7 @@ def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
 @pytest.fixture
 def cloud(account: Cloud, monkeypatch: pytest.MonkeyPatch) -> Cloud:
     account.reset()
-    account.quota = 64.0
+    account.quota, account.deny = 64.0, set()
     for name, value in account.environment().items():
         monkeypatch.setenv(name, value)
     return account
@@ -125,15 +125,42 @@ def test_preflight_refuses_a_quota_that_is_too_small_and_links_to_the_request(cl
     assert "servicequotas" in told.value.next
 
 
-def test_preflight_names_every_right_that_is_missing(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_preflight_names_every_right_that_is_missing(cloud: Cloud) -> None:
     provider = aws()
     chosen = offer(provider)
-    cloud.deny = {"RunInstances", "DeleteVolume"}
-    try:
-        with pytest.raises(MissingAccess, match="ec2:RunInstances, ec2:DeleteVolume"):
-            provider.preflight(chosen)
-    finally:
-        cloud.deny = set()
+    cloud.deny = {"RunInstances", "ImportKeyPair"}
+    with pytest.raises(MissingAccess, match="ec2:RunInstances, ec2:ImportKeyPair") as told:
+        provider.preflight(chosen)
+    assert told.value.exit_code == 4
+    assert "docs/machines.md" in told.value.next
+
+
+def test_preflight_says_which_rights_a_policy_by_tags_leaves_unproven(cloud: Cloud) -> None:
+    provider = aws()
+    chosen = offer(provider)
+    cloud.deny = {"TerminateInstances"}
+    assert provider.preflight(chosen)[3] == "not proven, unless the policy goes by the tag forge:managed: ec2:TerminateInstances"
+
+
+def test_the_documented_policy_has_every_right_that_is_used_and_no_other(cloud: Cloud, tmp_path: Path) -> None:
+    provider = aws(types=("c5.large", "g5.xlarge"))
+    chosen = offer(provider, "c5.large spot us-east-1")
+    provider.preflight(chosen)
+    resource = provider.start(lease(chosen))
+    aws(my_ip="203.0.113.9").start(lease(chosen))
+    provider.everywhere().find("all")
+    remove_all(provider)
+    provider.stop(Resource(provider="aws", id="us-east-1/vol-0123456789abcdef0", lease="lease-1", state="live", kind="volume"))
+    provider.settle(resource)
+    used = {call for call in cloud.calls if call != "sts:GetCallerIdentity"}   # which needs no right
+    assert used | {"ec2:CreateTags"} == documented_actions()
+
+
+def documented_actions() -> set[str]:
+    """The actions of the policies in docs/machines.md."""
+    text = (Path(__file__).parents[2] / "docs" / "machines.md").read_text(encoding="utf-8")
+    policies = [json.loads(block.split("```")[0]) for block in text.split("```json\n")[1:]]
+    return {action for policy in policies for statement in policy["Statement"] for action in statement["Action"]}
 
 
 # --- what is asked for -----------------------------------------------------------------------------------------
