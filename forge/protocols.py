@@ -404,7 +404,7 @@ class Channel(Protocol):
     short breaks are waited out inside.
 
     poll_seconds: how often it is worth asking. durable: files outlive the machine and are here already (this machine, a
-    shared file system); else checkpoints are fetched while a job runs.
+    shared file system); else checkpoints are fetched while a job runs, by get() in a thread beside the one that polls.
     """
 
     poll_seconds: float
@@ -458,6 +458,9 @@ class Provider(Protocol):
     preflight(offer) -> list[str]: what was proven about starting it (rights, quota), one line each, without starting anything.
         Raises MissingAccess or NoCapacity with what to do. Asked when the plan is made.
     stop_command(resource) -> str: what a person types to end the machine by hand.
+    idle_seconds: float: how long a job goes on when nobody asks for it; then it is asked to stop, and its machine ends. Without it
+        a run that is stopped with on_interrupt=keep ends its machine all the same.
+    everywhere() -> Provider: the same provider, whose find("all") looks in all regions and not only in those of its settings.
     """
 
     name: ClassVar[str]
@@ -622,7 +625,7 @@ class Hub(Protocol):
     name: ClassVar[str]
     requires: ClassVar[tuple[Requirement, ...]]
 
-    def preflight(self, repo: str, name: str) -> str:
+    def preflight(self, repo: str, name: str, kind: Literal["model", "dataset", "space"] = "model") -> str:
         """The repository that a publication would go to (without repo and name: the account). Changes nothing.
 
         Raises MissingAccess when the token may not write there, UsageError when it holds what we did not publish.

@@ -113,6 +113,16 @@ def test_the_published_folder_is_complete_and_its_hashes_hold(place: Place) -> N
     subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=folder, check=True)
 
 
+def test_its_rows_are_published_as_a_data_set_by_a_command_of_its_own(place: Place) -> None:
+    told = place.json("publish-data", "first", "--hub-dir", "data-hub")
+    folder = place.folder / told["folder"]
+    assert sum(told["rows"].values()) > 0
+    assert told["left_out"]["quotes the corpus"] > 0, "the offline teacher's answers are sentences of the documents"
+    subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=folder, check=True)
+    place.forge("publish-data", "first", "--to", "nowhere", code=2)
+    assert "publish-data" in place.forge("publish-data", "first", "--hub-dir", "data-hub"), "with the next command"
+
+
 def test_a_second_run_does_nothing(place: Place) -> None:
     before = {path: path.stat().st_mtime_ns for path in place.run.glob("artifacts/??/*")}
     output = place.forge("run", str(HANDBOOK), "--dry-run")

@@ -1,4 +1,4 @@
-"""Commands about finished models: compare, champion, track, serve."""
+"""Commands about finished models: compare, champion, track, serve, publish-data."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RunId = typer.Argument("", metavar="RUN", help="Run id; without one, the newest 
 
 def add(app: typer.Typer) -> None:
     """Put the commands on the application."""
-    for function in (compare, champion, track, serve):
+    for function in (compare, champion, track, serve, publish_data):
         app.command(rich_help_panel=PANEL)(function)
 
 
@@ -76,3 +76,23 @@ def serve(
     from forge.cli.chatting import serve as serve_model
 
     serve_model(run_id, port, as_json=as_json)
+
+
+def publish_data(
+    run_id: str = RunId,
+    to: str = typer.Option("folder", "--to", metavar="HUB", help="folder, or the name of a hub such as huggingface."),
+    repo: str = typer.Option("", "--repo", metavar="OWNER/NAME", help="Repository on that hub [the token's owner, the model's name with -data].", show_default=False),
+    visibility: str = typer.Option("private", "--visibility", help="private or public, on a hub."),
+    license: str = typer.Option("", "--license", metavar="ID", help="Licence of the rows; needed for a hub.", show_default=False),
+    quotes: bool = typer.Option(False, "--quotes", help="Also publish rows that quote the documents: only where their licence allows that."),
+    terms: str = typer.Option("", "--terms", metavar="TEXT", help="What you decided about terms that no program can judge; shown on the card.", show_default=False),
+    hub_dir: str = typer.Option("", "--hub-dir", metavar="FOLDER", help="Where the folder goes [publish.hub_dir].", show_default=False), as_json: bool = Json,
+) -> None:
+    """Publish RUN's questions and answers as a data set: never the documents' text unless asked, searched for secrets and personal data."""
+    from forge.cli.sharing import publish_data as publish
+    from forge.errors import UsageError
+
+    if visibility not in ("private", "public"):
+        raise UsageError(f'--visibility cannot be "{visibility}"', why="it is private or public", next="forge publish-data --help")
+    wish = {"to": to, "repo": repo, "visibility": visibility, "license": license, "quotes": quotes, "terms": terms, "hub_dir": hub_dir}
+    publish(run_id, wish, as_json=as_json)

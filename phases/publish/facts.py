@@ -107,9 +107,9 @@ def read_facts(ctx: Context, *, license_file: str = "", terms: str = "") -> Fact
     license_file: a licence's text that a person gives; terms: what a person decided about what no program can (licence.open_terms).
     """
     plan = read_record(ctx.input("plan"), Plan)
-    ship_json, eval_json = _json(ctx.input("ship_eval")), _json(ctx.input("eval"))
+    ship_json, eval_json = read_object(ctx.input("ship_eval")), read_object(ctx.input("eval"))
     ship_verdicts = _verdicts(ship_json)
-    train, audit = _json(ctx.input("train_report")), _json(ctx.input("audit"))
+    train, audit = read_object(ctx.input("train_report")), read_object(ctx.input("audit"))
     documents = list(read_jsonl(ctx.input("documents"), Document))
     ok = [document for document in documents if document.status == "ok"]
     modelfile_text = ctx.input("modelfile").read_text(encoding="utf-8")
@@ -130,7 +130,7 @@ def read_facts(ctx: Context, *, license_file: str = "", terms: str = "") -> Fact
         passages_read=audit.get("read"), passages_kept=audit.get("kept"),
         dropped=_ordered(audit.get("dropped_by_reason") or {}),
         secrets_masked=_ordered(audit.get("secrets_masked") or {}),
-        languages=_languages(audit), versions=_versions(ctx),
+        languages=languages_of(audit), versions=_versions(ctx),
         hashes={name: ctx.input_sha256(name) for name in HASHED},
         legal=_legal(ctx, license_file), terms=" ".join(terms.split()),
         usage=estimate_usage(plan, parameters, pretrain.tokens if pretrain else None, lora.tokens if lora else None),
@@ -139,7 +139,7 @@ def read_facts(ctx: Context, *, license_file: str = "", terms: str = "") -> Fact
 
 def count_parameters(model: Path) -> int:
     """Weights of a merged checkpoint, a tied output matrix counted once."""
-    config = _json(model / "config.json")
+    config = read_object(model / "config.json")
     tensors = dict(read_safetensors(model).tensors)
     if config.get("tie_word_embeddings"):
         tensors.pop("lm_head.weight", None)
@@ -210,9 +210,9 @@ def _stage(report: dict[str, Any] | None) -> Stage | None:
 
 def _versions(ctx: Context) -> dict[str, str]:
     """Library versions that the checkpoint itself records."""
-    found = {"transformers": _json(ctx.input("model") / "config.json").get("transformers_version")}
+    found = {"transformers": read_object(ctx.input("model") / "config.json").get("transformers_version")}
     adapter = ctx.input("adapter") / "adapter_config.json"
-    found["peft"] = _json(adapter).get("peft_version") if adapter.is_file() else None
+    found["peft"] = read_object(adapter).get("peft_version") if adapter.is_file() else None
     return {name: str(version) for name, version in sorted(found.items()) if version}
 
 
@@ -220,7 +220,7 @@ def _verdicts(report: dict[str, Any]) -> tuple[Verdict, ...]:
     return tuple(Verdict.model_validate(row) for row in report.get("verdicts", []))
 
 
-def _languages(audit: dict[str, Any]) -> tuple[str, ...]:
+def languages_of(audit: dict[str, Any]) -> tuple[str, ...]:
     """Codes of the kept languages with at least 5 % of the text, most frequent first."""
     shares: dict[str, float] = audit.get("languages") or {}
     kept, total = audit.get("languages_kept") or list(shares), sum(shares.values()) or 1
@@ -240,7 +240,7 @@ def _ordered(counts: dict[str, int]) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

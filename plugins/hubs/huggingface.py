@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from forge.errors import ArtifactDamaged, ForgeError, MissingAccess, UsageError
 from forge.phase import Requirement
@@ -34,6 +34,7 @@ WRITES = "repo.write"
 """What a fine-grained token must be allowed for an owner."""
 
 T = TypeVar("T")
+Kind = Literal["model", "dataset", "space"]
 
 
 class HuggingFaceHub:
@@ -42,12 +43,12 @@ class HuggingFaceHub:
     name: ClassVar[str] = "huggingface"
     requires: ClassVar[tuple[Requirement, ...]] = (Requirement(module="huggingface_hub", extra="publish"),)
 
-    def preflight(self, repo: str, name: str) -> str:
+    def preflight(self, repo: str, name: str, kind: Kind = "model") -> str:
         """The repository that this machine's token may write: `repo`, or the token's owner and `name`; free, or ours."""
         api = _api()
         found = _repo_id(api, repo, name)
         if repo or name:
-            _refuse_foreign(found, _files(api, found))
+            _refuse_foreign(found, _files(api, found, kind))
         return found
 
     def publish(self, shipment: Shipment) -> Published:
@@ -159,13 +160,13 @@ def _owners(user: str, told: dict[str, Any]) -> set[str]:
     return owners & {str(one["entity"].get("name")) for one in scoped if WRITES in one.get("permissions", ())}
 
 
-def _files(api: HfApi, repo: str) -> set[str]:
+def _files(api: HfApi, repo: str, kind: Kind) -> set[str]:
     """The files of a repository; none when there is no such one yet."""
     from huggingface_hub.errors import RepositoryNotFoundError
 
     def ask() -> set[str]:
         try:
-            return set(api.list_repo_files(repo)) - KEPT
+            return set(api.list_repo_files(repo, repo_type=kind)) - KEPT
         except RepositoryNotFoundError:
             return set()
 
