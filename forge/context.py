@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from forge import timebox
 from forge.errors import ForgeError, Interrupted
 from forge.journal import Journal
 from forge.ledger import Money
@@ -128,6 +129,10 @@ class FolderContext:
         if not path.is_relative_to(self.work) or not path.exists():
             raise ForgeError(f"{path.name} cannot be kept", why="it is not in the phase's work folder: a bug in the phase")
         self._keep(path)
+
+    def seconds_left(self) -> float | None:
+        """Seconds until the machine ends itself, as far as its watcher has said when."""
+        return timebox.seconds_left()
 
     def check_stop(self) -> None:
         """Raise Interrupted when the user asked to stop."""

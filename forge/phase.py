@@ -142,6 +142,10 @@ class Context(Protocol):
         """
         ...
 
+    def seconds_left(self) -> float | None:
+        """Seconds until the machine under the phase ends itself; None in the engine, and where nobody has said when."""
+        ...
+
     def check_stop(self) -> None:
         """Raise Interrupted when the user asked to stop. Call it between items."""
         ...

@@ -21,7 +21,7 @@ from typing import Any
 
 from pydantic import Field
 
-from forge import errors
+from forge import errors, timebox
 from forge.context import FolderContext, InputFile
 from forge.errors import ArtifactDamaged, ForgeError, Interrupted
 from forge.events import EventLog
@@ -110,6 +110,7 @@ class StopFlag:
 def main(argv: list[str]) -> int:
     """Run the job; returns the exit code."""
     job_file = Path(argv[1])
+    timebox.begin()
     stop = StopFlag()
     events = EventLog(job_file.with_name("events.jsonl"))
     result, code = run_job(read_record(job_file, Job), events, stop)

@@ -15,6 +15,7 @@ from forge.phases.train.checkpoints import latest_checkpoint, save_checkpoint
 from forge.phases.train.encode import chat_rows, encode_rows
 from forge.phases.train.guards import check_rows, check_training
 from forge.phases.train.multilora import Candidate
+from forge.phases.train.pace import Hold, seconds_for
 from forge.phases.train.packing import Encoded
 from forge.phases.train.recipes.lora_sft import Job, Tuning
 from forge.phases.train.reporter import Reporter
@@ -140,7 +141,7 @@ def _over_one_base(
         halving=sweep.halving, compile=together, checkpoint_steps=checkpoint_steps,
     )
     base = load_base(folder, "bfloat16" if together else "float32", machine.device)
-    outcomes = _train_parts(base, examples, validation, candidates, setting, ctx, reporter, together=together)
+    outcomes = _train_parts(base, examples, validation, candidates, setting, ctx, reporter, plan.deadline_seconds, together=together)
     for one in outcomes:
         model = with_adapter(base, one, lora.target_modules)
         save_adapter(model, ctx.work / "sweep-adapters" / one.candidate.name)
@@ -150,7 +151,7 @@ def _over_one_base(
 
 def _train_parts(
     base: Any, examples: Sequence[Encoded], validation: Sequence[Encoded], candidates: Sequence[Candidate], setting: Sweep, ctx: Context,
-    reporter: MakeReporter, *, together: bool,
+    reporter: MakeReporter, deadline_seconds: float, *, together: bool,
 ) -> list[Outcome]:
     """All candidates at once, or, where memory does not suffice for that, one after another over the same base."""
     import torch
@@ -160,17 +161,26 @@ def _train_parts(
         name = "sweep" if together else f"sweep-{part[0].name}"
         teller = reporter(name, setting.steps, number * setting.steps)
         teller.start(0)
+        parts = 1 if together else len(candidates)
+        hold = Hold(ctx, seconds_for(ctx, deadline_seconds, setting.steps, earlier=number * setting.steps, in_all=parts * setting.steps), setting.steps)
+
+        def tell(step: int, loss: float, tokens: int, norm: float, teller: Reporter = teller, hold: Hold = hold) -> None:
+            teller.step(step, loss, tokens, norm)
+            hold.step(step)
+
         try:
             outcomes += train_batched(
                 base, examples, part, setting, validation=validation, folder=ctx.work / "sweep" / ("all" if together else part[0].name),
-                hooks=Hooks(teller.step, ctx.check_stop, ctx.keep),
+                hooks=Hooks(tell, ctx.check_stop, ctx.keep),
             )
         except torch.OutOfMemoryError:
             if not together:
                 raise
             torch.cuda.empty_cache()
             ctx.notice("sweep: out of memory with all candidates in one pass; going on with one after another")
-            return _train_parts(base, examples, validation, candidates, setting._replace(halving=False), ctx, reporter, together=False)
+            return _train_parts(
+                base, examples, validation, candidates, setting._replace(halving=False), ctx, reporter, deadline_seconds, together=False
+            )
     return outcomes
 
 

@@ -6,12 +6,17 @@ beside the speed stands the share of the machine's own limit (a measured product
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
 import threading
 import time
 from collections.abc import Callable
 from typing import NamedTuple
+
+from forge.errors import OverBudget
+from forge.phase import Context
+from forge.records import Plan
 
 CALIBRATION_STEPS = 20
 WARM_STEPS = 3
@@ -21,6 +26,8 @@ SHARE_FOR_TRAINING = 0.7
 FEWEST_STEPS_SHARE = 0.5
 """A run that could not make half of its steps is stopped: what came out would not be what was approved."""
 SILENCE_FACTOR, SILENCE_SECONDS = 20.0, 120.0
+SAME_MOMENT_SECONDS = 1e-4
+"""Steps that are told closer together were read back from the GPU at once."""
 
 
 class Limits(NamedTuple):
@@ -30,6 +37,38 @@ class Limits(NamedTuple):
     usd_per_hour: float = 0.0
     flops_per_token: float = 0.0
     peak_flops: float = 0.0
+
+
+def seconds_for(ctx: Context, deadline_seconds: float, steps: int, *, earlier: int = 0, in_all: int = 0) -> float:
+    """How long this part of training may take: its share of what the machine has left, less what evaluation and export need after it.
+
+    deadline_seconds: of the lease as planned, which counts where the machine does not say what is left. earlier, in_all: steps of
+    the parts before it, and of all parts (stages, candidates).
+    """
+    in_all = max(in_all, steps)
+    left = ctx.seconds_left()
+    if left is None:
+        return SHARE_FOR_TRAINING * deadline_seconds * steps / in_all
+    return max(1.0, left - (1 - SHARE_FOR_TRAINING) * deadline_seconds) * steps / max(steps, in_all - earlier)
+
+
+def planned_steps(plan: Plan) -> int:
+    """Optimizer steps of all adapters."""
+    return plan.lora.steps * (len(plan.sweep.candidates) if plan.sweep else 1)
+
+
+def leased_usd_per_hour(ctx: Context, plan: Plan) -> float:
+    """What the leased machine costs, which may be an alternate of the planned one."""
+    leased = json.loads(ctx.input("machine").read_text(encoding="utf-8")) if ctx.has_input("machine") else {}
+    return float(leased.get("offer", {}).get("usd_per_hour", plan.usd_per_hour))
+
+
+def too_late(fit: int, steps: int, seconds: float, why: str) -> OverBudget:
+    """The error of a training of which too little would be made."""
+    return OverBudget(
+        f"training would not end in time: {fit} of {steps} steps fit into {seconds:.0f} s", why=why,
+        next="forge resume --from plan_fit --set plan_fit.train_minutes=MINUTES, or plan a faster machine (--provider)",
+    )
 
 
 class Projection(NamedTuple):
@@ -84,6 +123,40 @@ class Pace:
         spent = self._times[-1] - self.began
         more = math.floor((self.limits.seconds - spent) / self.seconds_per_step())
         return max(0, min(self.steps, self.done + len(self._times) + more))
+
+
+class Hold:
+    """Holds a training that cannot be shortened (a base from nothing, a grid) against its time: told once, stopped when hopeless."""
+
+    def __init__(self, ctx: Context, seconds: float, steps: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._ctx, self.seconds, self.steps, self._clock = ctx, seconds, steps, clock
+        self._began = clock()
+        self._points: list[tuple[float, int]] = []
+        self._told = False
+
+    def step(self, step: int) -> None:
+        """Note that `step` steps are done; several may be told at once. Raises OverBudget when not even half of all will fit."""
+        now = self._clock()
+        if self._points and now - self._points[-1][0] < SAME_MOMENT_SECONDS:
+            self._points[-1] = (self._points[-1][0], step)
+            return
+        self._points.append((now, step))
+        if len(self._points) > WARM_STEPS + 1:
+            self._judge(*self._points[WARM_STEPS - 1], *self._points[-2])
+
+    def _judge(self, warm_at: float, warm: int, now: float, step: int) -> None:
+        """By the steps between two moments at which all that was done had been told."""
+        if step - warm < CALIBRATION_STEPS - WARM_STEPS:
+            return
+        each = (now - warm_at) / (step - warm)
+        if (fit := step + math.floor((self.seconds - (now - self._began)) / each)) >= self.steps:
+            return
+        why = f"{each:.2f} s a step: all {self.steps} would take {now - self._began + each * (self.steps - step):.0f} s"
+        if fit < FEWEST_STEPS_SHARE * self.steps:
+            raise too_late(max(0, fit), self.steps, self.seconds, why)
+        if not self._told:
+            self._ctx.notice(f"{why}, and {self.seconds:.0f} s are left for it: it may have to go on on a machine that is leased anew")
+            self._told = True
 
 
 class Watchdog:

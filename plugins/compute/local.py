@@ -129,7 +129,7 @@ class Local:
         command = [sys.executable, "-I", "-S", _supervise.__file__, str(folder), str(left), str(GRACE_SECONDS), *argv]
         watcher = subprocess.Popen(
             command, stdin=read, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-            env={**{key: os.environ[key] for key in PASSED_ON if key in os.environ}, **env}, cwd=folder,
+            env={**{key: os.environ[key] for key in PASSED_ON if key in os.environ}, **env, "FORGE_SECONDS_LEFT": f"{left:.0f}"}, cwd=folder,
         )
         os.close(read)
         self._lifelines[folder] = (watcher, write)

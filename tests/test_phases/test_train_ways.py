@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from forge import timebox
 from forge.errors import ForgeError, OverBudget, UsageError
-from forge.phases.train.pace import CALIBRATION_STEPS, Limits, Pace, Watchdog
+from forge.phases.train.pace import CALIBRATION_STEPS, Hold, Limits, Pace, Watchdog, seconds_for
 from forge.phases.train.packing import Encoded, flat_rows, labels_of, pack_rows, pack_steps
 from forge.phases.train.schedule import Schedule
 from forge.phases.train.tuner import (
@@ -317,6 +320,57 @@ def test_a_run_that_will_not_end_in_time_makes_the_steps_that_fit() -> None:
     assert paced(1.0, 100, Limits(seconds=1000)).affordable_steps() == 100
 
 
+def test_the_time_for_training_is_what_the_machine_has_left_less_what_comes_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    ctx: Any = SimpleNamespace(seconds_left=lambda: 2000.0)
+    assert seconds_for(ctx, 4000, 100) == pytest.approx(2000 - 0.3 * 4000)
+    assert seconds_for(ctx, 4000, 50, earlier=50, in_all=100) == pytest.approx(800), "the last of two stages gets all of it"
+    assert seconds_for(ctx, 4000, 50, in_all=100) == pytest.approx(400), "the first gets half"
+    ctx.seconds_left = lambda: 10.0
+    assert seconds_for(ctx, 4000, 100) == 1.0, "and never none at all, which would stand for no limit"
+    ctx.seconds_left = lambda: None
+    assert seconds_for(ctx, 4000, 100) == pytest.approx(0.7 * 4000), "where nobody says it, what the plan says"
+
+
+def test_a_worker_knows_how_long_its_machine_will_be_there_by_a_clock_that_nobody_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(timebox.ENDS_AT, "")
+    assert timebox.seconds_left() is None
+    monkeypatch.setenv(timebox.SECONDS_LEFT, "600")
+    timebox.begin()
+    assert timebox.seconds_left() == pytest.approx(600, abs=10)
+    assert timebox.SECONDS_LEFT not in os.environ, "a child that is started later must not begin anew"
+
+
+def held(seconds_per_step: float, limit: float, steps: int = 100) -> tuple[Told, Hold]:
+    told, now = Told(), [0.0]
+    hold = Hold(told, limit, steps, clock=lambda: now[0])  # type: ignore[arg-type]
+    for step in range(1, CALIBRATION_STEPS + 2):
+        now[0] += seconds_per_step
+        hold.step(step)
+    return told, hold
+
+
+def test_a_training_that_cannot_be_shortened_is_stopped_when_less_than_half_of_it_fits() -> None:
+    with pytest.raises(OverBudget, match="40 of 100 steps fit into 40 s"):
+        held(1.0, 40)
+    assert "it may have to go on on a machine that is leased anew" in held(1.0, 60)[0].notices[0]
+    assert held(1.0, 100)[0].notices == held(1.0, 1e9)[0].notices == []
+
+
+def test_steps_that_are_told_in_bursts_are_held_to_their_mean() -> None:
+    now = [0.0]
+    hold = Hold(Told(), 40, 100, clock=lambda: now[0])  # type: ignore[arg-type]
+
+    def tell(burst: int) -> None:
+        now[0] += 10.0
+        for step in range(10 * burst + 1, 10 * burst + 11):
+            hold.step(step)
+
+    for burst in range(5):
+        tell(burst)
+    with pytest.raises(OverBudget, match="40 of 100 steps fit"):
+        tell(5)
+
+
 def test_the_learning_rate_reaches_zero_at_the_end_also_of_a_shortened_run() -> None:
     schedule = Schedule(100)
     assert schedule(0) == 0.0
@@ -342,7 +396,6 @@ class Told:
 
 def watched(limit: float, tmp_path: Path) -> tuple[Told, Any, Any, Any]:
     """A watcher after twenty steps of a second each in a run of 100, with a fake Trainer state."""
-    from types import SimpleNamespace
 
     from forge.phases.train.watcher import make_watcher
 

@@ -19,6 +19,7 @@ from forge.errors import ArtifactDamaged, Interrupted
 from forge.phase import Context
 from forge.phases.train.checkpoints import latest_checkpoint, save_checkpoint
 from forge.phases.train.order import rows_of_step
+from forge.phases.train.pace import Hold, seconds_for
 from forge.phases.train.reporter import Reporter
 from forge.records import Passage, Plan, ScratchBase, read_jsonl
 
@@ -84,6 +85,7 @@ def train_scratch_base(
         reporter.keep(save_checkpoint(checkpoints, step, write))
 
     reporter.start(done)
+    hold = Hold(ctx, seconds_for(ctx, plan.deadline_seconds, 1, in_all=2), shape.steps)  # the adapter needs the other half
     for step in range(done + 1, shape.steps + 1):
         try:
             ctx.check_stop()
@@ -102,6 +104,7 @@ def train_scratch_base(
 
         loss_log.append((step, round(loss.item(), 6)))
         reporter.step(step, loss.item(), batch.numel(), grad_norm)
+        hold.step(step)
         if len(held_out) and (step % max(1, shape.steps // VALIDATIONS) == 0 or step == shape.steps):
             val_log.append((step, held_out_loss(model, held_out.to(device), autocast, shape.rows_per_step)))
         if step % checkpoint_steps == 0 and step < shape.steps:
