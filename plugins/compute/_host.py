@@ -341,7 +341,7 @@ def _detach(job: Path, lease: Request, request: Request) -> None:
 def _environment(lease: Request, given: Request) -> Request:
     kept = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     gpus = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, lease["gpus"]))} if lease.get("gpus") else {}
-    return {**kept, **gpus, **given, "SLM_FORGE_LEASE": str(lease["token"])}
+    return {**kept, **gpus, **given, "SLM_FORGE_LEASE": str(lease["token"]), "FORGE_SECONDS_LEFT": f"{_seconds_left(lease):.0f}"}
 
 
 class Supervisor:
