@@ -106,7 +106,7 @@ class Fetcher:
         self.notes: list[str] = []
         self._wanted: list[int] = []
         self._thread: threading.Thread | None = None
-        self._lock = threading.Lock()
+        self._lock, self._left = threading.Lock(), False
         self._failed: Exception | None = None
 
     def want(self, number: int) -> None:
@@ -126,6 +126,11 @@ class Fetcher:
         if self._failed is not None:
             raise self._failed
 
+    def leave(self) -> None:
+        """Bring nothing more: what is under way is not noted any more, since the run may be closed by then."""
+        with self._lock:
+            self._left = True
+
     def _work(self) -> None:
         try:
             while (number := self._next()) is not None:
@@ -135,18 +140,18 @@ class Fetcher:
 
     def _next(self) -> int | None:
         with self._lock:
-            return self._wanted.pop() if self._wanted else None
+            return self._wanted.pop() if self._wanted and not self._left else None
 
     def _bring(self, number: int) -> None:
         note = self.channel.read(f"{self.remote}/kept/{number}.json", 0)
         if not note:
             return   # replaced by a newer one
         one = Kept.model_validate_json(note)
-        if any(is_replaced(one, other) for other in self.kept.all()):
+        if self._is_replaced(one):
             return
         name = PurePosixPath(one.path).name
         if self.channel.durable:
-            self.kept.add(one.model_copy(update={"here": self.channel.path(f"{self.remote}/kept/{number}/{name}")}))
+            self._add(one.model_copy(update={"here": self.channel.path(f"{self.remote}/kept/{number}/{name}")}))
             return
         self._hold(number)
         place = self.kept.folder / str(number) / name
@@ -157,7 +162,16 @@ class Fetcher:
         except ForgeError as error:   # rotated away before its turn came: a newer one follows
             self.notes.append(f"{one.path} was not fetched: {error.fact}")
             return
-        self.kept.add(one.model_copy(update={"here": str(place)}))
+        self._add(one.model_copy(update={"here": str(place)}))
+
+    def _is_replaced(self, one: Kept) -> bool:
+        with self._lock:
+            return self._left or any(is_replaced(one, other) for other in self.kept.all())
+
+    def _add(self, one: Kept) -> None:
+        with self._lock:
+            if not self._left:
+                self.kept.add(one)
 
     def _hold(self, number: int) -> None:
         """So that a slow transfer is not overtaken by newer ones for ever."""

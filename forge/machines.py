@@ -19,6 +19,11 @@ def provider_sections(registry: Registry) -> dict[str, type[Settings]]:
     return {name: plugin.settings for name, plugin in plugins.items() if hasattr(plugin, "settings")}
 
 
+def everywhere(found: dict[str, Provider]) -> dict[str, Provider]:
+    """The same providers, looking in all regions and not only in those of their settings, where they know of regions."""
+    return {name: cast(Provider, look()) if (look := getattr(provider, "everywhere", None)) else provider for name, provider in found.items()}
+
+
 def providers(registry: Registry, config: Config | None = None) -> dict[str, Provider]:
     """All providers whose libraries are installed, with their settings, which the registry then hands out too.
 

@@ -76,14 +76,17 @@ class MachineRun:
 
         Raises MachineLost when another machine has to go on, PastDeadline, Detached, and what the phase raised.
         """
-        note = self._adopted()
-        if note is not None:
-            note, code = self._follow(note)
-            if self._ended_well(note) or code in (PREEMPTED, *DEADLINE_CODES) or self.stop_requested():
-                return self._conclude(note, code)
-            self._save()   # the job was ended with its engine, or failed while nobody looked
-        note, code = self._follow(self._begin())
-        return self._conclude(note, code)
+        try:
+            note = self._adopted()
+            if note is not None:
+                note, code = self._follow(note)
+                if self._ended_well(note) or code in (PREEMPTED, *DEADLINE_CODES) or self.stop_requested():
+                    return self._conclude(note, code)
+                self._save()   # the job was ended with its engine, or failed while nobody looked
+            note, code = self._follow(self._begin())
+            return self._conclude(note, code)
+        finally:
+            self.fetcher.leave()
 
     # --- start --------------------------------------------------------------------------------------------------
 

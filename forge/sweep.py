@@ -1,4 +1,4 @@
-"""Finds machines that any run left, from what the providers list and not from our records, and ends them.
+"""Finds machines, and what was made for them, that any run left, from what the providers list and not from our records, and ends them.
 
 A run that was killed for good, a folder of runs that was deleted, a database that was lost: what still stands is found by
 the tag that every machine carries. `forge sweep` does it on demand; every run does it at its start and end.
@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Literal
 
 from forge.errors import MissingAccess, RunBusy, StillBilling
-from forge.lease import KEPT_MACHINE, Leases, end, is_kept, looks_at
+from forge.lease import KEPT_MACHINE, Leases, as_provider, end, is_kept, looks_at
 from forge.protocols import Provider, Resource
 from forge.records import Record
 from forge.run import Run, home, run_ids
 
 
 class Left(Record):
-    """A machine that a provider lists. action: "end" it, "ask" first, or "keep" it, and why."""
+    """A machine, or a thing made for one, that a provider lists. action: "end" it, "ask" first, or "keep" it, and why."""
 
     resource: Resource
     action: Literal["end", "ask", "keep"]
@@ -25,10 +25,11 @@ class Left(Record):
 
 
 class Swept(Record):
-    """What became of one machine. done: "ended", "kept", "not ended" (it may still bill). command: ends it by hand."""
+    """What became of one machine, or thing made for one. done: "ended", "kept", "not ended" (it may still bill). command: ends it by hand."""
 
     provider: str
     id: str
+    kind: str
     lease: str
     run: str
     done: Literal["ended", "kept", "not ended", "would be ended"]
@@ -60,14 +61,18 @@ def sweep(
 ) -> Iterator[Swept]:
     """End what was left. agree: asked for each machine of which no run here knows; without its yes such a machine is kept.
 
-    patience: seconds that a machine may take to go, instead of forge.lease.GIVE_UP_SECONDS.
+    patience: seconds that a machine may take to go, instead of forge.lease.GIVE_UP_SECONDS. All of a lease is ended together.
     """
+    ended: dict[tuple[str, str], Swept] = {}
     for left in find_left(providers, own=own, unlisted=unlisted):
+        lease = (left.resource.provider, left.resource.lease or left.resource.id)
         wanted = left.action == "end" or (left.action == "ask" and (dry_run or agree(left)))
         if wanted and dry_run:
             yield _told(left, "would be ended")
         elif wanted:
-            yield _end(left, providers, patience)
+            if lease not in ended:
+                ended[lease] = _end(left, providers, patience)
+            yield ended[lease].model_copy(update={"id": left.resource.id, "kind": left.resource.kind})
         else:
             yield _told(left, "kept")
 
@@ -117,13 +122,26 @@ def _end(left: Left, providers: Mapping[str, Provider], patience: float | None) 
         patience = 1.0 if _release_in_its_run(resource, providers, patience) else patience
     except RunBusy:
         return _told(left, "kept")
-    provider = providers[resource.provider]
+    provider = providers[resource.provider] if resource.lease else as_provider(_Alone(providers[resource.provider], resource))
     looks = looks_at(provider)
     why = end(provider, resource.lease, looks, patience=patience)
     if why:
         command = getattr(provider, "stop_command", None)
         return _told(left, "not ended").model_copy(update={"why": why, "command": str(command(resource)) if command else ""})
     return _told(left, "ended").model_copy(update={"seen_gone": tuple(looks.times)})
+
+
+class _Alone:
+    """A provider's view of one thing that belongs to no lease."""
+
+    def __init__(self, provider: Provider, resource: Resource) -> None:
+        self.provider, self.resource = provider, resource
+
+    def find(self, scope: str) -> list[Resource]:
+        return [one for one in self.provider.find("all") if one.id == self.resource.id]
+
+    def stop(self, resource: Resource) -> None:
+        self.provider.stop(resource)
 
 
 def _release_in_its_run(resource: Resource, providers: Mapping[str, Provider], patience: float | None) -> bool:
@@ -141,4 +159,4 @@ def _release_in_its_run(resource: Resource, providers: Mapping[str, Provider], p
 
 def _told(left: Left, done: Literal["ended", "kept", "not ended", "would be ended"]) -> Swept:
     one = left.resource
-    return Swept(provider=one.provider, id=one.id, lease=one.lease, run=one.run, done=done, why=left.why)
+    return Swept(provider=one.provider, id=one.id, kind=one.kind, lease=one.lease, run=one.run, done=done, why=left.why)

@@ -43,6 +43,7 @@ def teardown(
 
 def sweep(
     dry_run: bool = typer.Option(False, "--dry-run", help="Only say what would be ended."),
+    all_regions: bool = typer.Option(False, "--all-regions", help="Look in every region of every cloud, not only in those of the settings."),
     yes: bool = typer.Option(False, "--yes", "-y", help="Also end machines of which no run here knows, without asking."),
     as_json: bool = typer.Option(False, "--json", help="What became of each machine as JSON."),
 ) -> None:
@@ -62,7 +63,10 @@ def sweep(
 
     registry = Registry()
     config = resolve(all_sections(registry))
-    swept = list(sweeping.sweep(machines.providers(registry, config), dry_run=dry_run, agree=agree, unlisted=unlisted.__setitem__))
+    providers = machines.providers(registry, config)
+    if all_regions:
+        providers = machines.everywhere(providers)
+    swept = list(sweeping.sweep(providers, dry_run=dry_run, agree=agree, unlisted=unlisted.__setitem__))
     if as_json:
         ui.out_json({"machines": [one.model_dump(mode="json") for one in swept], "not_listed": unlisted})
     else:
@@ -108,11 +112,19 @@ def _show_proofs(found: list[tuple[str, list[Proof]]]) -> None:
     if not any(proofs for _, proofs in found):
         ui.out(f"run {found[0][0]} holds no machine, and never did" if found else "no run holds a machine")
         return
-    rows = [
-        (name, proof.provider, proof.resource or proof.lease, "gone" if proof.is_gone else "may be up", _cost(proof), _evidence(proof))
-        for name, proofs in found for proof in proofs
-    ]
-    ui.table(rows, ("run", "provider", "machine", "", "cost", "proof"))
+    ui.table([row for name, proofs in found for proof in proofs for row in _rows(name, proof)], ("run", "provider", "what", "id", "", "cost", "proof"))
+
+
+def _rows(run: str, proof: Proof) -> list[tuple[str, str, str, str, str, str, str]]:
+    """A line for each thing of the lease; the machine carries cost and reason. One that was never listed is named by its lease."""
+    machines = [one for one in proof.things if one.kind == "machine"]
+    first = (machines[0].id if machines else proof.resource) or proof.lease
+    state = "gone" if proof.is_gone else "may be up"
+    rows = [(run, proof.provider, "machine", first, state, _cost(proof), _evidence(proof))]
+    for one in [*machines[1:], *(one for one in proof.things if one.kind != "machine")]:
+        gone = one.state == "gone"
+        rows.append((run, proof.provider, one.kind, one.id, "gone" if gone else "may be up", "", _evidence(proof) if gone else one.state))
+    return rows
 
 
 def _cost(proof: Proof) -> str:
@@ -134,6 +146,6 @@ def _show_swept(swept: list[Swept], unlisted: dict[str, str]) -> None:
         ui.out("no provider lists a machine of ours")
         return
     if swept:
-        ui.table([(one.provider, one.id, one.run, one.done, one.why) for one in swept], ("provider", "machine", "run", "", "why"))
+        ui.table([(one.provider, one.kind, one.id, one.run, one.done, one.why) for one in swept], ("provider", "what", "id", "run", "", "why"))
     unknown = [one for one in swept if one.done == "kept" and one.why.startswith("no run")]
     ui.next_step("forge sweep --yes" if unknown else "forge sweep" if any(one.done == "would be ended" for one in swept) else "forge runs")

@@ -32,6 +32,7 @@ Preview = typer.Option(False, "--preview", help="Only show what CORPUS holds: co
 Provider = typer.Option("", "--provider", metavar="NAME", help="Where to train: auto, local, or a compute provider's name (forge plugins).", show_default=False)
 MaxHourly = typer.Option(None, "--max-hourly", min=0, metavar="USD", help="Dollars an hour that a machine may cost, at most; 0: no limit.", show_default=False)
 Spot = typer.Option("", "--spot", metavar="never|auto|only", help="Machines that may be taken away at any time, for less [never].", show_default=False)
+OnInterrupt = typer.Option("", "--on-interrupt", metavar="stop|keep", help="Ctrl-C while a job runs on a rented machine: end both [stop], or keep both until nobody has asked for too long.", show_default=False)
 Refetch = typer.Option(False, "--refetch", help="Fetch the sources of a sources.yaml again.")
 
 
@@ -45,7 +46,7 @@ def run(
     corpus: Path = Corpus, budget: float | None = Budget, before_gate: float | None = BeforeGate, recipe: str = Recipe,
     set_: list[str] = Set, dry_run: bool = DryRun, plugin_dir: list[Path] = PluginDir, until: str = Until, new: bool = New,
     run_id: str = Name, preview: bool = Preview, refetch: bool = Refetch, provider: str = Provider, max_hourly: float | None = MaxHourly,
-    spot: str = Spot, yes: bool = Yes, quiet: bool = Quiet, as_json: bool = Json,
+    spot: str = Spot, on_interrupt: str = OnInterrupt, yes: bool = Yes, quiet: bool = Quiet, as_json: bool = Json,
 ) -> None:
     """Forge a model from CORPUS within a budget; stops once, for your approval.
 
@@ -60,7 +61,7 @@ def run(
         check_corpus(corpus)
         show_preview(corpus, tuple(plugin_dir), as_json=as_json)
         return
-    flags = [*_money(budget, before_gate), *_machine(provider, max_hourly, spot), *set_]
+    flags = [*_money(budget, before_gate), *_machine(provider, max_hourly, spot, on_interrupt), *set_]
     session = Session(as_json=as_json, quiet=quiet, yes=yes)
     session.start(corpus, dry_run=dry_run, new=new, run_id=run_id, plugin_dirs=tuple(plugin_dir), recipe=recipe, flags=flags, until=until)
     session.execute(until=until, refetch=refetch or new)
@@ -134,14 +135,14 @@ def reject(run_id: str = RunId, as_json: bool = Json) -> None:
 def resume(
     run_id: str = RunId, from_: str = From, until: str = Until, set_: list[str] = Set, budget: float | None = Budget,
     before_gate: float | None = BeforeGate, preview: bool = typer.Option(False, "--preview", help="Only show which phases would run, and why."),
-    provider: str = Provider, max_hourly: float | None = MaxHourly, spot: str = Spot, yes: bool = Yes, quiet: bool = Quiet,
-    as_json: bool = Json,
+    provider: str = Provider, max_hourly: float | None = MaxHourly, spot: str = Spot, on_interrupt: str = OnInterrupt, yes: bool = Yes,
+    quiet: bool = Quiet, as_json: bool = Json,
 ) -> None:
     """Continue RUN from where it stopped, or --from PHASE."""
     from forge.cli.session import Session
 
     session = Session(as_json=as_json, quiet=quiet, yes=yes)
-    session.open(run_id, flags=[*_money(budget, before_gate), *_machine(provider, max_hourly, spot), *set_])
+    session.open(run_id, flags=[*_money(budget, before_gate), *_machine(provider, max_hourly, spot, on_interrupt), *set_])
     if preview:
         session.preview(from_)
     else:
@@ -153,7 +154,8 @@ def _money(budget: float | None, before_gate: float | None) -> list[str]:
     return [f"{key}={value}" for key, value in flags if value is not None]
 
 
-def _machine(provider: str, max_hourly: float | None, spot: str) -> list[str]:
+def _machine(provider: str, max_hourly: float | None, spot: str, on_interrupt: str = "") -> list[str]:
     """The settings behind the flags for machines; they are part of the plan, and of what is approved."""
     flags: list[tuple[str, Any]] = [("provider", provider or None), ("max_hourly_usd", max_hourly), ("spot", spot or None)]
-    return [f"plan_fit.{name}={value}" for name, value in flags if value is not None]
+    chosen = [f"plan_fit.{name}={value}" for name, value in flags if value is not None]
+    return [*chosen, *([f"run.on_interrupt={on_interrupt}"] if on_interrupt else [])]

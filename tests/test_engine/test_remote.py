@@ -13,7 +13,10 @@ from pathlib import Path
 import pytest
 
 from forge.lease import Leases, as_provider
+from forge.machines import everywhere
+from forge.protocols import Resource
 from forge.run import Run
+from forge.sweep import sweep
 from tests.servers.rented import Rented, Step, host
 from tests.test_engine.remote_toys import (
     STEPS,
@@ -98,10 +101,9 @@ def test_what_was_made_on_a_machine_is_not_sent_there_again(begun: None, cloud: 
 
 def test_after_a_kill_the_next_engine_goes_on_with_the_job_that_still_runs(begun: None, cloud: Rented, straight: dict[str, str]) -> None:
     cloud.step = when("after spawn", 1, lambda: os.kill(os.getpid(), signal.SIGKILL))
-    waiting = {"train__wait_at": 5}
-    assert life(lambda: work_on({"rented": cloud}, **waiting)) == "killed"
+    assert life(lambda: work_on({"rented": cloud}, train__wait_at=5)) == "killed"
     cloud.step = when("after poll", 1, lambda: (cloud.disk(cloud.machines()[0]) / "go").touch())
-    assert life(lambda: work_on({"rented": cloud}, **waiting)) == "done"
+    assert life(lambda: work_on({"rented": cloud}, train__wait_at=5)) == "done"
     assert steps(cloud) == [EVERY_STEP]
     assert len(list(cloud.disk(cloud.machines()[0]).glob("jobs/train-*"))) == 1
     books_are_right(cloud)
@@ -157,16 +159,14 @@ def test_lost_while_a_checkpoint_is_fetched_the_last_whole_one_is_used(begun: No
 
 def test_a_break_in_the_connection_starts_nothing_twice(begun: None, cloud: Rented, straight: dict[str, str]) -> None:
     cut = cloud.folder / "cut"
-    cloud.step = when("after spawn", 1, cut.touch)
-    looks = [0]
+    broken = when("after spawn", 1, cut.touch)
 
-    def mended(name: str) -> None:
+    def step(name: str) -> None:
         if name == "before find" and cut.exists():
-            looks[0] += 1
             cut.unlink()
+        broken(name)
 
-    broken = cloud.step
-    cloud.step = lambda name: (broken(name), mended(name))[0]
+    cloud.step = step
     assert life(lambda: work_on({"rented": cloud})) == "done"
     assert steps(cloud) == [EVERY_STEP]
     assert artifacts() == straight
@@ -307,3 +307,63 @@ def test_killed_at_every_step_it_ends_in_the_same_bytes_with_nothing_left(
         if first == "done":
             break
     assert lives > 40
+
+
+def interrupted_with(cloud: Rented, policy: str) -> str:
+    """A run that is stopped while its job waits before step 6."""
+    def stop() -> bool:
+        return bool(cloud.machines()) and (cloud.disk(cloud.machines()[0]) / "waits").exists()
+
+    return life(lambda: work_on({"rented": cloud}, stop=stop, train__wait_at=6, run__on_interrupt=policy))
+
+
+def test_a_kept_machine_goes_on_with_its_job_and_the_resume_takes_it_up(begun: None, tmp_path: Path, straight: dict[str, str]) -> None:
+    with host(tmp_path / "cloud", run_job):
+        cloud = Rented(tmp_path / "cloud", idle_seconds=900)
+        said = interrupted_with(cloud, "keep")
+        assert "its job goes on on rented gpu.large, which ends it when nobody has asked for 15 min ($0.50)" in said
+        assert "forge resume toy goes on with it, forge teardown toy ends it" in said
+        assert money()[1] > 0, "its reservation stays"
+        (one, two) = sweep({"rented": as_provider(cloud)}, own="another")
+        assert {one.done, two.done, one.why} == {"kept", "run toy was stopped and keeps it for its resume"}
+        (cloud.disk(cloud.machines()[0]) / "go").touch()
+        until(lambda: not (cloud.disk(cloud.machines()[0]) / "running").exists())
+        assert life(lambda: work_on({"rented": cloud}, train__wait_at=6)) == "done"
+        assert steps(cloud) == [EVERY_STEP]
+        books_are_right(cloud)
+
+
+def test_a_kept_machine_that_nobody_resumes_is_ended_after_its_grace(
+    begun: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with host(tmp_path / "cloud", run_job):
+        cloud = Rented(tmp_path / "cloud", idle_seconds=900)
+        interrupted_with(cloud, "keep")
+        real = time.time
+        monkeypatch.setattr("forge.lease.time.time", lambda: real() + 1100)
+        swept = list(sweep({"rented": as_provider(cloud)}, own="another"))
+        assert {(one.kind, one.done) for one in swept} == {("machine", "ended"), ("key", "ended")}
+        books_are_right(cloud)
+
+
+def test_a_machine_that_would_not_end_by_itself_is_not_kept(begun: None, cloud: Rented) -> None:
+    assert interrupted_with(cloud, "keep").startswith("Interrupted")
+    books_are_right(cloud)
+
+
+def test_a_thing_that_belongs_to_no_lease_is_swept_too(cloud: Rented) -> None:
+    cloud._put(Resource(provider="rented", id="group-1", lease="", state="live", kind="group", overdue=True))
+    (one,) = sweep({"rented": as_provider(cloud)})
+    assert (one.kind, one.id, one.done) == ("group", "group-1", "ended")
+    assert cloud.up() == []
+
+
+def test_sweep_looks_in_all_regions_when_asked(cloud: Rented, tmp_path: Path) -> None:
+    class Regional(Rented):
+        def everywhere(self) -> Rented:
+            return cloud
+
+    cloud._put(Resource(provider="rented", id="group-1", lease="", state="live", kind="group", overdue=True))
+    here = {"rented": as_provider(Regional(tmp_path / "here"))}
+    assert list(sweep(here)) == []
+    assert [one.done for one in sweep(everywhere(here))] == ["ended"]
