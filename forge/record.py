@@ -7,21 +7,25 @@ from typing import Any
 
 from forge.errors import ForgeError
 from forge.records import write_json
+from forge.remains import remains
 from forge.review.decisions import history
 from forge.run import Run
 
 RUN_RECORD = "run_record"
+ENDED_BADLY = {"failed", "interrupted"}
 
 
 def describe(run: Run, failure: BaseException | None = None) -> dict[str, Any]:
     """Everything the run's state knows: phases, money, leases, artifacts. Money in micro-dollars."""
     totals = run.ledger.totals()
     error = json.loads(run.state.get("error", "null"))
+    outcome = run.state.get("outcome", "new")
     return {
+        **(remains(run) if failure is not None or outcome in ENDED_BADLY else {}),
         "run": run.id,
         "corpus": run.corpus.name,
         "dry_run": run.dry_run,
-        "outcome": run.state.get("outcome", "new"),
+        "outcome": outcome,
         "error": _fields(failure) if failure else error,
         "phases": [_phase(row) for row in run.state.rows("SELECT * FROM phase ORDER BY started")],
         "spend": [

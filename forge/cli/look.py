@@ -117,7 +117,8 @@ def report(run_id: str = RunId, as_json: bool = Json) -> None:
     from forge.run import Run
 
     opened = Run.open(run_id)
-    wanted = ("report", "qa_report", "after_action", "card")
+    ended_badly = opened.state.get("outcome") in ("failed", "interrupted")
+    wanted = (*(("failure_report",) if ended_badly else ()), "report", "qa_report", "after_action", "card")
     found = {name: str(opened.store.link(artifact)) for name in wanted if (artifact := opened.store.get(name))}
     if not found:
         raise UsageError(f"run {opened.id} has no report yet", next=f"forge resume {opened.id}")

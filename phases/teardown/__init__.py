@@ -17,7 +17,7 @@ class Teardown:
     """Reads everything that exists, insists on nothing. The engine has ended the leases before this phase runs."""
 
     name: ClassVar[str] = "teardown"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     summary: ClassVar[str] = "prove that nothing bills any more and write the reports, however the run ended"
     reads: ClassVar[tuple[str, ...]] = (
         "run_record", "documents", "passages", "audit", "clean", "drops", "pairs", "shape", "train", "plan", "forecast",
@@ -27,7 +27,7 @@ class Teardown:
     writes: ClassVar[tuple[Output, ...]] = (
         Output(name="after_action", path="after-action.md", telemetry=True),
         Output(name="qa_report", path="qa-report.md", telemetry=True),
-        Output(name="report", path="report.html", telemetry=True),
+        Output(name="failure_report", path="failure-report.md", telemetry=True), Output(name="report", path="report.html", telemetry=True),
     )
     settings: ClassVar[type[Settings]] = TeardownSettings
     where: ClassVar[Literal["engine", "machine"]] = "engine"
@@ -41,13 +41,15 @@ class Teardown:
 
     def run(self, settings: TeardownSettings, ctx: Context) -> Mapping[str, float | str]:
         """Write the reports. Raises StillBilling, after writing them, when a lease is not confirmed as gone."""
-        from forge.phases.teardown.markdown import after_action, qa_report
+        from forge.phases.teardown.markdown import after_action, failure_report, qa_report
         from forge.phases.teardown.report import render_report
         from forge.phases.teardown.story import open_leases, tally
         from forge.phases.teardown.view import read_view
 
         view = read_view(ctx)
-        pages = {"after_action": after_action(view), "qa_report": qa_report(view), "report": render_report(view)}
+        pages = {
+            "after_action": after_action(view), "qa_report": qa_report(view), "failure_report": failure_report(view), "report": render_report(view),
+        }
         for name, text in pages.items():
             ctx.output(name).write_text(text, encoding="utf-8", errors="replace", newline="\n")
         unconfirmed = open_leases(view)

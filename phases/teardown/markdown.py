@@ -1,4 +1,4 @@
-"""after-action.md (what happened, what it cost, what to do next) and qa-report.md (what every gate said, and why)."""
+"""after-action.md (what happened, what it cost, what to do next), qa-report.md (what every gate said, and why), failure-report.md."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from forge.phases.teardown.view import View
 from forge.records import Verdict
 
 GATES = ("data", "evaluation", "shipped files")
+FAILED = {"failed", "interrupted"}
 FILES_NAMED = 20
 """Unusable files that are listed one by one; the rest is in documents.jsonl."""
 
@@ -54,6 +55,11 @@ def qa_report(view: View) -> str:
     return _render("qa-report.md.j2", view)
 
 
+def failure_report(view: View) -> str:
+    """What failed, the last lines of the logs, what is kept and half done, and the command that goes on."""
+    return _render("failure-report.md.j2", view)
+
+
 def _render(name: str, view: View) -> str:
     import jinja2
 
@@ -64,14 +70,14 @@ def _render(name: str, view: View) -> str:
         autoescape=False,   # Markdown; `text` and `code` neutralise what comes from a corpus
     )
     environment.filters.update(
-        text=text, code=code, plain=story.plain, number=story.number, duration=story.duration, usd=story.usd,
+        text=text, code=code, fenced=fenced, plain=story.plain, number=story.number, duration=story.duration, usd=story.usd,
         interval=story.interval,
     )
     return environment.get_template("main").render(
         view=view, record=view.record, headline=story.headline(view), error=story.error_fields(view),
         phases=story.phases_in_order(view), forecast=story.forecast(view), losses=story.losses(view),
         lost=view.lost_documents, named=FILES_NAMED, steps=story.next_steps(view), tally=story.tally(view), gates=verdicts_by_gate(view),
-        counts=counts(view), missing=story.MISSING,
+        counts=counts(view), missing=story.MISSING, failed=view.record.outcome in FAILED,
     )
 
 
@@ -92,6 +98,11 @@ def counts(view: View) -> dict[str, int]:
 def text(value: object) -> str:
     """A value inside Markdown: one line, no table breaks, no live HTML."""
     return escape(" ".join(str(value).split()), quote=False).replace("|", "\\|")
+
+
+def fenced(value: str) -> str:
+    """A line inside a fenced block, which it may not end."""
+    return value.replace("```", "'''")
 
 
 def code(value: str) -> str:

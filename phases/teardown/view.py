@@ -93,6 +93,21 @@ class ArtifactRow(Row):
     bytes: int = 0
 
 
+class LogRow(Row):
+    """The last lines of a worker's own log, and its place in the run's folder."""
+
+    file: str = ""
+    lines: tuple[str, ...] = ()
+
+
+class PartialRow(Row):
+    """What a phase that stopped has so far. records: finished items of a journal; 0 for other files."""
+
+    path: str
+    bytes: int = 0
+    records: int = 0
+
+
 class RunRecord(Row):
     """What the engine knows about the run when teardown begins."""
 
@@ -106,6 +121,9 @@ class RunRecord(Row):
     spend: tuple[SpendRow, ...] = ()
     leases: tuple[LeaseRow, ...] = ()
     artifacts: tuple[ArtifactRow, ...] = ()
+    log_tail: tuple[str, ...] = ()
+    worker_log: LogRow = LogRow()
+    partial: tuple[PartialRow, ...] = ()
 
     @property
     def budget_usd(self) -> float:

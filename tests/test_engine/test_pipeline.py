@@ -143,6 +143,19 @@ def test_the_report_is_written_after_a_failure_too(run: Run) -> None:
     assert "the toy broke" in report["error"]["why"]
 
 
+def test_the_record_of_a_failed_run_has_its_last_events_and_what_is_half_done(run: Run) -> None:
+    Buy.fail_after = 2
+    with pytest.raises(RuntimeError):
+        run_toys(run)
+    told = json.loads((run.folder / "phases/record/run-record.json").read_text(encoding="utf-8"))
+    assert any("phase_failed" in line for line in told["log_tail"])
+    assert len(told["log_tail"]) <= 40
+    assert any(one["path"].startswith("work/buy/") and one["records"] for one in told["partial"]), told["partial"]
+    Buy.fail_after = -1
+    run_toys(run)
+    assert "log_tail" not in json.loads((run.folder / "phases/record/run-record.json").read_text(encoding="utf-8"))
+
+
 @pytest.mark.parametrize("damage", ["flip", "truncate", "delete"])
 def test_a_damaged_output_is_quarantined_and_made_again_for_free(run: Run, damage: str) -> None:
     run_toys(run)

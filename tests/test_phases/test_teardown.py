@@ -101,7 +101,7 @@ def close(tmp_path: Path, told: dict[str, Any] | None, *, without: Set[str] = fr
     inputs = finished_run(tmp_path / "art", **changes)
     published = run_phase(
         publish, tmp_path / "publish", settings=PublishSettings(hub_dir=str(tmp_path / "hub")),
-        inputs={name: inputs[name] for name in publish.reads},
+        inputs={name: inputs[name] for name in publish.reads if name in inputs},
     )
     inputs["publication"], inputs["predictions"] = published.out / "publication.json", tmp_path / "predictions.jsonl"
     predictions(inputs["predictions"])
@@ -114,7 +114,7 @@ def close(tmp_path: Path, told: dict[str, Any] | None, *, without: Set[str] = fr
 
 
 def reports(out: Path) -> dict[str, str]:
-    return {name: (out / name).read_text(encoding="utf-8") for name in ("after-action.md", "qa-report.md", "report.html")}
+    return {name: (out / name).read_text(encoding="utf-8") for name in ("after-action.md", "qa-report.md", "failure-report.md", "report.html")}
 
 
 def test_a_finished_run_is_told_on_one_page(tmp_path: Path) -> None:
@@ -165,6 +165,34 @@ def test_a_failed_run_says_where_and_why_and_how_to_go_on(tmp_path: Path) -> Non
     assert "error: the loss became NaN" in pages["after-action.md"]
     assert "| quantize | not reached |" in pages["after-action.md"]
     assert "Not measured." in pages["qa-report.md"]
+
+
+def test_a_failed_run_leaves_a_report_of_its_failure_with_the_logs_and_what_is_half_done(tmp_path: Path) -> None:
+    error = {"fact": "the loss is not a number", "why": "step 12", "next": "forge resume 4b31 --set train.learning_rate=1e-4"}
+    told = record("failed", stopped_in="train", error=error) | {
+        "log_tail": ["10:00:01 train progress done 12", "10:00:02 train phase_failed ``` <script>"],
+        "worker_log": {"file": "machine/jobs/train-1/log", "lines": ["RuntimeError: loss is nan"]},
+        "partial": [{"path": "work/train/work/checkpoint-10", "bytes": 12345, "records": 0}, {"path": "work/train/work/items.journal", "bytes": 99, "records": 7}],
+    }
+    pages = close(tmp_path, told)
+    text = pages["failure-report.md"]
+    for expected in (
+        "in train, attempt 1", "error: the loss is not a number", "next: forge resume 4b31 --set train.learning_rate=1e-4", "10:00:01 train progress done 12",
+        "machine/jobs/train-1/log", "RuntimeError: loss is nan", "| `work/train/work/checkpoint-10` | 12,345 |", "| 99 | 7 |", "not done again: prep, audit",
+        "`forge resume 4b31`",
+    ):
+        assert expected in text, expected
+    assert text.count("```") == 4, "a log line ends no block"
+    page = Page(pages["report.html"])
+    assert "The last 2 events" in page.text
+    assert "RuntimeError: loss is nan" in page.text
+    assert "<script>" not in pages["report.html"]
+
+
+def test_a_run_that_did_not_fail_says_so_in_its_failure_report(tmp_path: Path) -> None:
+    text = close(tmp_path, record())["failure-report.md"]
+    assert "Nothing failed" in text
+    assert "## What failed" not in text
 
 
 def test_an_interrupted_run_says_how_to_resume(tmp_path: Path) -> None:
