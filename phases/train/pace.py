@@ -23,6 +23,8 @@ WARM_STEPS = 3
 """Not measured: compile, and memory that is taken for the first time."""
 SHARE_FOR_TRAINING = 0.7
 """Of the lease's deadline; evaluation and export come after. plan_fit's deadline is twice the P90 of all three."""
+NO_TIME = 1e-3
+"""Seconds where none are left: 0 stands for no limit."""
 FEWEST_STEPS_SHARE = 0.5
 """A run that could not make half of its steps is stopped: what came out would not be what was approved."""
 SILENCE_FACTOR, SILENCE_SECONDS = 20.0, 120.0
@@ -49,7 +51,7 @@ def seconds_for(ctx: Context, deadline_seconds: float, steps: int, *, earlier: i
     left = ctx.seconds_left()
     if left is None:
         return SHARE_FOR_TRAINING * deadline_seconds * steps / in_all
-    return max(1.0, left - (1 - SHARE_FOR_TRAINING) * deadline_seconds) * steps / max(steps, in_all - earlier)
+    return max(NO_TIME, left - (1 - SHARE_FOR_TRAINING) * deadline_seconds) * steps / max(steps, in_all - earlier)
 
 
 def planned_steps(plan: Plan) -> int:

@@ -160,7 +160,7 @@ class Holder:
         command = [sys.executable, "-I", "-S", _supervise.__file__, str(folder), str(NEVER), str(self.grace), *argv]
         watcher = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, cwd=folder,
-            env={**kept, **env, **nodes_environment()},
+            env={**kept, **env, **nodes_environment(), "FORGE_SECONDS_LEFT": f"{max(0.0, self._left()):.0f}"},
         )
         return Job(name, folder, watcher)
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 
 import pytest
 
+from forge import timebox
 from forge.context import FolderContext, InputFile
-from forge.errors import ForgeError, GateFailed, Interrupted
+from forge.errors import ForgeError, GateFailed, Interrupted, OverBudget
 from forge.phases.train import TrainSettings, phase
 from forge.records import Example as Row
 from forge.records import KnownBase, Plan, read_jsonl, read_record, write_json, write_jsonl
@@ -162,3 +164,18 @@ def test_the_estimate_follows_the_plan(inputs: dict[str, Path], tmp_path: Path) 
     )  # fmt: skip
     found = phase.estimate(SETTINGS, ctx)
     assert 20 < found.seconds_p50 < found.seconds_p90 < 60
+
+
+# --- the machine's time ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("pretrain_steps", "lora_steps", "checkpoints"), [(5, 60, "lora"), (60, 6, "pretrain")])
+def test_a_training_of_which_less_than_half_would_be_made_before_the_machine_ends_is_stopped_for_the_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pretrain_steps: int, lora_steps: int, checkpoints: str
+) -> None:
+    monkeypatch.setenv(timebox.ENDS_AT, f"{time.monotonic() - 1}")
+    late = make_inputs(tmp_path / "inputs", steps=pretrain_steps, lora_steps=lora_steps)
+    with pytest.raises(OverBudget, match=f"of {max(pretrain_steps, lora_steps)} steps fit") as caught:
+        run_phase(phase, tmp_path / "run", settings=SETTINGS, inputs=late)
+    assert "plan_fit.train_minutes" in caught.value.next
+    assert list((tmp_path / "run" / "work" / checkpoints).glob("*")), "what was trained is kept for a plan with more time"

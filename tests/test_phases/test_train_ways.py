@@ -326,7 +326,7 @@ def test_the_time_for_training_is_what_the_machine_has_left_less_what_comes_afte
     assert seconds_for(ctx, 4000, 50, earlier=50, in_all=100) == pytest.approx(800), "the last of two stages gets all of it"
     assert seconds_for(ctx, 4000, 50, in_all=100) == pytest.approx(400), "the first gets half"
     ctx.seconds_left = lambda: 10.0
-    assert seconds_for(ctx, 4000, 100) == 1.0, "and never none at all, which would stand for no limit"
+    assert 0 < seconds_for(ctx, 4000, 100) < 0.01, "and never none at all, which would stand for no limit"
     ctx.seconds_left = lambda: None
     assert seconds_for(ctx, 4000, 100) == pytest.approx(0.7 * 4000), "where nobody says it, what the plan says"
 

@@ -252,6 +252,13 @@ def test_a_job_runs_in_its_folder_with_its_environment_and_leaves_code_and_log(h
     assert (folder / "log").read_text() == "red None\n"
 
 
+def test_a_job_is_told_how_long_its_machine_will_be_there(here: Local, tmp_path: Path) -> None:
+    channel = open_channel(here, tmp_path / "work")
+    channel.spawn("a", ["sh", "-c", "echo $FORGE_SECONDS_LEFT"], {})
+    until(lambda: channel.poll("a") == 0)
+    assert 500 < float((Path(channel.path("jobs/a")) / "log").read_text()) <= 600
+
+
 def test_the_exit_code_is_still_known_to_another_process_later(here: Local, tmp_path: Path) -> None:
     channel = open_channel(here, tmp_path / "work")
     channel.spawn("a", ["sh", "-c", "exit 3"], {})
