@@ -142,6 +142,10 @@ def ask(argv: Sequence[str], seconds: float = ANSWER_SECONDS) -> str:
     except subprocess.TimeoutExpired as error:
         raise Unanswered(f"{argv[0]} gave no answer in {seconds:g} seconds") from error
     except subprocess.CalledProcessError as error:
+        if "configuration source" in said_in(error):   # the programs are installed, and belong to no cluster
+            raise MissingAccess(
+                f"{argv[0]} knows no cluster", why=said_in(error), next="run forge on a login node of the cluster, or set SLURM_CONF"
+            ) from error
         if any(word in said_in(error).lower() for word in UNREACHABLE) or error.returncode < 0:
             raise Unanswered(f"{argv[0]}: {said_in(error) or 'killed'}") from error
         raise
