@@ -99,7 +99,7 @@ def pass_gate(run: Run, *, always_ask: bool, ask: Ask | None) -> None:
     present(run)
     plan, sha256, edited = current(run)
     if not is_approved(run, sha256):
-        if (_is_free(plan) or run.dry_run) and not always_ask and not edited:   # a rehearsal can spend nothing
+        if (_is_free(plan) or _can_spend_nothing(run, plan)) and not always_ask and not edited:
             _record(run, sha256, "nobody", "free")
         elif ask is not None and ask(plan, sha256):
             _record(run, sha256, getpass.getuser(), "person")
@@ -132,6 +132,11 @@ def _plan(run: Run) -> Artifact:
 
 def _is_free(plan: Plan) -> bool:
     return plan.cost_p90_usd == 0 and plan.usd_per_hour == 0
+
+
+def _can_spend_nothing(run: Run, plan: Plan) -> bool:
+    """A rehearsal, unless it was given a budget: it may then rent a machine."""
+    return run.dry_run and plan.budget_usd == 0
 
 
 def _price(plan: Plan, always_ask: bool) -> str:

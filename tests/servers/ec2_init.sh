@@ -35,7 +35,7 @@ export HOME=/home/ubuntu PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:
 
 until [[ -e /sys/class/net/eth0 ]] || ip link show eth0 >/dev/null 2>&1; do sleep 0.02; done
 ip link set lo up; ip addr add 169.254.169.254/32 dev lo
-ip addr add "$3" dev eth0; ip link set eth0 up; ip route add default via "$4"
+ip addr add "$3" dev eth0; ip link set eth0 up
 touch "$d/network"
 
 trap 'exit 0' TERM INT

@@ -53,6 +53,14 @@ def test_an_approved_plan_runs(paid_run: Run) -> None:
     assert Finish.runs == 1
 
 
+def test_a_rehearsal_that_was_given_money_for_a_machine_waits_too(paid_run: Run, tmp_path: Path) -> None:
+    rehearsal = Run.create(tiny_corpus(tmp_path / "more", {"a.txt": "one"}), dry_run=True, run_id="rehearsal")
+    with pytest.raises(WaitingAtGate):
+        run_toys(rehearsal)
+    assert Finish.runs == 0
+    rehearsal.close()
+
+
 def test_a_person_at_the_terminal_can_approve(paid_run: Run) -> None:
     run_toys(paid_run, ask=lambda plan, sha256: plan.usd_per_hour == 1.0)
     assert Finish.runs == 1
