@@ -12,8 +12,10 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from forge import machines
+from forge.config import resolve
 from forge.errors import ForgeError
 from forge.isolate import gaps
 from forge.phase import Requirement
@@ -21,6 +23,7 @@ from forge.protocols import PLUGIN_KINDS
 from forge.records import Record
 from forge.registry import Registry, missing
 from forge.run import home
+from forge.sections import all_sections
 
 MIN_FREE_GB = 5.0
 DISTRIBUTION = "slm-forge"
@@ -39,7 +42,7 @@ class Finding(Record):
 
 def examine() -> list[Finding]:
     """All checks. Starts nothing, needs no network, imports no heavy library."""
-    checks: list[Callable[[], list[Finding]]] = [_python, _foreign_forge, _extras, _plugins, _isolation, _gpu, _llama, _ocr, _disk, _writable, _keys]
+    checks: list[Callable[[], list[Finding]]] = [_python, _foreign_forge, _extras, _plugins, _isolation, _gpu, _providers, _llama, _ocr, _disk, _writable, _keys]
     return [finding for check in checks for finding in check()]
 
 
@@ -126,6 +129,28 @@ def _gpu() -> list[Finding]:
     if shutil.which("nvidia-smi"):
         return [Finding(name="gpu", state="ok", detail="nvidia-smi is on PATH; `forge plan` shows what fits")]
     return [Finding(name="gpu", state="missing", detail="no NVIDIA GPU: models are trained from scratch on the CPU", fix="run on a machine with a GPU")]
+
+
+def _providers() -> list[Finding]:
+    """A line for each provider of machines: whether it can be used from here, as far as that is known without a network."""
+    registry = Registry()
+    names = [name for name in registry.names("provider") if not _why_broken(registry, "provider", name)]
+    try:
+        found = machines.providers(registry, resolve(all_sections(registry)))
+    except ForgeError as error:
+        return [Finding(name="providers", state="problem", detail=f"{error.fact} ({error.why})", fix=error.next)]
+    return [_provider(name, found.get(name), registry.plugin("provider", name, ready=False)) for name in names]
+
+
+def _provider(name: str, provider: Any, plugin: Any) -> Finding:
+    if provider is None:
+        extra = missing(plugin.requires)[0].extra
+        return Finding(name=f"provider {name}", state="missing", detail=f"needs the extra [{extra}]", fix=f"pip install 'slm-forge[{extra}]'")
+    reason = str(getattr(provider, "unready", str)())
+    if reason:
+        what, _, fix = reason.partition(": ")
+        return Finding(name=f"provider {name}", state="missing", detail=what, fix=fix or f"forge config show {name}")
+    return Finding(name=f"provider {name}", state="ok", detail="can be used; forge plan asks what it offers" if name != "local" else "this machine")
 
 
 def _llama() -> list[Finding]:

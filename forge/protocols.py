@@ -460,6 +460,7 @@ class Provider(Protocol):
     stop_command(resource) -> str: what a person types to end the machine by hand.
     idle_seconds: float: how long a job goes on when nobody asks for it; then it is asked to stop, and its machine ends. Without it
         a run that is stopped with on_interrupt=keep ends its machine all the same.
+    unready() -> str: why it cannot be used from here ("" when nothing is missing), without asking a network. `forge doctor` tells it.
     everywhere() -> Provider: the same provider, whose find("all") looks in all regions and not only in those of its settings.
     """
 

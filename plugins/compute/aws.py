@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from forge.errors import ForgeError, MachineLost, NoCapacity
+from forge.errors import ForgeError, MachineLost, MissingAccess, NoCapacity
 from forge.phase import Requirement, Settings
 from forge.plugins.compute import _aws_boot, _aws_preflight
 from forge.plugins.compute._aws_api import (
@@ -95,6 +95,14 @@ class Aws:
     def everywhere(self) -> Aws:
         """The same, looking in every region that the account can use."""
         return Aws(self._settings, everywhere=True)
+
+    def unready(self) -> str:
+        """Why it cannot be used from here, without asking a network; "" when nothing is missing."""
+        try:
+            check_access()
+        except MissingAccess as error:
+            return f"{error.fact}: {error.next}"
+        return ""
 
     def quote(self, need: Need) -> list[Offer]:
         """Types that fit, on demand and spot, cheapest first, at live prices. Raises MissingAccess without credentials."""

@@ -87,6 +87,10 @@ class HfJobs:
         """The provider with these settings."""
         return HfJobs(settings)
 
+    def unready(self) -> str:
+        """Why it cannot be used from here, without asking a network; "" when nothing is missing."""
+        return "" if _token() else "there is no token: hf auth login, or export HF_TOKEN=…"
+
     def quote(self, need: Need) -> list[Offer]:
         """The hardware that fits, at the Hub's prices of this moment, cheapest first; none without a token."""
         if not _token():

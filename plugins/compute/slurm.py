@@ -92,6 +92,10 @@ class Slurm:
             setattr(found, name, getattr(self, name))
         return found
 
+    def unready(self) -> str:
+        """Why it cannot be used from here, without asking a network; "" when nothing is missing."""
+        return "" if shutil.which("sbatch") else "sbatch is not on the PATH: run forge on a login node"
+
     def quote(self, need: Need) -> list[Offer]:
         """Kinds of nodes that fit, GPUs first; none where SLURM is not installed or does not answer."""
         if shutil.which("sbatch") is None:

@@ -276,3 +276,16 @@ def test_the_first_minute_works_from_an_empty_folder(forge: Command, work: Path)
         assert forge(*words).last.startswith("next: ")
     again = forge("run", "sample", "--dry-run")
     assert "nothing to do" in again.out
+
+
+def test_doctor_has_a_line_for_each_provider_with_what_it_lacks(forge: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("AWS_PROFILE", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_WEB_IDENTITY_TOKEN_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    found = {one["name"]: one for one in forge("doctor", "--json").json}
+    assert found["provider local"]["state"] == "ok"
+    assert (found["provider ssh"]["state"], found["provider ssh"]["detail"]) == ("missing", "no host is named")
+    assert found["provider aws"]["state"] == "missing"
+    monkeypatch.setenv("FORGE__SSH__HOST", "me@gpu1")
+    assert {one["name"]: one["state"] for one in forge("doctor", "--json").json}["provider ssh"] == "ok"
