@@ -32,7 +32,7 @@ CALL_SECONDS = 120.0
 """Longest that a verb without a transfer may take; the machine hangs otherwise."""
 PATIENCE_SECONDS = 60.0
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 10.0
-CHUNK = 1 << 20
+CHUNK = SMALL = 1 << 20
 TRIES = 3
 """How often bytes that arrived damaged are sent again."""
 MARK, REFUSED = b"<<slm-forge>>\n", 9
@@ -263,11 +263,12 @@ class HostChannel:
 
     def _send(self, local: Path, files: Sequence[File], request: Mapping[str, Any]) -> list[str]:
         """One whole transfer; the names of files that arrived damaged."""
-        reached = 0.0
+        reached, asked = 0.0, sum(size for _, size, _, _ in files) <= SMALL   # little is sooner sent than asked for
 
         def attempt() -> list[str]:
-            nonlocal reached
-            offset = json.loads(b"".join(self.host.stream("received", request, seconds=CALL_SECONDS)))["offset"]
+            nonlocal reached, asked
+            offset = 0 if asked else json.loads(b"".join(self.host.stream("received", request, seconds=CALL_SECONDS)))["offset"]
+            asked = False
             reached = max(reached, offset)
             data = _from(local, files, offset)
             answer = json.loads(b"".join(self.host.stream("receive", {**request, "offset": offset}, data)))

@@ -303,14 +303,17 @@ def spawn(request: Request) -> Request:
 
 
 def poll(request: Request) -> Request:
-    """The job's exit code, None while it runs, -1 when it is gone without one or was never started."""
-    return {"code": _code(_inside(request, f"jobs/{request['job']}"))}
+    """The job's exit code, None while it runs, -1 when it is gone without one or was never started; refused when the lease is over too."""
+    code, root = _code(_inside(request, f"jobs/{request['job']}")), _place(request["root"])
+    if code == -1 and _state(root) != "live":   # a reboot, the deadline: nothing can be started here any more
+        raise Refused("over", f"the lease {root.name} is over")
+    return {"code": code}
 
 
 def stop(request: Request) -> Request:
     """Ask a job to stop, then end it with everything that it started."""
     _end_job(_inside(request, f"jobs/{request['job']}"), float(request["grace_seconds"]))
-    return poll(request)
+    return {}
 
 
 def _detach(job: Path, lease: Request, request: Request) -> None:
@@ -733,9 +736,10 @@ def _asking(verb: Callable[[Request], Any]) -> Callable[[Request, BinaryIO, Bina
 
 def _touch(request: Request) -> None:
     root = _place(request["root"])
-    if root.is_dir():
-        with contextlib.suppress(OSError):   # a full disk: what is asked may be how to free it
-            (root / ".asked").touch()
+    if not (root / "lease.json").exists():
+        raise Refused("over", f"there is no lease {root.name}")
+    with contextlib.suppress(OSError):   # a full disk: what is asked may be how to free it
+        (root / ".asked").touch()
 
 
 def _silent(verb: Callable[[Request], Any]) -> Callable[[Request, BinaryIO, BinaryIO], Any]:

@@ -71,9 +71,18 @@ class Ssh:
         self._alive_seconds, self._poll_seconds = alive_seconds, poll_seconds
         self._facts: dict[str, dict[str, Any]] = {}
 
+    @property
+    def idle_seconds(self) -> float | None:
+        """How long a job goes on when nobody asks for it; None when only its deadline ends it."""
+        return 60 * self._settings.idle_minutes or None
+
     def configured(self, settings: SshSettings) -> Ssh:
         """A provider with these settings; asks nobody."""
         return Ssh(settings, alive_seconds=self._alive_seconds, poll_seconds=self._poll_seconds)
+
+    def unready(self) -> str:
+        """Why it cannot be used from here, without asking a network; "" when nothing is missing."""
+        return "" if self._settings.host else "no host is named: put ssh: {host: user@name} into forge.yaml"
 
     def quote(self, need: Need) -> list[Offer]:
         """What the hosts that answer have: their GPUs, largest first, then their CPUs. Spends nothing, writes nothing there.
@@ -118,7 +127,10 @@ class Ssh:
             opened = self._ask(name).call("open", request)
         except MachineLost as error:
             raise ConnectionError(f"{error.fact}: {error.why}") from error   # it may have opened it: find() tells
-        return self._resource(name, {**opened, "state": "live", "asked_seconds": 0.0})
+        resource = self._resource(name, {**opened, "state": "live", "asked_seconds": 0.0})
+        if not self._bill(resource).exists():   # what it comes to when the host loses its disk
+            write_private(self._bill(resource), json.dumps({"billed_seconds": lease.deadline_seconds}).encode())
+        return resource
 
     def find(self, scope: str) -> list[Resource]:
         """Leases on the hosts, of a token, a run or "all". A folder whose lease is over is listed until stop() has removed it."""
@@ -165,7 +177,10 @@ class Ssh:
         )
 
     def settle(self, resource: Resource) -> int:
-        """Hourly rate times the time that the lease was open by the host's clock, in micro-dollars, rounded up."""
+        """Hourly rate times the time that the lease was open by the host's clock, in micro-dollars, rounded up.
+
+        The whole time until its deadline when the host has lost the lease's folder, and its clock with it.
+        """
         if not self._settings.usd_per_hour or "/" not in resource.id:   # an id of ours names the host: without one nothing was opened
             return 0
         bill = self._bill(resource)
