@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from forge.errors import ForgeError
+from forge.errors import ForgeError, MissingAccess
 from forge.machines import LOCAL
 from forge.phase import Context
 from forge.protocols import Need, Offer
@@ -59,10 +59,12 @@ def _ask(ctx: Context, name: str, need: Need, *, is_wanted: bool) -> Answer:
     try:
         offers = tuple(ctx.use("provider", name).quote(need))
     except ForgeError as error:
+        if is_wanted and isinstance(error, MissingAccess):   # a login, a host key: said with its next command
+            raise
         return Answer(provider=name, offers=(), note=f"{error.fact}: {error.why}" if error.why else error.fact)
     except Exception as error:
         if is_wanted:
             raise
         told = " ".join(str(error).split())[:200]   # one of several: its fault is told in the table, the plan is made without it
         return Answer(provider=name, offers=(), note=f"cannot answer: {type(error).__name__}: {told}")
-    return Answer(provider=name, offers=offers, note="" if offers else "offers nothing: it is not set up, or nothing is large enough")
+    return Answer(provider=name, offers=offers, note="" if offers else "offers nothing: it is not set up (no host, no login), or has nothing large enough")
