@@ -16,6 +16,7 @@ from forge.phases.plan_fit.speed import (
     Known,
     adapter_tokens_per_second,
     tokens_per_second,
+    training_on,
 )
 from forge.phases.plan_fit.tables import Size, load_tables, reading_for, tuning_for
 from forge.phases.plan_fit.training import adapters_trained, in_all, plan_stages, plan_sweep
@@ -67,7 +68,7 @@ def choose(data: Data, offer: Offer, settings: PlanFitSettings, *, dry_run: bool
     else:
         scratch, (parameters, license, architecture, longest) = None, known_base(data.contract, reasons, dry_run=dry_run)
         context, seconds = min(_context(data, CONTEXT_STEP), longest), 60 * settings.train_minutes
-    rate = adapter_tokens_per_second(parameters, offer, precision, known)
+    rate = adapter_tokens_per_second(parameters, training_on(offer, alone=bool(scratch or settings.sweep)), precision, known)
     most_tokens = int(seconds * rate / adapters_trained(settings.sweep))
     lora = _lora(data, parameters, context, settings, reasons, most_tokens, dry_run)
     wanted = (settings.epochs or tuning_for(parameters).epochs) * max(data.train_tokens, 1)

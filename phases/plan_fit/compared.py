@@ -29,14 +29,15 @@ def machine_rows(chosen: Chosen) -> tuple[MachineRow, ...]:
 def machine_lines(plan: Plan) -> list[str]:
     """The table in Markdown."""
     lines = ["| provider | machine | GPU | memory | $/h | lease P50 | cost P50 | P90 | at worst | |", "|---|---|---|---:|---:|---:|---:|---:|---:|---|"]
+    without: dict[str, list[str]] = {}
     for row in plan.machines:
         if not row.offer:
-            lines.append(f"| {row.provider} | - | - | - | - | - | - | - | - | {row.reason} |")
+            without.setdefault(row.reason, []).append(row.provider)
             continue
         costs = " | ".join(f"${usd:.2f}" for usd in (row.usd_p50, row.usd_p90, row.worst_usd))
         verdict = row.reason if row.verdict in ("possible", "rejected") else f"**{row.verdict}**: {row.reason}"
-        lines.append(f"| {row.provider} | {_name(row)} | {_gpus(row)} | {row.memory_gib:g} GiB | {row.usd_per_hour:.2f} | {row.hours_p50:.1f} h | {costs} | {verdict} |")
-    return lines
+        lines.append(f"| {row.provider} | {_name(row)} | {_gpus(row)} | {row.memory_gib:g} GiB | {row.usd_per_hour:.2f} | {_time(row.hours_p50)} | {costs} | {verdict} |")
+    return lines + [f"| {', '.join(names)} | - | - | - | - | - | - | - | - | {reason} |" for reason, names in without.items()]
 
 
 def _row(one: Weighed, chosen: Chosen, alternates: Sequence[Weighed]) -> MachineRow:
@@ -65,6 +66,10 @@ def _beaten(one: Weighed, by: Weighed) -> str:
 def _kinds(left: Iterable[Weighed]) -> str:
     counts = Counter({"small": "too small", "dear": "too dear", "slow": "too slow", "excluded": "not asked for", "": "dearer"}[one.fault] for one in left)
     return ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
+
+
+def _time(hours: float) -> str:
+    return f"{60 * hours:.0f} min" if hours < 2 else f"{hours:.1f} h"
 
 
 def _name(row: MachineRow) -> str:

@@ -46,6 +46,11 @@ def several_gpus(offer: Offer) -> float:
     return float(load_tables().speed.doubled_gpus.factor ** math.log2(gpus)) if gpus > 1 else 1.0
 
 
+def training_on(offer: Offer, *, alone: bool) -> Offer:
+    """The machine as training uses it. alone: one GPU only, as a sweep, whose candidates share its passes, and a model from nothing do."""
+    return offer.model_copy(update={"gpus": 1, "nodes": 1}) if alone else offer
+
+
 def told_gpus(offer: Offer) -> str:
     """What the forecast assumes of several GPUs; "" for one."""
     if (times := several_gpus(offer)) == 1.0:

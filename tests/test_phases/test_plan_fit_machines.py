@@ -68,7 +68,7 @@ def test_the_cheapest_machine_at_p90_that_fits_is_planned_and_every_other_has_it
     assert "spot" in row(plan, "a10g spot").reason
     assert row(plan, "h100").reason.startswith("too dear: $")
     assert "GiB of memory, has" in row(plan, "cpu").reason
-    assert next(one.reason for one in plan.machines if one.provider == "empty") == "offers nothing: it is not set up, or nothing is large enough"
+    assert next(one.reason for one in plan.machines if one.provider == "empty") == "offers nothing: it is not set up (no host, no login), or has nothing large enough"
     assert plan.alternates == ("a10g west",)
     page = (run.out / "plan.md").read_text(encoding="utf-8")
     for part in ("| cloud | a10g | NVIDIA A10G, 22.3 GiB | 32 GiB | 1.20 |", "**chosen**: the cheapest at P90 of 2 that fit", "- price: list of 2026-07-20",
