@@ -54,7 +54,9 @@ class FolderContext:
         stop_requested: Callable[[], bool] = lambda: False,
         rehearse: Rehearse = lambda phases, inputs: Rehearsal(error="no rehearsal here"),
         keep: Callable[[Path], None] = lambda path: None,
+        part: str = "",
     ) -> None:
+        self.part = part
         self.run_id, self.seed, self.dry_run, self.task = run_id, seed, dry_run, task
         self.work, self.out, self.paid_folder = folder / "work", folder / "out", folder / "journal"
         self.corpus_root, self.money = corpus_root, money

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from forge.errors import ArtifactDamaged, ForgeError, Interrupted, MachineLost
 from forge.jobs import Placed
 from forge.lease import KEPT_MACHINE, Machine
 from forge.ledger import dollars, micro_usd
+from forge.parts import groups_of
 from forge.remote import Detached, MachineRun, PastDeadline, Preempted
 from forge.worker import Job, JobPhase
 
@@ -71,9 +73,13 @@ def _machine_run(pipeline: Pipeline, phase: AnyPhase, machine: Machine, job: Job
     chosen = pipeline.config.section("run")
     return MachineRun(
         machine, job, pipeline.run.state, local, writes={output.name: output.path for output in phase.writes}, emit=pipeline.forward,
-        stop_requested=pipeline.stop_requested, fresh=fresh, environment=chosen.send_environment,
+        stop_requested=pipeline.stop_requested, fresh=fresh, environment=chosen.send_environment, parts=_parts(pipeline, phase, job),
         detach=chosen.on_interrupt == "keep" and idle_seconds(machine) is not None,
     )
+
+
+def _parts(pipeline: Pipeline, phase: AnyPhase, job: Job) -> Sequence[Sequence[str]]:
+    return groups_of(phase, pipeline.config.section(phase.name), {name: Path(file.path) for name, file in job.phases[0].inputs.items()})
 
 
 def _go_on(pipeline: Pipeline, phase: AnyPhase, token: str, lost: MachineLost, lost_at: list[str]) -> None:

@@ -69,6 +69,7 @@ class Context(Protocol):
     cache: a folder that all runs share, for forge.cache: what lies there may be gone or made by another version.
     corpus_root: the folder that the corpus entries are relative to (only prep, and shape for ready-made data, need it).
     task: what the run's model learns (run.task); phases on a machine read it from the plan.
+    part: the one of its parts that the phase shall do, "" for all of them.
     plugin_dirs: folders of the user's plugins, for a process that the phase starts.
     """
 
@@ -76,6 +77,7 @@ class Context(Protocol):
     seed: int
     dry_run: bool
     task: str
+    part: str
     plugin_dirs: tuple[Path, ...]
     work: Path
     paid_folder: Path
@@ -162,6 +164,9 @@ class Phase(Protocol[C]):
     always: run even after a failure or an interrupt (teardown).
 
     A phase may also have:
+    parts(settings, inputs) -> Sequence[Sequence[str]]: names of what can be done apart on a machine, in groups: those of a group
+        beside each other, one group after another. inputs: artifact -> path. run() with ctx.part set does that one alone, beginning
+        with the work of the groups before; without, it finds the work of all parts in ctx.work and does the rest (forge.parts).
     optional: artifacts of `reads` that it can do without; ctx.has_input(name) says whether one is there.
     identity(settings, ctx) -> str: what its result depends on besides inputs, settings and VERSION (its code, plugins).
         A new run then takes the result over from an earlier one that had all the same, if

@@ -22,6 +22,7 @@ from forge.jobs import JobNote, JobNotes, Placed
 from forge.keeping import Fetcher, KeptHere
 from forge.lease import Machine
 from forge.monitor import Silence
+from forge.parts import ArrayChannel, PartRun
 from forge.phase import Rehearsal
 from forge.protocols import ABANDONED, PAST_DEADLINE, PREEMPTED
 from forge.records import read_record, write_json
@@ -57,15 +58,18 @@ class MachineRun:
     def __init__(
         self, machine: Machine, job: Job, state: State, local: Path, *, writes: Mapping[str, str], emit: Emit,
         stop_requested: Callable[[], bool] = lambda: False, fresh: bool = False, detach: bool = False, environment: Sequence[str] = (),
+        parts: Sequence[Sequence[str]] = (),
     ) -> None:
         """job: its one phase with inputs as they lie here. local: the run's folder for the phase. writes: artifact -> path in out/.
 
         fresh: go on with no earlier job. detach: a wish to stop leaves the job to itself. environment: names of variables to pass on.
+        parts: groups of parts of the phase, done beside each other before it where the channel can.
         """
         self.machine, self.channel, self.job, self.state, self.local = machine, machine.channel, job, state, local
         self.phase = job.phases[0]
         self.writes, self.emit, self.stop_requested = writes, emit, stop_requested
         self.fresh, self.detach, self.environment = fresh, detach, environment
+        self.parts = parts
         self.folder = f"phases/{self.phase.name}"
         self.notes, self.placed = JobNotes(state, self.phase.name), Placed(state, machine.place)
         self.kept = KeptHere(state, self.phase.name, self.phase.fingerprint, local)
@@ -120,11 +124,39 @@ class MachineRun:
             "folder": self.channel.path(self.folder), "inputs": sent, "kept": keeping.send(self.channel, self.phase.name, self.kept),
             "kept_after": max((one.number for one in self.kept.all()), default=0),
         })
+        seeds = self._run_parts(note, python, remote)
+        argv = self._job_file(note.name, python, remote.model_copy(update={"seeds": tuple(seeds)}))
+        self.channel.spawn(note.name, argv, self._environment())
+
+    def _job_file(self, name: str, python: str, phase: JobPhase) -> list[str]:
+        """Send the file that says what a worker is to do; returns how to start it."""
         draft = self.local / "job.json"
-        write_json(draft, self.job.model_copy(update={"phases": (remote,), "plugin_dirs": tuple(self._send_plugins())}))
-        self.channel.put(draft, f"jobs/{note.name}/job.json", hash_path(draft))
-        job = self.channel.path(f"jobs/{note.name}/job.json")
-        self.channel.spawn(note.name, [python, "-m", "forge.worker", job], self._environment())
+        write_json(draft, self.job.model_copy(update={"phases": (phase,), "plugin_dirs": tuple(self._send_plugins())}))
+        self.channel.put(draft, f"jobs/{name}/job.json", hash_path(draft))
+        return [python, "-m", "forge.worker", self.channel.path(f"jobs/{name}/job.json")]
+
+    def _run_parts(self, note: JobNote, python: str, phase: JobPhase) -> list[str]:
+        """The folders of parts that are done; none where the channel cannot start many jobs or the phase has no parts."""
+        if not (self.parts and isinstance(self.channel, ArrayChannel) and self.channel.arrays):
+            return []
+        run = PartRun(self.channel, self.folder, phase.fingerprint, tell=self._tell, progress=self._tell_parts, check=self._check_parts)
+
+        def argv(job: str, part: str, seeds: Sequence[str]) -> list[str]:
+            changed = {"folder": self.channel.path(run.part_folder(part)), "part": part, "seeds": tuple(seeds), "kept": {}}
+            return self._job_file(job, python, phase.model_copy(update=changed))
+
+        return run.run(self.parts, note.name, argv, self._environment())
+
+    def _tell_parts(self, done: int, total: int) -> None:
+        self.emit({"event": "progress", "phase": self.phase.name, "done": done, "total": total, "note": "parts"})
+
+    def _check_parts(self, job: str) -> None:
+        if not self.stop_requested():
+            return
+        if self.detach:
+            raise Detached
+        self.channel.stop(job, grace_seconds=GRACE_SECONDS)
+        raise Interrupted
 
     def _send(self, file: InputFile) -> InputFile:
         if there := self.placed.path(file.sha256):

@@ -21,7 +21,7 @@ from typing import Any
 
 from pydantic import Field
 
-from forge import errors, timebox
+from forge import errors, parts, timebox
 from forge.context import FolderContext, InputFile
 from forge.errors import ArtifactDamaged, ForgeError, Interrupted
 from forge.events import EventLog
@@ -40,6 +40,7 @@ class JobPhase(Record):
     """One phase of a job. folder/work, folder/journal and folder/out are its own.
 
     kept: path in work -> where on this machine lies what an earlier machine kept. kept_after: the highest number it gave.
+    part: the only one that is to be done. seeds: folders of parts that are done (forge.parts).
     """
 
     name: str
@@ -49,6 +50,8 @@ class JobPhase(Record):
     inputs: dict[str, InputFile]
     kept: dict[str, str] = Field(default_factory=dict)
     kept_after: int = 0
+    part: str = ""
+    seeds: tuple[str, ...] = ()
 
 
 class Job(Record):
@@ -190,13 +193,17 @@ def _run_locked(
         Path(item.folder), run_id=job.run_id, seed=job.seed, dry_run=job.dry_run, inputs=inputs, writes=phase.writes,
         fingerprint=item.fingerprint, registry=registry, money=NoMoney(), stop_requested=lambda: stop.requested,
         emit=lambda kind, fields: events.emit(kind, phase=item.name, **fields),
-        keep=lambda path: events.emit(KEPT, phase=item.name, number=box.put(path)),
+        keep=lambda path: events.emit(KEPT, phase=item.name, number=box.put(path)), part=item.part,
     )
     restore(item.kept, ctx.work)
+    parts.take_over(item.seeds, ctx.work)
     try:
         metrics = dict(phase.run(phase.settings(**item.settings), ctx))
     finally:
         ctx.close()
+    if item.part:
+        write_durably(Path(item.folder) / parts.DONE, item.fingerprint)
+        return metrics, {}
     return metrics, {output.name: _made(ctx.out / output.path) for output in phase.writes if (ctx.out / output.path).exists()}
 
 
