@@ -453,6 +453,7 @@ class Plan(Record):
     sweep: SweepPlan | None = None
     stages: tuple[StagePlan, ...] = ()
     continues: str = ""
+    tuning: Literal["lora", "full"] = "lora"
     gpu: str = ""
     gpus: int = 1
     nodes: int = 1

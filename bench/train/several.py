@@ -100,6 +100,7 @@ def _work(ask: argparse.Namespace) -> None:
     from bench.gpu_train import SHAPES, make_base, make_examples, make_tokenizer
     from forge.phases.train.distributed import join, leave, local_rank, processes, rank
     from forge.phases.train.packing import pack_steps
+    from forge.phases.train.shards import split_model
     from forge.phases.train.tuner import Numbers, adapt, first_that_fits, make_trainer, train_on, trial_step
 
     quiet = __import__("logging")
@@ -117,6 +118,7 @@ def _work(ask: argparse.Namespace) -> None:
     def build(way: Any) -> Any:
         base = make_base(SHAPES[ask.shape], device)
         model = adapt(base if way.precision != "fp32" else base.float(), _adapter(), way, seed=0)
+        model = split_model(model, ask.device) if way.shards > 1 else model
         packed = pack_steps(lengths, total, ask.per_step, 0, way.row_tokens, multiple=processes())
         trainer = make_trainer(model, make_tokenizer(), examples, packed, Numbers(total, 1e-4, 0, 10**6, total), way, Path(ask.worker) / "trainer", learning_rate_schedule="constant")
         return (trainer, way, packed) if trial_step(trainer, packed, lengths) else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
@@ -12,6 +12,9 @@ from forge.phase import Context, Estimate, Output, Requirement, Settings, Table
 from forge.phases.train.bases import prepare_base, read_base
 from forge.phases.train.ways import Machine, look_at_machine
 from forge.records import Plan, read_record, write_json
+
+if TYPE_CHECKING:
+    from forge.phases.train.launch import Launch
 
 FIXED_SECONDS = 20.0  # imports (7 s on an idle core), loading, saving
 CPU_FLOPS = 6.0e10  # fp32, one Zen 3 core, measured 2026-11-20: 4,600 tokens/s at 2.10 M parameters
@@ -26,6 +29,12 @@ class TrainSettings(Settings):
     )
     threads: int = Field(1, ge=1, description="CPU threads; another number changes the last bits of the weights")
     checkpoint_steps: int = Field(50, ge=1, description="steps between checkpoints: at most so many are trained again after a kill")
+    gpus: Literal["auto"] | int = Field(
+        "auto", description="GPUs of a machine that train together; auto: all of them. On a machine without any, as many processes on its CPU, to try it out"
+    )
+    parallel: Literal["auto", "ddp", "fsdp"] = Field(
+        "auto", description="how several GPUs share the work; ddp: each holds the base; fsdp: it is split over all; auto: ddp where one GPU can hold it"
+    )
     log_steps: int = Field(5, ge=1, description="steps between progress reports")
     report_to: tuple[str, ...] = Field(
         (), description="places that the trainer also reports to while it runs, by transformers' names (mlflow, tensorboard); each reads its own environment variables"
@@ -36,7 +45,7 @@ class Train:
     """Pretraining and tuning on the leased machine, resumable to the bit."""
 
     name: ClassVar[str] = "train"
-    VERSION: ClassVar[int] = 3
+    VERSION: ClassVar[int] = 4
     summary: ClassVar[str] = "trains the base and the adapter that the plan names"
     reads: ClassVar[tuple[str, ...]] = (
         "plan", "approval", "machine", "train", "val", "pretrain", "pretrain_val", "tokenizer", "base_source",
@@ -71,7 +80,13 @@ class Train:
     def run(self, settings: TrainSettings, ctx: Context) -> Mapping[str, float | str]:
         """Check that the data are the approved ones, train, and write base/, adapter/, train.json and progress.jsonl."""
         from forge.phases.train.guards import check_data
-        from forge.phases.train.runtime import pick_precision, prepare_libraries
+        from forge.phases.train.launch import choose_launch, free_memory
+        from forge.phases.train.runtime import (
+            count_gpus,
+            keep_one_gpu,
+            pick_precision,
+            prepare_libraries,
+        )
 
         plan = read_record(ctx.input("plan"), Plan)
         check_data(plan, ctx)
@@ -79,8 +94,14 @@ class Train:
         if plan.scratch is None:
             ctx.progress(0, None, f"preparing {known.name}")
             prepare_base(plan, ctx, known)
-        if (gpus := prepare_libraries(settings.threads, plan.seed, ctx.work / "datasets")) > 1:
-            ctx.notice(f"{gpus} GPUs are here, one is used (docs/training.md says why)")
+        launch = choose_launch(plan, settings, ctx.output("base_model"), gpus=count_gpus(), memory=free_memory)
+        if launch.ranks > 1:
+            ctx.notice(launch.reason)
+            return _train_in_several(plan, settings, ctx, launch)
+        keep_one_gpu()
+        if launch.reason not in ("one GPU", "no GPU"):
+            ctx.notice(launch.reason)
+        prepare_libraries(settings.threads, plan.seed, ctx.work / "datasets")
         machine = look_at_machine(measure=plan.scratch is None)
         precision, reason = pick_precision(plan.precision, machine.device)
         if plan.scratch is not None:
@@ -101,10 +122,27 @@ class Train:
 phase = Train()
 
 
+def _train_in_several(plan: Plan, settings: TrainSettings, ctx: Context, launch: Launch) -> Mapping[str, float | str]:
+    """One process a GPU writes adapter, stages and progress; the report is written here."""
+    from forge.phases.train.launch import train_together
+
+    found = train_together(launch, Train.reads, settings, ctx)
+    lora = found["tuned"]
+    guards = lora.pop("guards")
+    report = {"parameters": plan.parameters, "guards": guards, "precision": lora["precision"], "parallel": launch.reason, "lora": lora}
+    write_json(ctx.output("train_report"), {**report, **found["told"]})
+    losses = [loss for _, loss in lora["loss"]]
+    return {
+        "summary": f"loss {losses[0]:.2f} → {losses[-1]:.2f} tuned · {lora['tokens']:,} tokens · {launch.reason.partition(':')[0]}",
+        "lora_tokens": lora["tokens"], "lora_loss": losses[-1], **({"val_loss": lora["val_loss"][-1][1]} if lora["val_loss"] else {}),
+    }
+
+
 def _train(plan: Plan, settings: TrainSettings, ctx: Context, precision: str, machine: Machine) -> Mapping[str, float | str]:
+    from forge.phases.train.pace import planned_steps
     from forge.phases.train.recipes.scratch_base import train_scratch_base
     from forge.phases.train.reporter import Reporter
-    from forge.phases.train.several import planned_steps, tune_plan
+    from forge.phases.train.several import tune_plan
 
     before = plan.scratch.steps if plan.scratch else 0
     total, report, numbers = before + planned_steps(plan), {}, {}

@@ -45,7 +45,7 @@ def seal(folder: Path, step: int) -> None:
 def latest_checkpoint(root: Path) -> tuple[int, Path] | None:
     """The newest checkpoint whose files all have the hashes of its manifest, with its step; None without any."""
     for folder in _folders(root):
-        step = _verified_step(folder)
+        step = verified_step(folder)
         if step is not None:
             return step, folder
     return None
@@ -53,13 +53,14 @@ def latest_checkpoint(root: Path) -> tuple[int, Path] | None:
 
 def drop_damaged(root: Path) -> list[str]:
     """Remove checkpoints that do not verify, so that no library picks or rotates them; returns their names."""
-    damaged = [folder for folder in _folders(root) if _verified_step(folder) is None]
+    damaged = [folder for folder in _folders(root) if verified_step(folder) is None]
     for folder in damaged:
         shutil.rmtree(folder)
     return sorted(folder.name for folder in damaged)
 
 
-def _verified_step(folder: Path) -> int | None:
+def verified_step(folder: Path) -> int | None:
+    """The step of a checkpoint all of whose files have the hashes of its manifest; None for any other folder."""
     manifest = folder / MANIFEST
     if not manifest.is_file():
         return None

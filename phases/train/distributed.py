@@ -8,9 +8,11 @@ agreed on over gloo, on the CPU, so that no one waits for a GPU because of them.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 BUCKET = 2**26
@@ -37,6 +39,11 @@ def local_rank() -> int:
 def processes_here() -> int:
     """How many of them are on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def share_of_step(tokens: int) -> int:
+    """The most tokens that a process has of a step with so many; the shares are equal up to a fiftieth (packing.py)."""
+    return tokens if processes() == 1 else math.ceil(1.02 * tokens / processes())
 
 
 def join(device: str) -> None:
@@ -84,6 +91,30 @@ def first_says(number: int) -> int:
 def wait_for_all() -> None:
     """Until every process is here."""
     told(0)
+
+
+def one_disk(folder: Path) -> bool:
+    """Whether all processes see the same folder. All have to ask."""
+    if processes() == processes_here():
+        return True
+    mark = folder / ".seen-by-the-first"
+    folder.mkdir(parents=True, exist_ok=True)
+    if rank() == 0:
+        mark.touch()
+    wait_for_all()
+    seen = not any_of(not mark.exists())
+    if rank() == 0:
+        mark.unlink()
+    return seen
+
+
+def from_first(value: Any) -> Any:
+    """What the first process has, a Python object, for all. All have to ask."""
+    import torch
+
+    box = [value]
+    torch.distributed.broadcast_object_list(box, src=0, device=torch.device("cpu"))
+    return box[0]
 
 
 def share_start(weights: Sequence[Any]) -> None:

@@ -1,4 +1,4 @@
-"""The loss on answer tokens alone, for a head that is not trained: logits exist for a few hundred tokens at a time.
+"""The loss on answer tokens alone: logits exist for a few hundred tokens at a time.
 
 trl's fused head does the same and also reports entropy and accuracy, for which it reads numbers back from the GPU at every step
 and multiplies by the head a third time in the backward pass; here the gradient is made in the forward pass.
@@ -40,7 +40,6 @@ def install_label_loss(model: Any, tile_tokens: int = TILE_TOKENS) -> None:
         hidden = self.model(*args, use_cache=False, **kwargs).last_hidden_state
         picked = hidden.flatten(0, 1).index_select(0, label_positions)
         weight = self.get_output_embeddings().weight
-        weight = weight.full_tensor() if hasattr(weight, "full_tensor") else weight  # sharded by FSDP2
         return SummedLoss(answer_loss(picked.to(weight.dtype), weight, targets, tile_tokens))
 
     model.forward = types.MethodType(forward, model)
@@ -57,12 +56,13 @@ def _answer_loss() -> Any:
     import torch
 
     class AnswerLoss(torch.autograd.Function):  # type: ignore[misc, unused-ignore]
-        """Cross-entropy of hidden (tokens, size) @ weight.T (size, vocab) against targets, summed; the weight gets no gradient."""
+        """Cross-entropy of hidden (tokens, size) @ weight.T (size, vocab) against targets, summed; the weight gets a gradient if it is trained."""
 
         @staticmethod
         def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, tile: int) -> torch.Tensor:
             loss = torch.zeros((), device=hidden.device, dtype=torch.float32)
             gradient = torch.empty_like(hidden)
+            trained = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
             for first in range(0, hidden.shape[0], tile):
                 part, wanted = hidden[first : first + tile], targets[first : first + tile, None]
                 scores = (part @ weight.T).float()
@@ -70,13 +70,18 @@ def _answer_loss() -> Any:
                 loss += (total - scores.gather(1, wanted)[:, 0]).sum()
                 scores.sub_(total[:, None]).exp_()
                 scores.scatter_add_(1, wanted, scores.new_full(wanted.shape, -1.0))
-                gradient[first : first + tile] = scores.to(weight.dtype) @ weight
-            ctx.save_for_backward(gradient)
+                rounded = scores.to(weight.dtype)
+                gradient[first : first + tile] = rounded @ weight
+                if trained is not None:
+                    trained += (rounded.T @ part).float()
+                del scores, rounded  # before the next tile's are made
+            ctx.save_for_backward(gradient, trained)
             return loss
 
         @staticmethod
         def backward(ctx: Any, outer: torch.Tensor) -> Any:  # type: ignore[override, unused-ignore]
-            (gradient,) = ctx.saved_tensors
-            return gradient * outer.to(gradient.dtype), None, None, None
+            gradient, trained = ctx.saved_tensors
+            for_weight = None if trained is None else (trained * outer).to(gradient.dtype)
+            return gradient * outer.to(gradient.dtype), for_weight, None, None
 
     return AnswerLoss.apply

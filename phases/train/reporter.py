@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from forge.phase import Context
+from forge.phases.train.distributed import local_rank
 
 
 class Reporter:
@@ -26,7 +27,9 @@ class Reporter:
         self._tokens, self._started, self._first = 0, time.monotonic(), 0
 
     def start(self, step: int) -> None:
-        """Begin, or go on, after `step` finished steps."""
+        """Begin, or go on, after `step` finished steps. Of several processes only the first of a machine writes."""
+        if local_rank():
+            return
         kept = [line for line in self._lines() if line["stage"] != self.stage or line["step"] <= step]
         self._log.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         self._tokens, self._started, self._first = 0, time.monotonic(), step
@@ -58,6 +61,8 @@ class Reporter:
 
     def publish(self, target: Path) -> None:
         """Copy the whole log to the artifact."""
+        if local_rank():
+            return
         self._log.touch()
         shutil.copyfile(self._log, target)
 

@@ -10,8 +10,8 @@ from pathlib import Path
 QUIET = ("transformers", "trl", "peft")
 
 
-def prepare_libraries(threads: int, seed: int, cache: Path) -> int:
-    """Fix threads and seed, allow only deterministic kernels, no network, no telemetry, no bars; returns how many GPUs there are.
+def prepare_libraries(threads: int, seed: int, cache: Path) -> None:
+    """Fix threads and seed, allow only deterministic kernels, no network, no telemetry, no bars.
 
     Must run before the first import of transformers: huggingface_hub reads its environment once, when it is imported.
     """
@@ -26,27 +26,24 @@ def prepare_libraries(threads: int, seed: int, cache: Path) -> int:
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    gpus = keep_one_gpu()
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(not torch.cuda.is_available())  # on a GPU they are slow, or missing, and kernels differ anyway
     # Deterministic mode also fills fresh memory with NaN, which no kernel of ours reads: 45 % of a tuning step (2026-11-20).
     torch.utils.deterministic.fill_uninitialized_memory = False
     torch.manual_seed(seed)
-    return gpus
 
 
-def keep_one_gpu() -> int:
-    """Let a process that no launcher started see one GPU only; returns how many there are.
-
-    transformers would wrap the model in nn.DataParallel, which trl refuses. Several GPUs at once were slower than one when they were
-    measured (2 H200, DDP: 0.58 times one, 2026-11-21); what was found to cause it is mended, but not measured again.
-    """
+def count_gpus() -> int:
+    """How many GPUs this process sees. Asks the driver, so that keep_one_gpu() can still hide some."""
     import torch
 
-    there = int(torch.cuda.device_count())
-    if there > 1 and "WORLD_SIZE" not in os.environ:
+    return int(torch.cuda.device_count())
+
+
+def keep_one_gpu() -> None:
+    """Let this process see one GPU only, before anything has touched them: transformers would use nn.DataParallel, which trl refuses."""
+    if count_gpus() > 1:
         os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
-    return there
 
 
 def pick_device() -> str:

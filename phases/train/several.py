@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from forge.phase import Context
 from forge.phases.train.grid import train_grid
+from forge.phases.train.pace import planned_steps
 from forge.phases.train.recipes.lora_sft import Job, Tuning, tune_lora
 from forge.phases.train.reporter import Reporter
 from forge.phases.train.stages import in_all, train_stages, write_index
@@ -16,9 +17,12 @@ if TYPE_CHECKING:
     from forge.phases.train import TrainSettings
 
 
-def tune_plan(plan: Plan, settings: TrainSettings, ctx: Context, machine: Machine, before: int) -> tuple[Tuning, dict[str, Any]]:
+def tune_plan(
+    plan: Plan, settings: TrainSettings, ctx: Context, machine: Machine, before: int, *, how: str = "ddp", smaller: int = 0
+) -> tuple[Tuning, dict[str, Any]]:
     """Tune what the plan says and write the artifacts adapter, stage_adapters and progress; returns the training and what is told of
-    stages or candidates. before: steps of pretraining, for the progress.
+    stages or candidates. before: steps of pretraining, for the progress. how, smaller: of several processes (launch.py): "fsdp" splits
+    the base; so many of the fastest ways have run out of memory.
     """
     total = before + planned_steps(plan)
 
@@ -29,7 +33,7 @@ def tune_plan(plan: Plan, settings: TrainSettings, ctx: Context, machine: Machin
         steps = (job.lora or plan.lora).steps
         return tune_lora(
             plan, ctx, reporter(job.name, steps, job.earlier), machine=machine, precision=settings.precision,
-            checkpoint_steps=settings.checkpoint_steps, log_steps=settings.log_steps, job=job, report_to=settings.report_to,
+            checkpoint_steps=settings.checkpoint_steps, log_steps=settings.log_steps, job=job, report_to=settings.report_to, how=how, smaller=smaller,
         )
 
     told: dict[str, Any] = {}
@@ -44,8 +48,3 @@ def tune_plan(plan: Plan, settings: TrainSettings, ctx: Context, machine: Machin
     write_index(plan, ctx.output("stage_adapters"))
     reporter("lora", 0, 0).publish(ctx.output("progress"))
     return tuned, told
-
-
-def planned_steps(plan: Plan) -> int:
-    """Optimizer steps of all adapters."""
-    return plan.lora.steps * (len(plan.sweep.candidates) if plan.sweep else 1)

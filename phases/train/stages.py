@@ -12,6 +12,7 @@ from pathlib import Path
 
 from forge.phase import Context
 from forge.phases.train.checkpoints import latest_checkpoint, save_checkpoint
+from forge.phases.train.distributed import local_rank, wait_for_all
 from forge.phases.train.recipes.lora_sft import Job, Tuning
 from forge.records import Plan, write_json
 
@@ -32,20 +33,29 @@ def train_stages(plan: Plan, ctx: Context, tune: Tune) -> list[Tuning]:
         done = latest_checkpoint(root)
         if done is None:
             made = ctx.work / f"{root.name}-adapter"
-            shutil.rmtree(made, ignore_errors=True)
+            if local_rank() == 0:
+                shutil.rmtree(made, ignore_errors=True)
             tuning = tune(Job(lora=stage.lora, stage=stage.name, start=start, target=made, name=root.name, earlier=earlier))
-            done = (stage.lora.steps, save_checkpoint(root, stage.lora.steps, _writer(made, tuning)))
-            ctx.keep(done[1])
+            if local_rank() == 0:
+                ctx.keep(save_checkpoint(root, stage.lora.steps, _writer(made, tuning)))
+            wait_for_all()
+            done = latest_checkpoint(root)
+        assert done is not None
+        wait_for_all()
         start, earlier = done[1] / ADAPTER, earlier + stage.lora.steps
         found.append(Tuning(**json.loads((done[1] / REPORT).read_text(encoding="utf-8"))))
-        shutil.copytree(start, ctx.output("stage_adapters") / root.name, dirs_exist_ok=True)
+        if local_rank() == 0:
+            shutil.copytree(start, ctx.output("stage_adapters") / root.name, dirs_exist_ok=True)
     assert start is not None
-    shutil.copytree(start, ctx.output("adapter"), dirs_exist_ok=True)
+    if local_rank() == 0:
+        shutil.copytree(start, ctx.output("adapter"), dirs_exist_ok=True)
     return found
 
 
 def write_index(plan: Plan, folder: Path) -> None:
     """Name the stages whose adapters lie in `folder`; there may be none."""
+    if local_rank():
+        return
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / INDEX, [{"name": stage.name, "folder": f"{number}-{stage.name}"} for number, stage in enumerate(plan.stages, 1)])
 

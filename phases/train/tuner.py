@@ -15,14 +15,21 @@ from typing import Any, NamedTuple
 
 from forge.errors import ForgeError, UsageError
 from forge.phases.train.attention import register_varlen
-from forge.phases.train.distributed import any_of, processes, share_gradients, share_start
+from forge.phases.train.distributed import any_of, one_disk, processes, share_gradients, share_start
 from forge.phases.train.fp8 import freeze_in_fp8
 from forge.phases.train.loss import install_label_loss
 from forge.phases.train.masters import master_adamw
 from forge.phases.train.nf4 import freeze_in_nf4
 from forge.phases.train.packing import Encoded, Packed, flat_rows, pack_rows
 from forge.phases.train.schedule import make_scheduler
-from forge.phases.train.shards import clip_shards, is_split, split_model
+from forge.phases.train.shards import (
+    causal,
+    clip_shards,
+    holds_shards,
+    is_split,
+    load_split,
+    save_split,
+)
 from forge.phases.train.ways import Way
 
 MAX_NORM = 1.0
@@ -40,7 +47,7 @@ class Numbers(NamedTuple):
 
 
 def adapt(base: Any, adapter: Any, way: Way, *, seed: int) -> Any:
-    """The base with a fresh adapter (a peft LoraConfig), ready to be trained the given way."""
+    """The base with a fresh adapter (a peft LoraConfig), ready to be trained the given way; without an adapter all of it is trained."""
     import torch
     from peft import get_peft_model
 
@@ -51,7 +58,7 @@ def adapt(base: Any, adapter: Any, way: Way, *, seed: int) -> Any:
         base.to(way.device)
         base.is_loaded_in_4bit = True  # peft asks; the Trainer would take it for a model that cannot be trained
     torch.manual_seed(seed)  # the adapter's first values
-    model = get_peft_model(base, adapter, autocast_adapter_dtype=not way.lean)
+    model = get_peft_model(base, adapter, autocast_adapter_dtype=not way.lean) if adapter is not None else base.requires_grad_(True)
     base.__dict__.pop("is_loaded_in_4bit", None)
     if way.lean:
         _adapters_in_bfloat16(model)
@@ -60,12 +67,12 @@ def adapt(base: Any, adapter: Any, way: Way, *, seed: int) -> Any:
     set_checkpointing(model, way.checkpoint_every)
     if way.compile:
         compile_layers(model)
-    return split_model(model, way.device) if way.shards > 1 else model
+    return model
 
 
 def set_checkpointing(model: Any, every: int) -> None:
     """Compute every n-th layer twice instead of keeping its activations; 0: none."""
-    base = model.get_base_model()
+    base = causal(model)
     if not every:
         return
     base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -80,7 +87,7 @@ def compile_layers(model: Any) -> None:
     import torch
 
     torch._dynamo.config.cache_size_limit = max(64, torch._dynamo.config.cache_size_limit)
-    for layer in model.get_base_model().model.layers:
+    for layer in causal(model).model.layers:
         layer.compile(dynamic=None)
 
 
@@ -119,7 +126,7 @@ def make_trainer(
         logging_nan_inf_filter=False,  # it reads every loss back from the GPU
         eval_strategy="steps" if held_out else "no", eval_steps=max(1, numbers.steps // VALIDATIONS), prediction_loss_only=True,
         save_strategy="steps", save_steps=numbers.save_steps, save_total_limit=2, ddp_find_unused_parameters=False,
-        disable_tqdm=True, report_to="none", dataloader_num_workers=0, dataloader_pin_memory=way.device == "cuda",
+        save_on_each_node=not one_disk(folder), disable_tqdm=True, report_to="none", dataloader_num_workers=0, dataloader_pin_memory=way.device == "cuda",
         accelerator_config={"non_blocking": way.device == "cuda"},  # the next rows are prepared while the GPU computes
     )  # fmt: skip
     weights = [weight for weight in model.parameters() if weight.requires_grad]
@@ -218,7 +225,7 @@ def first_that_fits(ways: Sequence[Way], build: Callable[[Way], Any], tell: Call
         _forget_memory()
         if number + 1 < len(ways):
             tell(f"out of memory with {way.row_tokens:,} tokens a pass; going on with {ways[number + 1].row_tokens:,}")
-    raise _too_large(ways[-1])
+    raise too_large(ways[-1])
 
 
 def train_that_fits(ways: Sequence[Way], build: Callable[[Way], Any], tell: Callable[[str], None], train: Callable[[Any], None]) -> Any:
@@ -234,17 +241,20 @@ def train_that_fits(ways: Sequence[Way], build: Callable[[Way], Any], tell: Call
         try:
             train(built)
         except torch.OutOfMemoryError:
+            if processes() > 1:
+                raise  # the others wait for us: all start again (launch.py)
             left = left[left.index(built[1]) + 1 :]
             built = None
         if built is not None:
             return built
         _forget_memory()
         if not left:
-            raise _too_large(ways[-1])
+            raise too_large(ways[-1])
         tell(f"out of memory in training; going on from the last checkpoint with {left[0].row_tokens:,} tokens a pass")
 
 
-def _too_large(way: Way) -> ForgeError:
+def too_large(way: Way) -> ForgeError:
+    """The error when even this way, the smallest, ran out of memory."""
     return ForgeError(
         "the model does not fit this machine", why=f"even {way.row_tokens:,} tokens a pass ran out of memory",
         next="forge resume --set train.precision=nf4, or plan a machine with more GPU memory",
@@ -309,7 +319,7 @@ def _trainer_class() -> Any:
         def make_lean(self) -> None:
             """Replace trl's loss by the one of loss.py and let batches bring the positions of their answers."""
             self.is_lean = True
-            install_label_loss(self.model.get_base_model())
+            install_label_loss(causal(self.model))
             self.data_collator = _LeanCollator(self.data_collator)
             self.model.train = _train_once(self.model)
 
@@ -322,6 +332,25 @@ def _trainer_class() -> Any:
             counted = inputs["targets"].numel() if num_items_in_batch is None else num_items_in_batch
             together = self.accelerator.num_processes if self.model.training and num_items_in_batch is not None else 1  # the mean of all is taken
             return loss * together / counted
+
+        def _save_checkpoint(self, model: Any, trial: Any) -> None:
+            """Of a split model every process saves its part."""
+            if not is_split(self.model):
+                super()._save_checkpoint(model, trial)
+                return
+            save_split(Path(self.args.output_dir), self.model, self.optimizer, self.lr_scheduler, self.state, everywhere=self.args.save_on_each_node)
+
+        def _load_from_checkpoint(self, resume_from_checkpoint: Any, model: Any = None) -> None:
+            """Parts are loaded with the optimizer's."""
+            if not holds_shards(Path(resume_from_checkpoint)):
+                super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+        def _load_optimizer_and_scheduler(self, checkpoint: Any) -> None:
+            """Those of the checkpoint; of a split one, the weights as well."""
+            if checkpoint is None or not holds_shards(Path(checkpoint)):
+                super()._load_optimizer_and_scheduler(checkpoint)
+                return
+            load_split(Path(checkpoint), self.model, self.optimizer, self.lr_scheduler, self.state.global_step)
 
         def floating_point_ops(self, inputs: Any) -> int:
             """Not counted on a GPU: walking all modules for it takes 5 ms at every pass of a 7B model."""

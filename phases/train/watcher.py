@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from forge.errors import Interrupted, OverBudget
+from forge.errors import Interrupted
 from forge.phase import Context
 from forge.phases.train.checkpoints import seal
-from forge.phases.train.pace import FEWEST_STEPS_SHARE, Pace, Watchdog
+from forge.phases.train.distributed import any_of, first_says, local_rank, wait_for_all
+from forge.phases.train.pace import FEWEST_STEPS_SHARE, Pace, Watchdog, too_late
 from forge.phases.train.reporter import Reporter
 from forge.phases.train.schedule import shorten
 from forge.store import write_durably
@@ -35,15 +36,19 @@ def make_watcher(ctx: Context, reporter: Reporter, step_tokens: Sequence[int], p
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             self.watchdog.alive(pace.seconds_per_step())
-            try:
-                ctx.check_stop()
-            except Interrupted:
+            if any_of(stop_asked(ctx)):
                 self.stopped = state.global_step < state.max_steps
                 control.should_save = control.should_training_stop = True
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **more: Any) -> None:
-            if not logs or "loss" not in logs or not state.is_world_process_zero:
+            if not logs or "loss" not in logs:
                 return
+            if state.is_world_process_zero:
+                self.note(state, logs)
+            if first_says(int(pace.calibrated)):
+                self.keep_to_limit(args, state, more.get("lr_scheduler"))
+
+        def note(self, state: Any, logs: dict[str, float]) -> None:
             tokens, steps = sum(step_tokens[self.told : state.global_step]), state.global_step - self.told
             self.told = state.global_step
             was = pace.calibrated
@@ -51,33 +56,40 @@ def make_watcher(ctx: Context, reporter: Reporter, step_tokens: Sequence[int], p
             reporter.step(state.global_step, logs["loss"], tokens, logs.get("grad_norm", 0.0), **numbers_of(pace))
             if pace.calibrated and not was:
                 ctx.notice(calibration(pace))
-            if pace.calibrated:
-                self.keep_to_limit(args, state, more.get("lr_scheduler"))
 
         def keep_to_limit(self, args: Any, state: Any, scheduler: Any) -> None:
             """Plan fewer steps when not all will fit, or stop when too few would."""
-            fit = pace.affordable_steps()
+            fit = first_says(pace.affordable_steps() if pace.calibrated else 0)
             if fit >= state.max_steps:
                 return
             if fit < FEWEST_STEPS_SHARE * pace.steps:
                 self.watchdog.stop()
-                raise OverBudget(
-                    f"training would not end in time: {fit} of {pace.steps} steps fit into {pace.limits.seconds:.0f} s",
-                    why=calibration(pace), next="forge resume --from plan_fit --set plan_fit.train_minutes=MINUTES, or plan a faster machine",
-                )
+                raise too_late(fit, pace.steps, pace.limits.seconds, calibration(pace) if pace.calibrated else "")
             ctx.notice(f"{fit} of {pace.steps} steps fit into the machine's time: the rest is not trained, and the learning rate falls earlier")
             state.max_steps = args.max_steps = pace.steps = reporter.steps = fit
             shorten(scheduler, fit)
-            if replan is not None:
+            if replan is not None and local_rank() == 0:
                 write_durably(replan, f"{fit}\n")
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            if state.is_world_process_zero:
-                folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            wait_for_all()  # every process has written its part
+            if state.is_world_process_zero or (args.save_on_each_node and state.is_local_process_zero):
                 seal(folder, state.global_step)
+            if state.is_world_process_zero:
                 reporter.keep(folder, *([replan] if replan is not None and replan.exists() else []))
+            wait_for_all()
 
     return Watcher()
+
+
+def stop_asked(ctx: Context) -> bool:
+    """Whether the user asked to stop."""
+    try:
+        ctx.check_stop()
+    except Interrupted:
+        return True
+    return False
 
 
 def numbers_of(pace: Pace) -> dict[str, float]:

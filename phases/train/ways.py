@@ -74,7 +74,7 @@ class Shape(NamedTuple):
 class Way(NamedTuple):
     """How a step is computed. checkpoint_every: 0 none, 1 all layers, n every n-th is computed twice to save memory.
 
-    shards: over how many processes the weights are split (shards.py); 1: each has all of them.
+    shards: over how many processes the weights are split (shards.py); 1: each has all of them. full: all weights are trained.
     """
 
     device: str
@@ -84,6 +84,7 @@ class Way(NamedTuple):
     checkpoint_every: int
     reasons: dict[str, str]
     shards: int = 1
+    full: bool = False
 
     @property
     def lean(self) -> bool:
@@ -142,12 +143,17 @@ def adapter_parameters(config: Any, rank: int, target_modules: str) -> int:
     return int(config.num_hidden_layers * rank * sum(sides.get(name, 0) for name in names))
 
 
-def needed_bytes(shape: Shape, precision: Precision, *, row_tokens: int, checkpoint_every: int, compiled: bool) -> int:
-    """The peak of a training step."""
+def needed_bytes(
+    shape: Shape, precision: Precision, *, row_tokens: int, checkpoint_every: int, compiled: bool, shards: int = 1, full: bool = False
+) -> int:
+    """The peak of a training step. shards: processes that share the weights; full: all weights are trained, not an adapter."""
     matrices = shape.parameters - shape.embeddings
-    weights = BYTES_PER_WEIGHT[precision] * matrices + (4 if precision == "fp32" else 2) * shape.embeddings
-    adapter = ADAPTER_BYTES["fp32" if precision == "fp32" else "bf16"] * shape.adapter
     each = 4 if precision == "fp32" else 2
+    weights = (BYTES_PER_WEIGHT[precision] * matrices + each * shape.embeddings) * (0 if full else 1)  # of a full training they are in `trained`
+    trained = ADAPTER_BYTES["fp32" if precision == "fp32" else "bf16"] * (shape.parameters if full else shape.adapter)
+    weights, adapter = weights / shards, trained / shards
+    if shards > 1:  # gathered: both ends of the model, the layer at work and the next one
+        weights += each * (shape.embeddings + 2 * matrices / shape.layers) * (2 if full else 1)
     wide, narrow = KEPT_COMPILED if compiled else KEPT_EAGER
     layer = each * (wide * shape.intermediate + narrow * shape.hidden)
     twice = math.ceil(shape.layers / checkpoint_every) if checkpoint_every else 0
@@ -163,23 +169,32 @@ def relative_time(row_tokens: int, checkpoint_every: int) -> float:
 
 def choose_way(
     machine: Machine, shape: Shape, *, asked: str, step_tokens: int, longest: int, total_tokens: float, compile: bool | None = None,
-    limit_bytes: int = 0,
+    limit_bytes: int = 0, shards: int = 1, full: bool = False,
 ) -> list[Way]:
     """Ways from the fastest that should fit to the smallest; the first that survives a trial step is used.
 
-    asked: "auto" or a precision. compile None: by the run's length. limit_bytes: 0 = nine tenths of what is free.
+    asked: "auto" or a precision. compile None: by the run's length. limit_bytes: 0 = nine tenths of what is free. shards: processes
+    that share the weights (FSDP2): these stay in bfloat16. full: all weights are trained, not an adapter: likewise.
     Raises UsageError for a precision that this machine does not have.
     """
     reasons: dict[str, str] = {}
     if machine.device == "cpu":
-        return [_on_cpu(machine, asked, reasons)]
+        return [_on_cpu(machine, asked, reasons)._replace(shards=shards)]
+    if (shards > 1 or full) and machine.bf16:
+        what = "a split base" if shards > 1 else "full tuning"
+        if asked in ("fp8", "nf4"):
+            raise UsageError(f"train.precision={asked} is for a frozen base that one GPU holds", why=f"this is {what}", next="forge resume --set train.precision=auto")
+        asked, reasons["precision"] = "bf16", f"bf16: {what}"
     compiled = _compile_pays(machine, shape, total_tokens, reasons) if compile is None else compile
     reasons.setdefault("compile", "asked for" if compiled else "off, as asked")
     limit = limit_bytes or int(0.9 * machine.memory)
+    told = reasons.get("precision")
     precision = _precision(machine, shape, asked, compiled, limit, longest, reasons)
+    reasons["precision"] = told or reasons["precision"]
     if precision == "fp8" and not compiled:
         compiled, reasons["compile"] = True, "per layer: FP8 is slower than bfloat16 without it"
-    found = _candidates(machine, shape, precision, compiled, limit, max(step_tokens, longest), longest)
+    first = Way(machine.device, precision, compiled, 0, 0, {}, shards, full)
+    found = _candidates(first, shape, limit, max(step_tokens, longest), longest)
     return [way._replace(reasons={**reasons, "memory": _told(way, shape, limit)}) for way in found]
 
 
@@ -229,16 +244,14 @@ def _precision(
     return "bf16"
 
 
-def _candidates(
-    machine: Machine, shape: Shape, precision: Precision, compiled: bool, limit: int, step_tokens: int, longest: int
-) -> list[Way]:
+def _candidates(first: Way, shape: Shape, limit: int, step_tokens: int, longest: int) -> list[Way]:
     sizes = []
     for rows in range(-(-step_tokens // LARGEST_ROW), step_tokens // min(SMALLEST_ROW, step_tokens) + 1):
         size = step_tokens if rows == 1 else int(SPREAD_SLACK * step_tokens / rows)
         if size >= longest:
             sizes.append(size)
     sizes = sizes or [longest]
-    ways = [Way(machine.device, precision, compiled, size, every, {}) for size in sizes for every in (0, 4, 2, 1)]
+    ways = [first._replace(row_tokens=size, checkpoint_every=every) for size in sizes for every in (0, 4, 2, 1)]
     fits = [way for way in ways if _bytes(way, shape) <= limit]
     ordered = sorted(fits, key=lambda way: relative_time(way.row_tokens, way.checkpoint_every))
     smallest = min(ways, key=lambda way: _bytes(way, shape))
@@ -257,7 +270,9 @@ def _falling(ways: list[Way], shape: Shape) -> list[Way]:
 
 
 def _bytes(way: Way, shape: Shape) -> int:
-    return needed_bytes(shape, way.precision, row_tokens=way.row_tokens, checkpoint_every=way.checkpoint_every, compiled=way.compile)
+    return needed_bytes(
+        shape, way.precision, row_tokens=way.row_tokens, checkpoint_every=way.checkpoint_every, compiled=way.compile, shards=way.shards, full=way.full
+    )
 
 
 def _told(way: Way, shape: Shape, limit: int) -> str:

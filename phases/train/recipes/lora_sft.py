@@ -14,18 +14,32 @@ from typing import Any, NamedTuple
 from forge.errors import Interrupted
 from forge.phase import Context
 from forge.phases.train.bases import load_base
-from forge.phases.train.checkpoints import drop_damaged, latest_checkpoint
-from forge.phases.train.distributed import processes
+from forge.phases.train.checkpoints import drop_damaged
+from forge.phases.train.distributed import (
+    first_says,
+    local_rank,
+    processes,
+    share_of_step,
+    wait_for_all,
+)
 from forge.phases.train.encode import chat_rows, encode_rows
 from forge.phases.train.guards import check_rows, check_training
-from forge.phases.train.pace import SHARE_FOR_TRAINING, Limits, Pace
+from forge.phases.train.pace import (
+    Limits,
+    Pace,
+    leased_usd_per_hour,
+    planned_steps,
+    seconds_for,
+)
 from forge.phases.train.packing import pack_steps
 from forge.phases.train.reporter import Reporter
-from forge.phases.train.saving import load_adapter, save_adapter, save_rounded_base
+from forge.phases.train.saving import load_adapter, save_adapter, save_rounded_base, save_tuned
+from forge.phases.train.shards import in_turn, shared_checkpoint, split_model, trained_weights
 from forge.phases.train.tuner import (
     Numbers,
     adapt,
     make_trainer,
+    too_large,
     train_on,
     train_that_fits,
     trial_step,
@@ -68,16 +82,18 @@ def tune_lora(
     plan: Plan, ctx: Context, reporter: Reporter, *, machine: Machine, precision: str, checkpoint_steps: int, log_steps: int,
     job: Job = Job(),  # noqa: B008 - a tuple without state
     report_to: Sequence[str] = (),
+    how: str = "ddp", smaller: int = 0,
 ) -> Tuning:
-    """Train the planned adapter on the artifact base_model and save it as the artifact adapter.
+    """Train the planned adapter, or with `plan.tuning` "full" all of it, on the artifact base_model and save it as the artifact adapter.
 
-    precision: of the base, or "auto". Raises Interrupted after saving a checkpoint, GateFailed when a guard finds rows or a
+    precision: of the base, or "auto". how, smaller: of several processes, which all call this (launch.py): "fsdp" splits the base; so
+    many of the fastest ways have run out of memory before. Raises Interrupted after saving a checkpoint, GateFailed when a guard finds rows or a
     result that must not ship, UsageError for a precision that the machine does not have.
     """
     from peft import LoraConfig
     from transformers import AutoConfig, AutoTokenizer
 
-    lora, task = job.lora or plan.lora, ctx.use("task", plan.task)
+    lora, task, full = job.lora or plan.lora, ctx.use("task", plan.task), plan.tuning == "full"
     base = ctx.output("base_model")
     tokenizer = AutoTokenizer.from_pretrained(base)
     train_rows = chat_rows(ctx.input("train"), task, job.stage)
@@ -89,7 +105,7 @@ def tune_lora(
     # handbook's recall test is answered word for word 3 % of the time instead of 61 % (2.1 M parameters, 4 epochs, 2026-11-21).
     # Input and output embedding stay one matrix, so merge_and_unload() gives a plain Llama with tied weights. "<|im_end|>"
     # needs nothing of its own: the base has learnt it as the end of every passage.
-    adapter = LoraConfig(
+    adapter = None if full else LoraConfig(
         task_type="CAUSAL_LM", r=lora.rank, lora_alpha=lora.alpha, lora_dropout=0.0,
         target_modules=lora.target_modules if "," not in lora.target_modules else lora.target_modules.split(","),
         modules_to_save=["embed_tokens"] if plan.scratch else None, ensure_weight_tying=plan.scratch is not None,
@@ -97,54 +113,69 @@ def tune_lora(
     lengths = [len(one.ids) for one in examples]
     whole = pack_steps(lengths, lora.steps, lora.examples_per_step, plan.seed, sum(lengths) + 1)
     config = AutoConfig.from_pretrained(base)
-    shape = shape_of(config, plan.parameters, adapter_parameters(config, lora.rank, lora.target_modules))
+    shape = shape_of(config, plan.parameters, plan.parameters if full else adapter_parameters(config, lora.rank, lora.target_modules))
     ways = choose_way(
-        machine, shape, asked="fp32" if plan.scratch else precision,
-        step_tokens=max(whole.tokens), longest=max(lengths), total_tokens=sum(whole.tokens), compile=False if plan.scratch else None,
+        machine, shape, asked="fp32" if plan.scratch else precision, step_tokens=share_of_step(max(whole.tokens)), longest=max(lengths),
+        total_tokens=sum(whole.tokens) / processes(), compile=False if plan.scratch else None, shards=processes() if how == "fsdp" else 1, full=full,
     )
     for name, reason in ways[0].reasons.items():
         ctx.notice(f"{name}: {reason}")
     replanned = ctx.work / f"{job.name}-steps"  # written when the machine's time did not suffice for all
-    steps = int(replanned.read_text()) if replanned.exists() else lora.steps
+    steps = first_says(int(replanned.read_text()) if replanned.exists() else lora.steps)
     numbers = Numbers(steps, lora.learning_rate, plan.seed, checkpoint_steps, log_steps)
     checkpoints = ctx.work / job.name
 
     def build(way: Way) -> Any:
-        device = "cpu" if way.precision == "nf4" else way.device  # a base that needs 4 bits does not fit the GPU in 16
-        model = adapt(load_base(base, "float32" if way.precision == "fp32" else "bfloat16", device), adapter, way, seed=plan.seed)
-        if job.start:
-            load_adapter(model, job.start)
+        device = "cpu" if way.precision == "nf4" or way.shards > 1 else way.device  # what does not fit the GPU whole reaches it already small
+        start = job.start if full and job.start else base
+
+        def load() -> Any:
+            model = adapt(load_base(start, "float32" if way.precision == "fp32" else "bfloat16", device), adapter, way, seed=plan.seed)
+            if job.start and not full:
+                load_adapter(model, job.start)
+            return split_model(model, way.device) if way.shards > 1 else model
+
+        model = in_turn(load) if way.shards > 1 else load()
         packed = pack_steps(lengths, lora.steps, lora.examples_per_step, plan.seed, way.row_tokens, multiple=processes())
         trainer = make_trainer(model, tokenizer, examples, packed, numbers, way, checkpoints, validation=validation)
         fits = way.device == "cpu" or trial_step(trainer, packed, lengths)
         return (trainer, way, packed) if fits else None
 
-    if damaged := drop_damaged(checkpoints):
+    if local_rank() == 0 and (damaged := drop_damaged(checkpoints)):
         ctx.notice(f"dropped {', '.join(damaged)}: not whole")
-    limits = Limits(
-        SHARE_FOR_TRAINING * plan.deadline_seconds, plan.usd_per_hour, shape.flops_per_token if machine.peak_flops else 0.0, machine.peak_flops
-    )
+    wait_for_all()
+    peak = machine.peak_flops * processes()
 
     def train(built: Any) -> None:
-        trainer, _, packed = built
-        found = latest_checkpoint(checkpoints)
+        trainer, way, packed = built
+        found = shared_checkpoint(checkpoints, split=way.shards > 1)
         done = found[0] if found else 0
         if found:
             ctx.notice(f"tuning goes on after step {done} of {lora.steps}")
+        seconds = seconds_for(ctx, plan.deadline_seconds, lora.steps, earlier=job.earlier, in_all=planned_steps(plan))
+        limits = Limits(seconds, leased_usd_per_hour(ctx, plan), shape.flops_per_token if peak else 0.0, peak)
         watcher = make_watcher(ctx, reporter, packed.tokens, Pace(limits, numbers.steps, done), replanned)
         reporter.start(done)
         train_on(trainer, watcher, found[1] if found else None, report_to)
         if watcher.stopped:
             raise Interrupted
 
-    trainer, way, packed = train_that_fits(ways, build, ctx.notice, train)
+    if smaller >= len(ways):
+        raise too_large(ways[-1])
+    trainer, way, packed = train_that_fits(ways[smaller:], build, ctx.notice, train)
     history = trainer.state.log_history
     loss, val_loss = logged(history, "loss"), logged(history, "eval_loss")
-    weights = {name: weight for name, weight in trainer.model.named_parameters() if weight.requires_grad}
-    guards |= check_training(weights, [value for _, value in loss], [value for _, value in val_loss])
-    save_adapter(trainer.model, job.target or ctx.output("adapter"))
-    if way.precision == "nf4":
-        save_rounded_base(trainer.model, base)
-    trained = sum(weight.numel() for weight in weights.values())
+    model, target = trainer.model, job.target or ctx.output("adapter")
+    weights = trained_weights(model) if way.shards > 1 else {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    if local_rank() == 0:
+        guards |= check_training({} if full else weights, [value for _, value in loss], [value for _, value in val_loss])
+        if full:
+            save_tuned(model, ctx.input("tokenizer"), target, weights)
+        else:
+            save_adapter(model, target, weights if way.shards > 1 else None)
+        if way.precision == "nf4":
+            save_rounded_base(model, base)
+    wait_for_all()
+    trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     made = trainer.state.max_steps
     return Tuning(made, sum(packed.tokens[:made]), trained, loss, val_loss, guards, way.precision)
