@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from tests.browser import browser, keep, listen
+
 ROOT = Path(__file__).resolve().parents[1]
 HANDBOOK = ROOT / "examples" / "handbook"
 PHASES = [
@@ -121,6 +123,27 @@ def test_its_rows_are_published_as_a_data_set_by_a_command_of_its_own(place: Pla
     subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=folder, check=True)
     place.forge("publish-data", "first", "--to", "nowhere", code=2)
     assert "publish-data" in place.forge("publish-data", "first", "--hub-dir", "data-hub"), "with the next command"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("name", "width", "height"), [("desktop", 1280, 900), ("phone", 390, 844)])
+def test_its_report_is_drawn_by_a_browser(place: Place, name: str, width: int, height: int, scheme: str) -> None:
+    """Issue 7, show 6: the report of a real rehearsal; its pictures are kept where $FORGE_SHOTS says."""
+    report = place.folder / place.json("report", "first")["report"]
+    with browser() as opened:
+        page = opened.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
+        faults = listen(page)
+        page.goto(report.resolve().as_uri())
+        keep(page, f"rehearsal-{name}-{scheme}")
+        page.evaluate("() => document.querySelectorAll('details').forEach((one) => one.open = true)")
+        boxes = page.eval_on_selector_all("svg", "all => all.map((one) => one.getBoundingClientRect()).map((box) => [box.width, box.height])")
+        assert len(boxes) > 10
+        assert all(wide > 20 and high > 10 for wide, high in boxes), "a plot without a size was not drawn"
+        assert page.eval_on_selector_all("svg.chart", "all => all.every((one) => one.querySelector('polyline, rect'))")
+        assert page.evaluate("() => document.documentElement.scrollWidth <= document.documentElement.clientWidth"), "wider than the screen"
+        background = page.evaluate("() => getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")
+        assert (max(background) < 60) == (scheme == "dark")
+    assert faults == []
 
 
 def test_a_second_run_does_nothing(place: Place) -> None:

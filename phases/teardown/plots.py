@@ -13,7 +13,7 @@ from forge.records import Record, Verdict
 
 WIDTH, HEIGHT = 460.0, 240.0
 LEFT, RIGHT, TOP, BOTTOM = 46.0, 18.0, 28.0, 44.0
-FUNNEL_WIDTH, FUNNEL_ROW = 640.0, 54.0
+FUNNEL_WIDTH, FUNNEL_ROW = 440.0, 54.0
 MOST_POINTS = 400
 """A line keeps at most this many points; more cannot be told apart at this width."""
 
@@ -91,13 +91,13 @@ def funnel(title: str, bars: Sequence[Bar]) -> str:
     most = max(bar.value for bar in bars) or 1
     parts = []
     for index, bar in enumerate(bars):
-        y, width = index * FUNNEL_ROW, max(2.0, bar.value / most * 330)
-        parts.append(_words(128, y + 20, bar.label, "end", "label"))
-        parts.append(f'<rect class="bar" x="140" y="{y + 3:.0f}" width="{width:.1f}" height="26" rx="4"/>')
-        parts.append(_words(140 + width + 8, y + 21, f"{bar.value:,}", "start", "label strong"))
+        y, width = index * FUNNEL_ROW, max(2.0, bar.value / most * 240)
+        parts.append(_words(104, y + 20, bar.label, "end", "label"))
+        parts.append(f'<rect class="bar" x="114" y="{y + 3:.0f}" width="{width:.1f}" height="26" rx="4"/>')
+        parts.append(_words(114 + width + 8, y + 21, f"{bar.value:,}", "start", "label strong"))
         if bar.note:
-            parts.append(_words(140, y + 43, bar.note, "start"))
-    return _svg(title, FUNNEL_WIDTH, FUNNEL_ROW * len(bars), "".join(parts))
+            parts.append(_words(114, y + 43, bar.note, "start"))
+    return _svg(title, FUNNEL_WIDTH, FUNNEL_ROW * len(bars), "".join(parts), style="chart funnel")
 
 
 def nice_ticks(low: float, high: float, wanted: int) -> list[float]:

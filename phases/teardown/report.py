@@ -10,7 +10,7 @@ from forge.phases.teardown.plots import Bar, Series, funnel, interval_plot, line
 from forge.phases.teardown.trained import grids
 from forge.phases.teardown.view import View
 from forge.protocols import Prediction
-from forge.records import Record
+from forge.records import Record, Verdict
 
 ANSWERS_SHOWN = {"test_recall": 4, "test_unseen": 2, "test_abstain": 2}
 KINDS = {
@@ -51,15 +51,22 @@ def render_report(view: View) -> str:
     environment.filters.update(usd=story.usd, duration=story.duration, number=story.number, size=size, words=words)
     ranked = sorted(view.verdicts, key=lambda row: (row[1].kind != "quality", GATE_ORDER[row[0]]))
     rows = [(gate, verdict, story.interval(verdict), Markup(interval_plot(verdict))) for gate, verdict in ranked]
+    judged = [row for row in rows if row[1].kind != "info"]
     return environment.from_string(template).render(
         view=view, record=view.record, plan=view.plan, headline=story.headline(view), error=story.error_fields(view),
         steps=story.next_steps(view), phases=timeline(view), losses=story.losses(view), tally=story.tally(view),
         forecast=story.forecast(view), open_leases=story.open_leases(view), hub_path=story.hub_path(view),
-        tone=tone(view), figures=key_figures(view), answers=chosen_answers(view), verdicts=[row for row in rows if row[1].kind != "info"],
-        further=[row for row in rows if row[1].kind == "info"], approved=story.approved(view),
+        tone=tone(view), figures=key_figures(view), answers=chosen_answers(view), verdicts=[row for row in judged if not _is_settled(row)],
+        settled=[row for row in judged if _is_settled(row)], by_phase=story.by_phase(view), further=[row for row in rows if row[1].kind == "info"], approved=story.approved(view),
         shipped_answers=(view.ship.get("answers") or [])[:4], charts=[Markup(chart) for chart in charts(view)],
         funnel=Markup(data_funnel(view)), money=money_bar(view), grids=grids(view),
     )
+
+
+def _is_settled(row: tuple[str, Verdict, str, Any]) -> bool:
+    """A check of the data or of integrity that passed: folded, so that what the model can do stands alone."""
+    gate, verdict = row[:2]
+    return verdict.outcome == "pass" and (gate == "data" or verdict.kind == "integrity")
 
 
 def tone(view: View) -> str:
@@ -99,7 +106,7 @@ def timeline(view: View) -> list[dict[str, Any]]:
     for row in story.phases_in_order(view):
         seconds = row.seconds or 0.0
         width = round(max(seconds / total * 100, 0.6 if row.seconds else 0), 2)
-        metrics = [(key, value) for key, value in sorted(row.metrics.items()) if value != ""]
+        metrics = [(key, value) for key, value in sorted(row.metrics.items()) if value != "" and key != "summary"]
         numbers = ", ".join(f"{words(key)} {story.plain(value)}" for key, value in metrics[:NUMBERS_SHOWN])
         rows.append({
             "name": row.name, "status": row.status, "seconds": row.seconds, "attempt": row.attempt, "numbers": numbers,
@@ -147,7 +154,7 @@ def data_funnel(view: View) -> str:
     counts, bars = view.counts, []
     if view.documents is not None:
         lost = len(view.lost_documents)
-        note = f"{lost:,} were not used" if lost else "all read"
+        note = f"{lost:,} {'was' if lost == 1 else 'were'} not used" if lost else "all read"
         bars.append(Bar(label="documents", value=view.documents, note=note))
     if "passages" in counts:
         bars.append(Bar(label="passages", value=counts["passages"], note="cut by structure"))

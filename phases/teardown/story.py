@@ -79,6 +79,31 @@ def next_steps(view: View) -> list[tuple[str, str]]:
     return [*steps, ("go on where it stopped; nothing finished is repeated or paid twice", f"forge resume {run}")]
 
 
+class PhaseCost(Record):
+    """What a phase was to take and took; None where nothing was foretold or it did not run."""
+
+    name: str
+    seconds_p50: float | None = None
+    seconds: float | None = None
+    usd_p50: float | None = None
+    usd: float = 0.0
+    reserved_usd: float = 0.0
+
+
+def by_phase(view: View) -> list[PhaseCost]:
+    """Forecast and real time and money of every phase that has either."""
+    told = {str(row.get("phase")): row for row in view.forecast.get("phases") or [] if isinstance(row, dict)}
+    rows = []
+    for row in phases_in_order(view):
+        spent = [spend for spend in view.record.spend if spend.phase == row.name]
+        known = told.get(row.name, {})
+        rows.append(PhaseCost(
+            name=row.name, seconds=row.seconds, seconds_p50=known.get("seconds_p50"), usd_p50=known.get("usd_p50"),
+            usd=sum(spend.actual_usd or 0.0 for spend in spent), reserved_usd=sum(spend.reserved_usd for spend in spent if spend.actual_usd is None),
+        ))
+    return [row for row in rows if row.seconds is not None or row.seconds_p50 is not None or row.usd or row.reserved_usd]
+
+
 def open_leases(view: View) -> list[LeaseRow]:
     """Leases that the provider has not confirmed as gone."""
     return [lease for lease in view.record.leases if not lease.is_gone]
@@ -180,12 +205,13 @@ def hub_path(view: View) -> str:
 def _after_success(view: View) -> list[tuple[str, str]]:
     run = view.record.run
     steps = [("ask it something", f'forge chat {run} "a question about your documents"')] if view.publication else []
-    undecided = [verdict.name for _, verdict in view.verdicts if verdict.outcome == "undecided"]
-    failed = [verdict.name for _, verdict in view.verdicts if verdict.outcome == "fail"]
+    judged = [verdict for _, verdict in view.verdicts if verdict.kind != "info"]
+    undecided = [verdict.name for verdict in judged if verdict.outcome == "undecided"]
+    failed = [verdict.name for verdict in judged if verdict.outcome == "fail"]
     if failed:
         steps.append((f"see why {_some(failed)} failed", f"forge show {run} eval"))
     if undecided:
-        why = f"{_some(undecided)} could not be decided: add documents or questions, then"
+        why = f"add documents or questions, since {_some(undecided)} could not be decided"
         steps.append((why, f"forge resume {run} --from prep"))
     return steps
 
