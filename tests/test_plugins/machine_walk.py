@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -50,13 +50,15 @@ class Stepping:
 
 
 class Kill:
-    """kill -9 of this process at the step of that number; writes its name down first."""
+    """kill -9 of this process at the step of that number; writes its name down first. only: methods that count; none = all."""
 
-    def __init__(self, number: int, note: Path) -> None:
-        self.left, self.note, self.last = number, note, ""
+    def __init__(self, number: int, note: Path, only: Sequence[str] = ()) -> None:
+        self.left, self.note, self.only, self.last = number, note, only, ""
 
     def __call__(self, name: str) -> None:
         """Count a step; one more look at a job that still runs is none."""
+        if self.only and name.split()[1] not in self.only:
+            return
         self.left -= (name, self.last) != ("after poll", "after poll")
         self.last = name
         if self.left == 0:
@@ -115,6 +117,7 @@ class Walks:
         self.plugin = import_module(f"forge.plugins.compute.{told['provider'].replace('-', '_')}").provider
         self.settings = self.plugin.settings(**told["settings"])
         self.corpus, self.offer, self.home = Path(told["corpus"]), Offer.model_validate(told["offer"]), Path(os.environ["FORGE_HOME"])
+        self.only: list[str] = told.get("only", [])
         for name, value in told.get("patches", {}).items():
             place, _, field = name.rpartition(".")
             setattr(import_module(place), field, value)
@@ -123,7 +126,7 @@ class Walks:
         """One run that is killed at that step, and its end; False when it had fewer steps."""
         name = f"walk-{number}"
         note = self.home / f"{name}.step"
-        killed = in_child(lambda: walk(self.run(name), self.provider(), self.offer, Kill(number, note)))
+        killed = in_child(lambda: walk(self.run(name), self.provider(), self.offer, Kill(number, note, self.only)))
         if killed and number % 2:
             in_child(lambda: walk(self.run(name), self.provider(), self.offer, lambda step: None))
         in_child(lambda: self.tear_down(name, note))

@@ -21,6 +21,7 @@ from forge.run import Run
 from forge.testing import tiny_corpus
 from tests.servers.jobs_hub import NARROW, READER, UNIT_MICRO_USD, WRITER, JobsHub, jobs_hub
 
+ROOT = Path(__file__).resolve().parents[2]
 NEED = Need(parameters=1, memory_gib=1.0, gpu=True, seconds=60)
 T4 = Offer(provider="hf-jobs", name="t4-small", usd_per_hour=0.5, device="cuda", cores=4, memory_gib=30)
 
@@ -266,7 +267,7 @@ def test_kill_9_at_every_step_leaves_no_job_and_the_ledger_says_what_the_hub_bil
     }
     env = {**os.environ, "FORGE_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
     walked = subprocess.run(
-        [sys.executable, "-m", "tests.test_plugins.machine_walk", json.dumps(told)], env=env, capture_output=True, text=True, check=False, timeout=300,
+        [sys.executable, "-m", "tests.test_plugins.machine_walk", json.dumps(told)], env=env, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300,
     )
     assert walked.returncode == 0, walked.stderr
     ends = [json.loads(line) for line in walked.stdout.splitlines()]

@@ -1,0 +1,362 @@
+"""Every other cloud, through SkyPilot's program `sky`: called in a process of its own, never imported.
+
+SkyPilot ends a cluster that is idle, which is no deadline: a job that hangs is never idle. What it runs for us is therefore no
+training but a watch (_sky_watch.py), which ends at the lease's deadline or when nobody asks any more; then the cluster is
+idle, SkyPilot takes it down from within, and a machine that is still up ten minutes later powers itself off. Training goes
+over ssh, as on any host.
+
+A cluster is named forge-<lease>-<attempt>; starting that name again is the same cluster. What it lists comes from SkyPilot's
+own database, on this machine or its API server, brought up to date with the clouds (`--refresh`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import yaml
+from pydantic import Field
+
+from forge.errors import ForgeError, MachineLost, MissingAccess, NoCapacity
+from forge.ledger import MICRO
+from forge.phase import Requirement, Settings
+from forge.plugins.compute import _sky_ssh
+from forge.plugins.compute._channel import Host, HostChannel, Watch
+from forge.plugins.compute._environment import LockedEnvironment, ReadyPython
+from forge.plugins.compute._state import private_folder, write_private
+from forge.protocols import Lease, Need, Offer, Resource
+
+FOLDER = "~/.slm-forge"
+PREFIX = "forge-"
+NAME = re.compile(r"forge-(?P<lease>.+)-(?P<attempt>[0-9]+)")
+STATES: Mapping[str, Any] = {"INIT": "starting", "UP": "live", "STOPPED": "stopping", "AUTOSTOPPING": "stopping"}
+POLL_SECONDS = 2.0
+AUTODOWN_MINUTES = 1
+WATCH_GRACE_SECONDS = 120.0
+POWER_OFF_SECONDS = 600.0
+"""After the watch has ended, SkyPilot has this long to take the machine down before it powers itself off."""
+
+QUESTION_SECONDS = 180.0
+"""Longest for a question; the first one of a day starts SkyPilot's server (12 s here) and loads catalogs."""
+KEPT_SECONDS = 600.0
+DISK_USD_PER_GIB_HOUR = 0.17 / 730
+"""Catalogs have no price for disks: the dearest of the usual ones (GCP pd-ssd, $0.17 a GiB and month, 2026-11)."""
+
+NO_BF16 = {"T4", "T4g", "V100", "V100-32GB", "P100", "P4", "K80", "M60"}
+NOT_NVIDIA = ("tpu", "inferentia", "trainium", "gaudi", "mi", "npu")
+OURS = ("ANTHROPIC_API_KEY", "OPENAI_API_KEY", "HF_TOKEN")
+"""Keys of ours that SkyPilot, whose server outlives this process, has no use for."""
+
+
+class SkySettings(Settings):
+    """SkyPilot: `uv tool install 'skypilot[aws,gcp,lambda]'`, then `sky check`. Clouds and logins are SkyPilot's own."""
+
+    program: str = Field("sky", description="the program `sky`; a path when it is installed in a place of its own")
+    infra: tuple[str, ...] = Field((), description="clouds that may be used (aws, lambda, gcp/us-central1); empty = all that SkyPilot knows")
+    disk_gib: int = Field(100, gt=0, description="size of the machine's disk in GiB")
+    python: str = Field("", description="a Python on the machine's image that has slm-forge; empty: an environment is made there from the lock file")
+    lock: str = Field("", description="lock file with hashes for that environment; empty: the one that ships (Linux x86-64, CUDA)")
+    start_minutes: float = Field(30.0, gt=0, description="longest wait for a machine to come up, in minutes")
+    idle_minutes: float = Field(15.0, gt=0, description="minutes without a word from the engine after which jobs and then the machine end")
+
+
+class Sky:
+    """Clusters of one machine each."""
+
+    name: ClassVar[str] = "sky"
+    requires: ClassVar[tuple[Requirement, ...]] = ()
+    settings: ClassVar[type[Settings]] = SkySettings
+    creation_seconds: ClassVar[float] = 120.0
+    """A launch waits in the queue of SkyPilot's server before the cluster is in its database."""
+
+    def __init__(self, settings: SkySettings | None = None) -> None:
+        self._settings = settings or SkySettings()
+        self._kept: dict[str, tuple[float, Any]] = {}
+
+    @property
+    def idle_seconds(self) -> float:
+        """When a job that nobody asks for ends."""
+        return 60 * self._settings.idle_minutes
+
+    def configured(self, settings: SkySettings) -> Sky:
+        """The provider with these settings."""
+        return Sky(settings)
+
+    def unready(self) -> str:
+        """Why it cannot be used from here, without asking a network; "" when nothing is missing."""
+        return "" if self._is_there() else "SkyPilot is not installed: uv tool install 'skypilot[aws]'"
+
+    def quote(self, need: Need) -> list[Offer]:
+        """The GPUs of all clouds that SkyPilot has prices of, cheapest first; none when the program is not installed."""
+        if not self._is_there():
+            return []
+        offers = [offer for row in self._catalog() for offer in self._offers(row) if _fits(offer, need, self._settings)]
+        return sorted(offers, key=lambda offer: (offer.usd_per_hour, offer.name))
+
+    def preflight(self, offer: Offer) -> list[str]:
+        """Whether SkyPilot has access to the offer's cloud. Raises NoCapacity when not; nothing is started."""
+        cloud = offer.name.partition("/")[0]
+        enabled = {name.lower() for clouds in self._check().values() for name, may in clouds.items() if "compute" in may}
+        if cloud not in enabled:
+            why = f"it has access to {', '.join(sorted(enabled)) or 'no cloud'}"
+            raise NoCapacity(f"SkyPilot has no access to {cloud}", why=why, next=f"{self._settings.program} check {cloud} tells what is missing")
+        return [f"SkyPilot has access to {cloud}; quota and capacity show at the start", "prices are SkyPilot's catalog, the disk is estimated"]
+
+    def start(self, lease: Lease) -> Resource:
+        """Launch the cluster, or go on with the one of that name. Raises NoCapacity when no zone has the machine: it is then down again."""
+        name = cluster_name(lease)
+        if found := [one for one in self._clusters() if one["name"] == name and one["status"] == "UP"]:
+            return self._resource(found[0])
+        folder = private_folder("sky", name)
+        note = {"run": lease.run, "deadline_seconds": lease.deadline_seconds, "usd_per_hour": lease.offer.usd_per_hour}
+        write_private(folder / "lease.json", json.dumps(note).encode())
+        write_private(folder / "task.yaml", yaml.safe_dump(self._task(lease)).encode())
+        done = self._sky(
+            "launch", "-y", "-d", "-c", name, "--down", "-i", str(AUTODOWN_MINUTES), str(folder / "task.yaml"), seconds=60 * self._settings.start_minutes,
+        )
+        if done.returncode:
+            self._explain_launch(name, done)
+        found = [one for one in self._clusters() if one["name"] == name]
+        if not found:
+            raise RuntimeError(f"SkyPilot launched {name} and does not list it")
+        return self._resource(found[0])
+
+    def find(self, scope: str) -> list[Resource]:
+        """Clusters of a lease token, a run id or "all", as SkyPilot has them after asking the clouds."""
+        if not self._is_there():
+            raise _not_installed(self._settings.program)
+        found = [self._resource(one) for one in self._clusters() if NAME.fullmatch(one["name"])]
+        return [one for one in found if scope in ("all", one.lease, one.run)]
+
+    def stop(self, resource: Resource) -> None:
+        """Take the cluster down. Idempotent; find() tells when it is gone."""
+        done = self._sky("down", "-y", resource.id, seconds=600.0)
+        if done.returncode and "not found" not in done.stdout + done.stderr:
+            raise ForgeError(f"SkyPilot did not take {resource.id} down", why=_last_words(done), next=self.stop_command(resource))
+
+    def stop_command(self, resource: Resource) -> str:
+        """SkyPilot's own."""
+        return f"{shlex.quote(self._settings.program)} down -y {resource.id}"
+
+    def channel(self, resource: Resource, root: Path) -> HostChannel:
+        """Files and jobs over ssh, by the alias that SkyPilot has written into ~/.ssh/config."""
+        return SkyChannel(self, resource, self._settings)
+
+    def settle(self, resource: Resource) -> int:
+        """Price times the time that SkyPilot counts from launch to end, at least a minute, in micro-dollars, rounded up."""
+        seconds: dict[str, float] = {}
+        for row in self._json("cost-report", "--days", "30", "--all"):   # a name that was launched twice has two rows
+            seconds[str(row["name"])] = seconds.get(str(row["name"]), 0.0) + float(row["duration"] or 0.0)
+        names = [resource.id] if resource.id in seconds else [name for name in seconds if _lease_of(name) == _safe(resource.lease)]
+        total = 0
+        for name in names:
+            rate = float(_note(name).get("usd_per_hour", 0.0))
+            if not rate:
+                raise ForgeError(f"the price of {name} is not known here", why="it was leased from another machine")
+            total += math.ceil(rate * max(60.0, seconds[name]) / 3600 * MICRO)
+        return total
+
+    # --- sky ----------------------------------------------------------------------------------------------------
+
+    def cluster(self, name: str) -> dict[str, Any] | None:
+        """One cluster as SkyPilot lists it, without asking the cloud."""
+        found: list[dict[str, Any]] = self._json("status", "-o", "json", name) if self._is_there() else []
+        return next((one for one in found if one["name"] == name), None)
+
+    def _clusters(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self._json("status", "--refresh", "-v")   # -v: with the task that it was launched with
+        return found
+
+    def _catalog(self) -> list[dict[str, Any]]:
+        """Rows of SkyPilot's price list; one cloud at a time when some are named."""
+        clouds = sorted({infra.partition("/")[0] for infra in self._settings.infra})
+        tables = [self._keep(f"gpus {cloud}", "gpus", "list", "-a", *(("--infra", cloud) if cloud else ())) for cloud in clouds or [""]]
+        return [row for table in tables for rows in table.values() for row in rows]
+
+    def _check(self) -> dict[str, dict[str, list[str]]]:
+        found: dict[str, dict[str, list[str]]] = self._keep("check", "check")
+        return found
+
+    def _keep(self, key: str, *arguments: str) -> Any:
+        """An answer that is good for some minutes."""
+        since, answer = self._kept.get(key, (-math.inf, None))
+        if time.monotonic() - since > KEPT_SECONDS:
+            answer = self._json(*arguments)
+            self._kept[key] = time.monotonic(), answer
+        return answer
+
+    def _json(self, *arguments: str) -> Any:
+        done = self._sky(*arguments, *(() if "-o" in arguments else ("-o", "json")), seconds=QUESTION_SECONDS)
+        if done.returncode:
+            raise RuntimeError(f"sky {arguments[0]}: {_last_words(done)}")
+        return parse_json(done.stdout)
+
+    def _sky(self, *arguments: str, seconds: float) -> subprocess.CompletedProcess[str]:
+        env = {name: value for name, value in os.environ.items() if name not in OURS}
+        env |= {"SKYPILOT_DISABLE_USAGE_COLLECTION": "1", "NO_COLOR": "1", "PYTHONUNBUFFERED": "1"}
+        try:
+            return subprocess.run(
+                [shutil.which(self._settings.program) or self._settings.program, *arguments], env=env, capture_output=True, text=True, check=False,
+                timeout=seconds, stdin=subprocess.DEVNULL,
+            )
+        except FileNotFoundError as error:
+            raise _not_installed(self._settings.program) from error
+
+    def _is_there(self) -> bool:
+        return shutil.which(self._settings.program) is not None
+
+    def _explain_launch(self, name: str, done: subprocess.CompletedProcess[str]) -> None:
+        """Raise what a launch that failed means; a cluster that may be half there is taken down before anything is called nothing."""
+        text = done.stdout + done.stderr
+        if "NoCloudAccessError" in text or "Cloud access is not set up" in text:
+            raise MissingAccess("SkyPilot has no access to a cloud", why=_last_words(done), next=f"{self._settings.program} check")
+        if "ResourcesUnavailableError" in text or "NotSupportedError" in text or "does not support" in text:
+            self.stop(Resource(provider=self.name, id=name, lease="", state="live"))
+            if not any(one["name"] == name for one in self._clusters()):
+                raise NoCapacity("SkyPilot found no such machine now", why=_reason(text), next="forge resume --from plan_fit plans another machine")
+        raise RuntimeError(f"sky launch: {_last_words(done)}")
+
+    def _task(self, lease: Lease) -> dict[str, Any]:
+        infra, instance, *spot = lease.offer.name.split(" ")
+        watch = Path(__file__).with_name("_sky_watch.py").read_text(encoding="utf-8")
+        seconds = [lease.deadline_seconds, self.idle_seconds + WATCH_GRACE_SECONDS, POWER_OFF_SECONDS]
+        arguments = " ".join(f"{number:.0f}" for number in seconds)
+        return {
+            "name": cluster_name(lease), "num_nodes": 1, "envs": {"FORGE_RUN": lease.run},
+            "resources": {"infra": infra, "instance_type": instance, "disk_size": self._settings.disk_gib, "use_spot": bool(spot)},
+            "run": f"exec python3 - {arguments} {FOLDER}/leases/{_safe(lease.token)} <<'FORGE'\n{watch}\nFORGE\n",
+        }
+
+    def _resource(self, row: Mapping[str, Any]) -> Resource:
+        name = str(row["name"])
+        note, told = _note(name), re.search(r"FORGE_RUN: ['\"]?([^'\"\s]+)", str(row.get("last_creation_yaml") or ""))
+        deadline = float(note.get("deadline_seconds", math.inf))
+        return Resource(
+            provider=self.name, id=name, lease=_lease_of(name), state=STATES.get(str(row["status"]), "live"), address=name,
+            run=str(note.get("run") or (told[1] if told else "")), overdue=time.time() - float(row["launched_at"]) > deadline + POWER_OFF_SECONDS,
+        )
+
+    def _offers(self, row: Mapping[str, Any]) -> Iterator[Offer]:
+        gpu, count = str(row["accelerator_name"]), float(row["accelerator_count"] or 0)
+        place = f"{str(row['cloud']).lower()}/{row['region']}"
+        allowed = not self._settings.infra or any(place == infra or place.startswith(f"{infra}/") for infra in self._settings.infra)
+        if not allowed or not row["instance_type"] or count < 1 or count % 1 or gpu.lower().startswith(NOT_NVIDIA):
+            return
+        memory = row["device_memory"] or GPU_GIB.get(gpu, 0.0)
+        for spot, price in ((False, row["price"]), (True, row["spot_price"])):
+            if price and not math.isnan(price):
+                yield Offer(
+                    provider=self.name, name=f"{place} {row['instance_type']}{' spot' if spot else ''}", spot=spot, region=str(row["region"]),
+                    usd_per_hour=round(price + self._settings.disk_gib * DISK_USD_PER_GIB_HOUR, 6), device="cuda", cores=int(row["cpu_count"] or 0),
+                    memory_gib=float(row["memory"] or 0.0), gpu=gpu, gpus=int(count), gpu_memory_gib=round(float(memory), 1), bf16=gpu not in NO_BF16,
+                    reason=f"{row['cloud']} through SkyPilot", price_source=f"SkyPilot's catalog, {time.strftime('%Y-%m-%d', time.gmtime())}; disk estimated",
+                )
+
+
+GPU_GIB: Mapping[str, float] = {
+    "T4": 16, "V100": 16, "V100-32GB": 32, "P100": 16, "A10": 24, "A10G": 24, "L4": 24, "L40": 48, "L40S": 48, "A100": 40, "A100-80GB": 80,
+    "H100": 80, "H100-SXM": 80, "H200": 141, "H200-SXM": 141, "B200": 180, "RTX3090": 24, "RTX4090": 24, "RTX5090": 32, "RTXA6000": 48, "A6000": 48,
+}
+"""GiB of one GPU, for catalogs that do not say."""
+
+
+class SkyChannel(HostChannel):
+    """A HostChannel to a cluster: waits for one that is being launched, learns its host key once, opens the lease there."""
+
+    def __init__(self, sky: Sky, resource: Resource, settings: SkySettings) -> None:
+        environment = ReadyPython(settings.python) if settings.python else LockedEnvironment(
+            f"{FOLDER}/environments", Path(settings.lock).expanduser() if settings.lock else None
+        )
+        self._transport = _sky_ssh.PinnedAlias(resource.id, private_folder("sky", resource.id))
+        self._sky, self._resource, self._start_minutes = sky, resource, settings.start_minutes
+        super().__init__(
+            Host(self._transport), f"{FOLDER}/leases/{resource.lease}", watch=Watch(idle_seconds=sky.idle_seconds), poll_seconds=POLL_SECONDS,
+            environment=environment,
+        )
+
+    def prepare(self, tell: Callable[[str], None]) -> str:
+        """Wait until the cluster is up, and make its Python ready. Raises MachineLost, NoCapacity."""
+        self._wait(tell)
+        note, attempt = _note(self._resource.id), NAME.fullmatch(self._resource.id)
+        gpus = len(self.host.probe(FOLDER)["gpus"])
+        self.host.call("open", {
+            "root": self.root, "token": self._resource.lease, "run": self._resource.run, "attempt": int(attempt["attempt"]) if attempt else 1,
+            "deadline_seconds": float(note.get("deadline_seconds", 0.0)), "gpus": list(range(gpus)), "wanted_gpus": gpus,
+        })
+        return super().prepare(tell)
+
+    def _wait(self, tell: Callable[[str], None]) -> None:
+        ends, told = time.monotonic() + 60 * self._start_minutes, False
+        while (row := self._sky.cluster(self._resource.id)) is None or row["status"] != "UP":
+            status = "gone" if row is None else str(row["status"]).lower()
+            if row is None or row["status"] in ("STOPPED", "AUTOSTOPPING"):
+                raise MachineLost(f"the cluster {self._resource.id} is {status}", why="SkyPilot says so", next="forge resume")
+            if time.monotonic() > ends:
+                raise NoCapacity(f"the cluster {self._resource.id} did not come up in {self._start_minutes:g} min", why=f"it is {status}", next="forge resume")
+            if not told:
+                tell(f"waiting for SkyPilot to bring {self._resource.id} up")
+                told = True
+            time.sleep(self.poll_seconds)
+
+
+def cluster_name(lease: Lease) -> str:
+    """The cluster of an attempt."""
+    return f"{PREFIX}{_safe(lease.token)}-{lease.attempt}"
+
+
+def parse_json(text: str) -> Any:
+    """The JSON in what sky prints: lines about its server may stand before it, and it may say NaN."""
+    lines = text.splitlines()
+    start = next((number for number, line in enumerate(lines) if line[:1] in "[{" and line[:1]), None)
+    if start is None:
+        raise RuntimeError(f"sky did not answer in JSON: {text[-200:]!r}")
+    return json.loads("\n".join(lines[start:]))
+
+
+def _safe(token: str) -> str:
+    """Names of clusters hold letters, digits, dashes, dots and underscores; clouds shorten them at will."""
+    return token if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,40}", token) else hashlib.sha256(token.encode()).hexdigest()[:24]
+
+
+def _lease_of(name: str) -> str:
+    found = NAME.fullmatch(name)
+    return found["lease"] if found else name
+
+
+def _note(name: str) -> dict[str, Any]:
+    """What this machine wrote down when it launched the cluster."""
+    path = private_folder("sky", name) / "lease.json"
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return found
+
+
+def _fits(offer: Offer, need: Need, settings: SkySettings) -> bool:
+    return offer.gpu_memory_gib >= (need.gpu_memory_gib or need.memory_gib) and settings.disk_gib >= need.disk_gib
+
+
+def _reason(text: str) -> str:
+    found = re.search(r"ResourcesUnavailableError: (.+)|NotSupportedError: (.+)", text)
+    return (found[1] or found[2]).strip()[:300] if found else text.strip()[-300:]
+
+
+def _last_words(done: subprocess.CompletedProcess[str]) -> str:
+    text = re.sub(r"\x1b\[[0-9;]*m", "", f"{done.stdout}\n{done.stderr}")
+    lines: Sequence[str] = [line.strip() for line in text.splitlines() if line.strip()]
+    return (lines[-1] if lines else f"exit code {done.returncode}")[:300]
+
+
+def _not_installed(program: str) -> MissingAccess:
+    return MissingAccess(f"there is no program {program}", why="SkyPilot is not installed", next="uv tool install 'skypilot[aws]', or --set sky.program=PATH")
+
+
+provider = Sky()
