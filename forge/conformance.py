@@ -20,6 +20,7 @@ from typing import Any
 
 from forge.errors import ExtractError, ForgeError, MissingAccess, UsageError
 from forge.protocols import PLUGIN_KINDS, Embedded, Reading
+from forge.provider_check import check_provider
 from forge.records import Piece, Record
 from forge.registry import load_file
 
@@ -54,13 +55,13 @@ class Vector(Record):
     must_not_include: tuple[str, ...] = ()
 
 
-def check_plugin(path: Path, sample: Path | None = None) -> list[Check]:
+def check_plugin(path: Path, sample: Path | None = None, *, start: bool = False) -> list[Check]:
     """The checks that passed on a plugin file or package. Raises ForgeError at the first that did not.
 
-    sample: one more document for an extractor to read.
+    sample: one more document for an extractor to read. start: lease a machine of a provider although it costs money.
     """
     try:
-        return list(_checks(path, sample))
+        return list(_checks(path, sample, start))
     except ForgeError as error:
         error.next = error.next or f"mend it, then forge plugins check {path}"
         raise
@@ -100,13 +101,15 @@ def vectors(path: Path) -> list[tuple[Path, Vector]]:
     return found
 
 
-def _checks(path: Path, sample: Path | None) -> Iterator[Check]:
+def _checks(path: Path, sample: Path | None, start: bool) -> Iterator[Check]:
     for kind, plugin in load_exports(path).items():
         yield Check("imports", f"exports the {kind} {getattr(plugin, 'name', '?')}")
         _check_surface(kind, plugin, path)
         yield Check("protocol", ", ".join(SURFACE.get(kind, ())))
         if kind == "extractor":
             yield from _check_extractor(plugin, path, sample)
+        if kind == "provider":
+            yield from (Check(seen.name, seen.detail) for seen in check_provider(plugin, start=start))
 
 
 def _entry_points(project: Path) -> dict[str, str]:

@@ -22,7 +22,13 @@ TEMPLATES: dict[str, dict[str, str]] = {
         "vectors/example.$name": "example.txt.txt",
         "vectors/expected.jsonl": "expected.jsonl.txt",
         "tests/test_$name.py": "test.py.txt",
-    }
+    },
+    "provider": {
+        "forge_provider_$name.py": "module.py.txt",
+        "pyproject.toml": "pyproject.toml.txt",
+        "README.md": "README.md.txt",
+        "tests/test_$name.py": "test.py.txt",
+    },
 }
 """kind -> file of the package -> file in forge/templates/<kind>/ that it is made from ($name, $title, $dashed)."""
 

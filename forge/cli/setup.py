@@ -158,13 +158,14 @@ def _plugins_group() -> typer.Typer:
     def plugins_check(
         path: Path = typer.Argument(..., metavar="PATH", help="A plugin file, or a package with pyproject.toml and vectors/."),
         sample: Path | None = typer.Option(None, "--sample", help="A document for an extractor to read.", show_default=False),
+        start: bool = typer.Option(False, "--start", help="Lease the cheapest machine of a provider for the check; it costs money."),
         as_json: bool = Json,
     ) -> None:
         """Run the conformance suite on a plugin and show the passages that prep cuts from its documents."""
         from forge.conformance import check_plugin, module_folder
         from forge.extending import sample_passages
 
-        checks = check_plugin(path, sample)
+        checks = check_plugin(path, sample, start=start)
         passages = sample_passages(path, sample)
         if as_json:
             ui.out_json({"checks": [{"name": one.name, "detail": one.detail} for one in checks], "passages": passages})
