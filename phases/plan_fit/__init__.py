@@ -27,7 +27,7 @@ from forge.phases.plan_fit.outlook import outlook_rows
 from forge.phases.plan_fit.page import plan_page
 from forge.phases.plan_fit.rehearse import rehearse
 from forge.phases.plan_fit.settings import PlanFitSettings
-from forge.phases.plan_fit.speed import adapter_tokens_per_second
+from forge.phases.plan_fit.speed import adapter_tokens_per_second, training_on
 from forge.phases.plan_fit.synth_checks import read_synth_checks
 from forge.phases.plan_fit.weigh import Weighed, find_fault, pick
 from forge.protocols import Need, Offer
@@ -137,6 +137,12 @@ def _weigh(data: Data, offer: Offer, settings: PlanFitSettings, world: World, *,
     return Weighed(offer, choice, tuple(rows))
 
 
+def _rate(draft: Draft) -> float:
+    """Tokens a second of the adapter as the table has them, before any correction."""
+    used = training_on(draft.offer, alone=bool(draft.choice.scratch or draft.choice.sweep))
+    return adapter_tokens_per_second(draft.choice.parameters, used, draft.choice.precision)
+
+
 def _forecast_file(draft: Draft, rows: Sequence[Row], corrected: Sequence[Row], seconds: Mapping[str, float]) -> dict[str, object]:
     return {
         "phases": [row.model_dump(mode="json") for row in corrected],
@@ -145,7 +151,7 @@ def _forecast_file(draft: Draft, rows: Sequence[Row], corrected: Sequence[Row], 
         "rehearsal_seconds": dict(sorted(seconds.items())),
         "speed": {
             "gpu": draft.offer.gpu if draft.offer.device == "cuda" else "", "gpus": draft.offer.gpus * draft.offer.nodes,
-            "tokens_per_second": round(adapter_tokens_per_second(draft.choice.parameters, draft.offer, draft.choice.precision), 1),
+            "tokens_per_second": round(_rate(draft), 1),
         },
         "spent_usd": draft.spend.committed / MICRO,
         "budget_usd": draft.spend.budget / MICRO,

@@ -20,6 +20,7 @@ from forge.phases.plan_fit.speed import (
     adapter_tokens_per_second,
     tokens_per_second,
     told_gpus,
+    training_on,
 )
 from forge.phases.plan_fit.tables import load_tables, rented_from
 from forge.phases.plan_fit.training import sweep_passes
@@ -61,7 +62,8 @@ def forecast(
     """P50 and P90 of every phase to come. `rehearsed`: measured seconds by phase, in place of the fixed times."""
     tables, (rate, source) = load_tables(), tokens_per_second(choice.parameters, offer, choice.precision, known)
     answers = _answer_seconds(choice.parameters, offer, test_rows)
-    tuning = tuning_tokens / adapter_tokens_per_second(choice.parameters, offer, choice.precision, known)
+    used = training_on(offer, alone=bool(choice.scratch or choice.sweep))
+    tuning = tuning_tokens / adapter_tokens_per_second(choice.parameters, used, choice.precision, known)
     working = {
         "train": _pretrain_tokens(choice) / rate + tuning,
         "eval": answers + 2 * test_tokens * FORWARD_FLOPS / TRAIN_FLOPS / rate,
@@ -70,7 +72,7 @@ def forecast(
     beside, rows = beside_work(choice, offer), []
     for phase, fixed in tables.fixed_seconds.items():
         measured = (rehearsed or {}).get(phase)
-        basis = "; ".join(filter(None, (f"rehearsal {measured:.0f} s + {source}" if measured else f"table: {source}", told_gpus(offer))))
+        basis = "; ".join(filter(None, (f"rehearsal {measured:.0f} s + {source}" if measured else f"table: {source}", told_gpus(used))))
         seconds = (measured or fixed) + working.get(phase, 0.0) + beside.get(phase, 0.0)
         spread = tables.spread.rehearsed if measured else tables.spread.table
         again = working.get(phase, 0.0) * tables.spot.repeated + sum(beside.values()) if offer.spot and phase == "train" else 0.0
