@@ -71,6 +71,7 @@ def _random_run(corpus: Path, name: str, dice: random.Random) -> int:
     run = Run.create(corpus, dry_run=False, run_id=name)
     run.state._db.execute("PRAGMA synchronous=OFF")   # nobody pulls the plug here
     run.ledger.budget, run.ledger.before_gate = caps
+    _note_every_step_over_a_cap(run.state, *caps)
     outside, over = Outside(dice), threading.Event()
     refusals: list[str] = []
     seen: list[str] = []
@@ -87,11 +88,32 @@ def _random_run(corpus: Path, name: str, dice: random.Random) -> int:
     over.set()
     watcher.join()
     assert not seen, seen
+    assert not (over_cap := [tuple(row) for row in run.state.rows("SELECT * FROM over_cap")]), over_cap
     row = run.state.row("SELECT SUM(COALESCE(actual, reserved)) AS total FROM spend")
     assert row is not None
     assert run.ledger.totals().committed == (row["total"] or 0)
     run.close()
     return len(refusals)
+
+
+def _note_every_step_over_a_cap(state: State, budget: int, before_gate: int) -> None:
+    """The database itself looks after every change of a sum, inside its transaction, whoever makes it."""
+    state._db.executescript(f"""
+        CREATE TABLE over_cap(total INTEGER, early INTEGER);
+        CREATE TRIGGER look AFTER UPDATE ON purse
+        WHEN (SELECT SUM(settled + reserved) FROM purse) > {budget}
+            OR (SELECT SUM(settled + reserved) FROM purse WHERE before_gate) > {before_gate}
+        BEGIN INSERT INTO over_cap SELECT SUM(settled + reserved), SUM((settled + reserved) * before_gate) FROM purse; END;
+    """)
+
+
+def test_a_step_over_the_cap_would_be_noted(tmp_path: Path) -> None:
+    state = State(tmp_path / "state.db")
+    _note_every_step_over_a_cap(state, 100, 50)
+    ledger = Ledger(state, 1_000, 1_000)   # a ledger that allows too much
+    ledger.settle(ledger.reserve("k", 80, "a call"), 80)
+    assert next(tuple(row) for row in state.rows("SELECT * FROM over_cap")) == (80, 80)
+    state.close()
 
 
 def _teacher(path: Path, caps: tuple[int, int], dice: random.Random, outside: Outside, refusals: list[str]) -> None:
@@ -146,6 +168,16 @@ def _machines(run: Run, dice: random.Random, outside: Outside, refusals: list[st
         except ForgeError:
             pass   # no capacity, or no answer: the lease stays as it is until it is released
         outside.bill_machines(len(cloud.machines()))
+        while dice.random() < 0.3 and cloud.up():   # taken back: another one for the same lease, reserved anew
+            cloud.deaf_stops = 0
+            cloud.stop(cloud._get(cloud.up()[-1]))
+            try:
+                leases.resource(f"t{number}")
+            except OverBudget as refusal:
+                refusals.append(refusal.fact)
+            except ForgeError:
+                break
+            outside.bill_machines(len(cloud.machines()))
         if dice.random() < 0.7:
             leases.release()
 
