@@ -19,7 +19,7 @@ BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
 PIP = $(BIN)/python -m pip install -q -c constraints.txt
 
-.PHONY: run test setup check test-core fuzz storms bench docs clean
+.PHONY: run test setup check test-core fuzz storms bench lock docs clean
 
 run: $(STAMP)
 	$(BIN)/forge run $(CORPUS) --budget $(BUDGET)
@@ -50,6 +50,13 @@ storms: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python bench/start.py
+
+# What a host that is reached over ssh installs, with hashes; needs uv on the PATH. The comment at its top stays.
+lock:
+	uv pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+	  --generate-hashes --no-annotate --no-header --no-emit-index-url -c constraints.txt \
+	  --extra train --extra qlora --extra gguf pyproject.toml configs/machine.in -o .machine.lock
+	{ grep '^#' configs/machine.lock; cat .machine.lock; } > .machine.new && mv .machine.new configs/machine.lock && rm .machine.lock
 
 # Regenerates what is made from code: the tables in the skills and the command reference.
 docs: $(STAMP)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import tempfile
 import time
 from collections.abc import Callable
@@ -70,8 +71,7 @@ class LockedEnvironment:
                 return self._make(channel, self.lock or shipped, wheel, tell)
 
     def _make(self, channel: HostChannel, lock: Path, wheel: Path, tell: Tell) -> str:
-        if not lock.is_file():
-            raise ForgeError(f"there is no lock file {lock}", next="make one with uv pip compile --generate-hashes, or --set ssh.lock= for the one that ships")
+        check_lock(lock)
         script, where = Path(__file__).with_name("_host_environment.py"), channel.host.transport.where
         sent = {name: (path, hash_file(path)) for name, path in {"lock": lock, "wheel": wheel, "script": script}.items()}
         places = {name: f"environment/{sha256}/{path.name}" for name, (path, sha256) in sent.items()}
@@ -96,6 +96,17 @@ class LockedEnvironment:
                 next="forge resume tries again; --set ssh.python=PATH takes a ready one",
             )
         return log.strip().splitlines()[-1]
+
+
+def check_lock(lock: Path) -> None:
+    """Raise ForgeError for a lock file that is not there, or that names a package without a hash."""
+    remedy = "make one with uv pip compile --generate-hashes, or --set ssh.lock= for the one that ships"
+    if not lock.is_file():
+        raise ForgeError(f"there is no lock file {lock}", next=remedy)
+    blocks = re.split(r"^(?=[A-Za-z0-9])", lock.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    bare = [block.split("=")[0].strip() for block in blocks if block[:1].isalnum() and "--hash=sha256:" not in block]
+    if bare:
+        raise ForgeError(f"the lock file {lock.name} has no hash for {', '.join(bare[:5])}", why="what is installed on a host is checked byte for byte", next=remedy)
 
 
 def run_job(channel: HostChannel, name: str, argv: list[str], tell: Tell, slow: str) -> tuple[int, str]:

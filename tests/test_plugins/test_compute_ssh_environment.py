@@ -9,17 +9,26 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
 from forge.errors import ForgeError, MissingAccess
-from forge.plugins.compute._wheel import build_wheel, code_sha256
+from forge.plugins.compute import _environment
+from forge.plugins.compute._environment import check_lock
+from forge.plugins.compute._wheel import build_wheel
 from tests.servers.hosts import SshHost
-from tests.test_plugins.ssh_world import opened, reach
+from tests.test_plugins.ssh_world import ended, opened, reach
 
 ROOT = Path(__file__).parents[2]
 SERVE = "import http.server, functools, sys; http.server.ThreadingHTTPServer(('127.0.0.1', 8033), functools.partial(http.server.SimpleHTTPRequestHandler, directory=sys.argv[1])).serve_forever()"
+
+
+ASK = (
+    "import tinydep, forge; from importlib.metadata import version; from forge.plugins.compute._wheel import code_sha256;"
+    "print(tinydep.answer, version('slm-forge'), code_sha256())"
+)
 
 
 @pytest.fixture
@@ -47,7 +56,7 @@ def publish(folder: Path, name: str, files: dict[str, str]) -> str:
     wheel = page / f"{name}-1.0-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
         for member, text in {**members, f"{info}/RECORD": "\n".join([*lines, f"{info}/RECORD,,"]) + "\n"}.items():
-            archive.writestr(member, text)
+            archive.writestr(zipfile.ZipInfo(member), text)
     (page / "index.html").write_text(f'<a href="{wheel.name}">{wheel.name}</a>')
     return hashlib.sha256(wheel.read_bytes()).hexdigest()
 
@@ -59,55 +68,51 @@ def lock_file(path: Path, **hashes: str) -> Path:
     return path
 
 
-def core(folder: Path) -> dict[str, str]:
-    """Stand-ins for the two libraries that `import forge` and the version check need."""
-    return {"tinydep": publish(folder, "tinydep", {"tinydep.py": "answer = 42\n"})}
+def code_of(wheel: Path) -> str:
+    """code_sha256() of the code in a wheel."""
+    hasher = hashlib.sha256()
+    with zipfile.ZipFile(wheel) as archive:
+        for name in sorted(name for name in archive.namelist() if name.startswith("forge/")):
+            hasher.update(f"{name} {hashlib.sha256(archive.read(name)).hexdigest()}\n".encode())
+    return hasher.hexdigest()
 
 
-def test_an_environment_is_made_once_from_the_lock_and_holds_the_running_slm_forge(host: SshHost, tmp_path: Path) -> None:
-    lock = lock_file(tmp_path / "machine.lock", **core(tmp_path / "index"))
-    told: list[str] = []
-    _, channel = opened(host, reach(host, lock=str(lock)))
-    python = channel.prepare(told.append)
-    assert python.startswith(str(host.home / ".slm-forge/environments"))
-    code = "import tinydep, forge; from importlib.metadata import version; from forge.plugins.compute._wheel import code_sha256; print(tinydep.answer, version('slm-forge'), code_sha256())"
-    channel.spawn("ask", [python, "-c", code], {})
-    from tests.test_plugins.ssh_world import ended
-
-    assert ended(channel, "ask") == 0
-    from importlib.metadata import version
-
-    assert channel.read("jobs/ask/log", 0).decode().split() == ["42", version("slm-forge"), code_sha256()]
-    made = Path(python).stat().st_ctime_ns
-    resource, other = opened(host, reach(host, lock=str(lock)), token="lease-2")
-    assert other.prepare(told.append) == python
-    assert Path(python).stat().st_ctime_ns == made
-    reach(host).stop(resource)
-    assert Path(python).exists()
-
-
-def test_a_wheel_that_is_not_the_locked_one_is_refused_with_both_hashes(host: SshHost, tmp_path: Path) -> None:
-    hashes = core(tmp_path / "index")
-    lock = lock_file(tmp_path / "machine.lock", **hashes)
+def test_a_tampered_wheel_is_refused_and_with_the_right_one_an_environment_is_made_once(
+    host: SshHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wheel = build_wheel(tmp_path)
+    monkeypatch.setattr(_environment, "build_wheel", lambda folder: wheel)   # the same one, whoever edits the checkout meanwhile
+    right = publish(tmp_path / "index", "tinydep", {"tinydep.py": "answer = 42\n"})
+    lock = lock_file(tmp_path / "machine.lock", tinydep=right)
     tampered = publish(tmp_path / "index", "tinydep", {"tinydep.py": "answer = 43\n"})
     _, channel = opened(host, reach(host, lock=str(lock)))
     with pytest.raises(ForgeError, match="could not be made") as refused:
         channel.prepare(lambda text: None)
-    assert hashes["tinydep"] in refused.value.why
+    assert right in refused.value.why
     assert tampered in refused.value.why
-    assert not list((host.home / ".slm-forge/environments").glob("*/ready"))
+    environments = host.home / ".slm-forge/environments"
+    assert not list(environments.glob("*/ready"))
     publish(tmp_path / "index", "tinydep", {"tinydep.py": "answer = 42\n"})
-    assert channel.prepare(lambda text: None).endswith("/bin/python")
+    python = channel.prepare(lambda text: None)
+    assert python.startswith(str(environments))
+    channel.spawn("ask", [python, "-c", ASK], {})
+    assert ended(channel, "ask") == 0
+    assert channel.read("jobs/ask/log", 0).decode().split() == ["42", version("slm-forge"), code_of(wheel)]
+    made = Path(python).parent.stat().st_mtime_ns
+    resource, other = opened(host, reach(host, lock=str(lock)), token="lease-2")
+    assert other.prepare(lambda text: None) == python
+    assert Path(python).parent.stat().st_mtime_ns == made
+    reach(host).stop(resource)
+    assert Path(python).exists()
 
 
-def test_a_lock_without_a_hash_is_refused(host: SshHost, tmp_path: Path) -> None:
-    core(tmp_path / "index")
+def test_a_lock_that_names_a_package_without_a_hash_is_refused_before_anything_is_sent(tmp_path: Path) -> None:
     lock = tmp_path / "machine.lock"
-    lock.write_text("--index-url http://127.0.0.1:8033/simple\ntinydep==1.0\n")
-    _, channel = opened(host, reach(host, lock=str(lock)))
-    with pytest.raises(ForgeError, match="could not be made") as refused:
-        channel.prepare(lambda text: None)
-    assert "hash" in refused.value.why.lower()
+    lock.write_text("--index-url http://127.0.0.1:8033/simple\none==1.0 \\\n    --hash=sha256:" + 64 * "0" + "\ntinydep==1.0\n")
+    with pytest.raises(ForgeError, match="has no hash for tinydep"):
+        check_lock(lock)
+    with pytest.raises(ForgeError, match="there is no lock file"):
+        check_lock(tmp_path / "none")
 
 
 def test_a_ready_python_is_taken_when_it_has_this_slm_forge_and_refused_when_it_has_none(host: SshHost, tmp_path: Path) -> None:
