@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from forge.context import FolderContext, InputFile, Rehearse
 from forge.corpus import walk_corpus
 from forge.ledger import MICRO, Spend
+from forge.parts import take_over
 from forge.phase import Rehearsal, Settings
 from forge.records import stream_jsonl
 from forge.registry import Registry
@@ -68,11 +69,14 @@ def run_phase(
     plugin_dirs: tuple[Path, ...] = (),
     cache: Path | None = None,
     rehearse: Rehearse | None = None,
+    part: str = "",
+    seeds: Sequence[Path] = (),
 ) -> PhaseRun:
     """Run one phase on given input files, as the pipeline would; outputs land in `folder`/out.
 
     cache: a folder that several calls share, as runs do; without one, `folder`/cache.
     corpus: a folder; it is scanned into the `corpus` artifact for phases that read it.
+    part: the only one that the phase shall do. seeds: folders of calls that did parts (forge.parts).
     """
     given = dict(inputs or {})
     if corpus is not None:
@@ -95,7 +99,9 @@ def run_phase(
         corpus_root=corpus or Path(),
         cache=cache,
         rehearse=rehearse or (lambda phases, files: Rehearsal(error="no rehearsal in this test")),
+        part=part,
     )
+    take_over([str(seed) for seed in seeds], ctx.work)
     try:
         metrics = phase.run(settings or phase.settings(), ctx)
     finally:

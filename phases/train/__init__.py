@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
 from forge.phase import Context, Estimate, Output, Requirement, Settings, Table
+from forge.phases.train.apart import BASE, groups, narrowed
 from forge.phases.train.bases import prepare_base, read_base
 from forge.phases.train.ways import Machine, look_at_machine
 from forge.records import Plan, read_record, write_json
@@ -77,6 +78,10 @@ class Train:
             basis="6 operations a parameter and token, one CPU core; rows half as long as allowed",
         )
 
+    def parts(self, settings: TrainSettings, inputs: Mapping[str, Path]) -> Sequence[Sequence[str]]:
+        """The candidates of a sweep, after the base where that is trained too."""
+        return groups(read_record(inputs["plan"], Plan))
+
     def run(self, settings: TrainSettings, ctx: Context) -> Mapping[str, float | str]:
         """Check that the data are the approved ones, train, and write base/, adapter/, train.json and progress.jsonl."""
         from forge.phases.train.guards import check_data
@@ -88,7 +93,7 @@ class Train:
             prepare_libraries,
         )
 
-        plan = read_record(ctx.input("plan"), Plan)
+        plan = narrowed(read_record(ctx.input("plan"), Plan), ctx.part)
         check_data(plan, ctx)
         known = read_base(ctx)
         if plan.scratch is None:
@@ -152,6 +157,8 @@ def _train(plan: Plan, settings: TrainSettings, ctx: Context, precision: str, ma
         pretrain = base._asdict()
         report = {"parameters": pretrain.pop("parameters"), "pretrain": pretrain}
         numbers = {"parameters": base.parameters, "pretrain_tokens": base.tokens, "pretrain_loss": base.loss[-1][1]}
+    if ctx.part == BASE:
+        return numbers
     tuned, told = tune_plan(plan, settings, ctx, machine, before)
     lora = tuned._asdict()
     guards = lora.pop("guards")

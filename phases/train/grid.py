@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from forge.phase import Context, Table
+from forge.phases.train.apart import any_finished
 from forge.phases.train.bases import load_base
 from forge.phases.train.checkpoints import latest_checkpoint, save_checkpoint
 from forge.phases.train.encode import chat_rows, encode_rows
@@ -54,7 +55,10 @@ def train_grid(plan: Plan, ctx: Context, reporter: MakeReporter, machine: Machin
     """Train all candidates and write the chosen one's adapter; returns its training and the table of all (train.json's "sweep")."""
     assert plan.sweep is not None
     rows = list(read_jsonl(ctx.input("val"), Example))
-    if plan.scratch is None and machine.device == "cuda":
+    apart = any_finished(ctx.work / "sweep", [one.name for one in plan.sweep.candidates], plan.lora.steps)
+    if plan.scratch is None and machine.device == "cuda" and apart:
+        how, reason = "each by itself", "they were trained beside each other"
+    elif plan.scratch is None and machine.device == "cuda":
         how, reason = "all at once", "one pass carries every candidate over the frozen base"
     elif plan.scratch is None:
         how, reason = "one after another over one loaded base", "on a CPU a pass with all of them takes longer than each alone"
@@ -134,19 +138,20 @@ def _over_one_base(
     examples, validation = encode_rows(rows, tokenizer), encode_rows(chat_rows(ctx.input("val"), task), tokenizer)
     guards = check_rows(examples, rows, tokenizer, lora.max_length)
     candidates = [Candidate(one.name, one.rank, one.alpha, one.learning_rate) for one in sweep.candidates]
-    together = machine.device == "cuda"
+    cuda = machine.device == "cuda"
+    together = cuda and len(candidates) > 1 and not any_finished(ctx.work / "sweep", [one.name for one in candidates], lora.steps)
     longest = max(len(one.ids) for one in [*examples, *validation])
     setting = Sweep(
         lora.target_modules, lora.steps, lora.examples_per_step, plan.seed, max(longest, ROW_TOKENS // (len(candidates) if together else 1)),
-        halving=sweep.halving, compile=together, checkpoint_steps=checkpoint_steps,
+        halving=sweep.halving, compile=cuda, checkpoint_steps=checkpoint_steps,
     )
-    base = load_base(folder, "bfloat16" if together else "float32", machine.device)
+    base = load_base(folder, "bfloat16" if cuda else "float32", machine.device)
     outcomes = _train_parts(base, examples, validation, candidates, setting, ctx, reporter, plan.deadline_seconds, together=together)
     for one in outcomes:
         model = with_adapter(base, one, lora.target_modules)
         save_adapter(model, ctx.work / "sweep-adapters" / one.candidate.name)
         model.unload()
-    return outcomes, [_tuning(one, examples, lora.steps, guards, "bf16" if together else "fp32") for one in outcomes]
+    return outcomes, [_tuning(one, examples, lora.steps, guards, "bf16" if cuda else "fp32") for one in outcomes]
 
 
 def _train_parts(
