@@ -61,7 +61,7 @@ class Catalogue:
 
     def extras_per_hour(self) -> float:
         """Disk and address of a machine, USD an hour."""
-        disk = self.account.settings.disk_gib * float(self.table["disk_usd_per_gib_month"]) / HOURS_A_MONTH
+        disk: float = self.account.settings.disk_gib * float(self.table["disk_usd_per_gib_month"]) / HOURS_A_MONTH
         return disk + float(self.table["address_usd_per_hour"])
 
     def offers(self, need: Need) -> list[Offer]:
@@ -108,7 +108,7 @@ class Catalogue:
         with ThreadPoolExecutor(8) as pool:
             prices = dict(zip(hardware, pool.map(self._price, hardware), strict=True))
         spot = self._spot(hardware)
-        return [_kind(name, row, *price, spot.get(name, {})) for name, row in hardware.items() if (price := prices[name])]
+        return [_kind(name, row, price[0], price[1], spot.get(name, {})) for name, row in hardware.items() if (price := prices[name])]
 
     def _described(self, names: list[str]) -> dict[str, Mapping[str, Any]]:
         """Hardware of types that the table does not have."""
