@@ -185,7 +185,7 @@ class SshHost:
         subprocess.run([self.ip, *words], check=True, capture_output=True)
 
 
-def wait_until(holds: object, why: object = lambda: "", seconds: float = 30.0) -> None:
+def wait_until(holds: object, why: object = lambda: "", seconds: float = 90.0) -> None:
     """Wait for holds() to be true; why() tells what went wrong."""
     assert callable(holds)
     assert callable(why)

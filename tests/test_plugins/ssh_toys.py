@@ -186,7 +186,7 @@ class Engine:
         found: list[int] = json.loads((self.folder / "phases/train/curve.json").read_text())
         return found == curve
 
-    def until_there(self, name: str, seconds: float = 30.0) -> None:
+    def until_there(self, name: str, seconds: float = 90.0) -> None:
         """Wait for a file on the lease's disk."""
         until(lambda: any((self.host.home / ".slm-forge").glob(f"leases/lease-*/{name}")), seconds)
 

@@ -33,7 +33,7 @@ def opened(host: SshHost, provider: Ssh, seconds: int = 600, token: str = "lease
     return resource, provider.channel(resource, Path())
 
 
-def ended(channel: HostChannel, job: str, seconds: float = 30.0) -> int:
+def ended(channel: HostChannel, job: str, seconds: float = 90.0) -> int:
     """The job's exit code, waited for."""
     until(lambda: channel.poll(job) is not None, seconds)
     code = channel.poll(job)
@@ -41,7 +41,7 @@ def ended(channel: HostChannel, job: str, seconds: float = 30.0) -> int:
     return code
 
 
-def until(holds: Callable[[], bool], seconds: float = 30.0) -> None:
+def until(holds: Callable[[], bool], seconds: float = 90.0) -> None:
     """Wait for something to become true."""
     end = time.monotonic() + seconds
     while not holds():
