@@ -82,6 +82,7 @@ class Aws:
     notice_seconds: float = 5.0
     retry_seconds: float = 0.5
     patience_seconds: float = 60.0
+    alive_seconds: float = 5.0
 
     def __init__(self, settings: AwsSettings | None = None, *, everywhere: bool = False) -> None:
         self._settings, self._everywhere = settings or AwsSettings(), everywhere
@@ -158,7 +159,7 @@ class Aws:
         self._admit(account, machine)
         address = wait_until_ready(account, machine, note, boot_seconds=self.boot_seconds, pause_seconds=self.pause_seconds)
         public = " ".join((note.folder / "host_key.pub").read_text(encoding="utf-8").split()[:2])
-        transport = SshTransport(Target(host=address, user=self._settings.user, key=note.folder / "key", host_keys=(public,)))
+        transport = SshTransport(Target(host=address, user=self._settings.user, key=note.folder / "key", host_keys=(public,)), alive_seconds=self.alive_seconds)
         watch = Watch(
             idle_seconds=self.idle_seconds, at_end=("sh", "-c", _aws_boot.END), notice_seconds=self.notice_seconds,
             notice=("python3", "-c", _aws_boot.NOTICE) if note.lease.offer.spot else (),

@@ -40,8 +40,8 @@ class StepAws(Aws):
     """The provider with short times, and a step before and after everything that it does: "before run_instances" ..."""
 
     creation_seconds, confirm_seconds = 0.05, 0.02
-    boot_seconds, look_seconds, pause_seconds, poll_seconds = 20.0, 1.0, 0.05, 0.05
-    notice_seconds, retry_seconds, patience_seconds = 0.1, 0.01, 5.0
+    boot_seconds, look_seconds, pause_seconds, poll_seconds = 60.0, 1.0, 0.05, 0.05
+    notice_seconds, retry_seconds, patience_seconds, alive_seconds = 0.1, 0.01, 5.0, 1.0
 
     def __init__(self, settings: AwsSettings) -> None:
         super().__init__(settings)

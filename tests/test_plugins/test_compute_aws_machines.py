@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from forge.errors import NoCapacity, StillBilling
+from forge.errors import MachineLost, NoCapacity, StillBilling
 from forge.protocols import Lease
 from forge.records import digest
 from forge.run import Run
@@ -54,7 +55,7 @@ def aws(cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StepAw
     return provider
 
 
-def until(holds: Callable[[], bool], seconds: float = 30.0) -> None:
+def until(holds: Callable[[], bool], seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < end, "did not happen in time"
@@ -186,6 +187,53 @@ def test_a_machine_that_nobody_asks_for_ends_itself(cloud: Cloud, tmp_path: Path
     until(lambda: cloud.up() == [])
 
 
+def test_a_job_that_nobody_asks_for_ends_at_a_checkpoint_and_its_machine_with_it(cloud: Cloud, tmp_path: Path) -> None:
+    provider = new_provider(tmp_path, idle_minutes=0.03)
+    provider.look_seconds = 600.0   # the machine's own watchdog is not what ends it here
+    resource = provider.start(Lease(token="lease-1", run="run-a", offer=provider.quote(NEED)[0], deadline_seconds=36000))
+    channel = provider.channel(resource, tmp_path)
+    channel.spawn("a", ["sh", "-c", "trap 'exit 3' TERM; while :; do sleep 0.1; done"], {})
+    until(lambda: cloud.up() == [])
+
+
+def test_a_machine_with_another_host_key_than_it_was_given_is_told_nothing(cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("forge.plugins.compute._aws_boot.SCRIPT", "#!/bin/bash\nshutdown -P +{minutes}\n")
+    provider = new_provider(tmp_path)
+    provider.boot_seconds = 3.0
+    resource = provider.start(Lease(token="lease-1", run="run-a", offer=provider.quote(NEED)[0], deadline_seconds=36000))
+    with pytest.raises(MachineLost, match="did not come up") as told:
+        provider.channel(resource, tmp_path)
+    assert "another host key" in told.value.why
+    assert "Accepted" not in (host_of(cloud.machines[0]).folder / "console").read_text()
+
+
+def test_a_machine_that_does_not_answer_any_more_is_ended_and_another_one_goes_on(aws: StepAws, cloud: Cloud, tmp_path: Path) -> None:
+    new_run(tmp_path).close()
+    aws.checked, aws.boot_seconds, aws.patience_seconds = False, 60.0, 0.5
+    spawned, was_cut = tmp_path / "spawned", tmp_path / "cut"
+
+    def step(name: str) -> None:
+        """After the first job was started its machine is cut off; only the first one is given up quickly."""
+        if name == "after spawn" and not spawned.exists():
+            spawned.touch()
+            until(was_cut.exists)
+            aws.boot_seconds = 1.0
+        elif name == "before run_instances":
+            aws.boot_seconds = 60.0
+
+    def cut() -> None:
+        until(spawned.exists)
+        host_of(cloud.machines[0]).cut()
+        was_cut.touch()
+
+    aws.step = step
+    with beside(cut):
+        assert life(lambda: mill(aws)) == "done"
+    assert len(cloud.machines) == 2
+    books_are_right(cloud)
+
+
+@pytest.mark.timeout(120)
 def test_a_spot_notice_saves_a_checkpoint_and_the_next_machine_goes_on_from_it(aws: StepAws, cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan_on(monkeypatch, aws.quote(NEED)[1])
     new_run(tmp_path).close()
@@ -194,16 +242,14 @@ def test_a_spot_notice_saves_a_checkpoint_and_the_next_machine_goes_on_from_it(a
         """At step 5 the first machine is taken back; the second may go on."""
         until(lambda: len(cloud.machines) == 1 and trains(cloud.machines[0]))
         made.append(steps_of(cloud.machines[0]))
-        host_of(cloud.machines[0]).take_back(20)
+        host_of(cloud.machines[0]).take_back(60)
         until(lambda: len(cloud.machines) == 2 and trains(cloud.machines[1]))
         made.append(steps_of(cloud.machines[1]))
         (disk(cloud.machines[1]) / "go").touch()
 
     made: list[list[int]] = []
-    conductor = threading.Thread(target=conduct)
-    conductor.start()
-    assert life(lambda: go(aws, train__wait_at=5)) == "done"
-    conductor.join()
+    with beside(conduct):
+        assert life(lambda: go(aws, train__wait_at=5)) == "done"
     assert [machine.state.lifecycle for machine in cloud.machines] == ["spot", "spot"]
     assert made == [[1, 2, 3, 4], []], "no step was made twice"
     run = Run.open("toy")
@@ -211,6 +257,15 @@ def test_a_spot_notice_saves_a_checkpoint_and_the_next_machine_goes_on_from_it(a
     run.close()
     assert json.loads(curve) == straight_curve(data), "as if nothing had happened"
     books_are_right(cloud)
+
+
+@contextmanager
+def beside(work: Callable[[], None]) -> Iterator[None]:
+    """Something that happens meanwhile. Its failure ends the test."""
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(work)
+        yield
+        done.result()
 
 
 def host_of(machine: Machine) -> Host:
@@ -224,7 +279,7 @@ def disk(machine: Machine) -> Path:
 
 
 def trains(machine: Machine) -> bool:
-    return (disk(machine) / "waits").exists()
+    return machine.host is not None and (disk(machine) / "waits").exists()
 
 
 def steps_of(machine: Machine) -> list[int]:
