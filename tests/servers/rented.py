@@ -133,9 +133,8 @@ class Rented:
 class Wire:
     """The channel of one machine."""
 
-    poll_seconds: ClassVar[float] = TICK
-
     def __init__(self, cloud: Rented, name: str) -> None:
+        self.poll_seconds = TICK
         self.cloud, self.name, self.root = cloud, name, cloud.disk(name)
         self.durable = cloud.durable
         self._seen: set[str] = set()
