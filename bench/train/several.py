@@ -70,8 +70,9 @@ def _line(ask: argparse.Namespace, name: str, count: int, how: str, compiled: bo
            "--per-step", str(ask.per_step), "--precision", ask.precision, "--limit-gib", str(ask.limit_gib), *(["--compile"] if compiled and (ask.device == "cuda" or ask.compile) else [])]
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"] if count > 1 else []
     began = time.time()
+    environment = {**os.environ, **({"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]} if count == 1 else {})}
     try:
-        done = subprocess.run([sys.executable, *launcher, *own], capture_output=True, text=True, timeout=ask.limit, check=False)
+        done = subprocess.run([sys.executable, *launcher, *own], capture_output=True, text=True, timeout=ask.limit, check=False, env=environment)
     except subprocess.TimeoutExpired as error:
         print(f"{name:16s} FAILED: not done after {ask.limit:.0f} s; last words: {str(error.stderr)[-600:]}", flush=True)
         return None

@@ -443,3 +443,21 @@ def test_silence_is_told() -> None:
     watchdog._arm(0.01)
     assert heard.wait(20)
     watchdog.stop()
+
+
+@pytest.mark.local
+def test_rows_made_ahead_are_the_batches_that_trls_collator_makes(tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoTokenizer
+
+    rows = [Encoded(tuple(range(3 + number, 3 + number + 4 + number % 7)), number % 4) for number in range(24)]
+    packed = pack_steps([len(one.ids) for one in rows], 3, 8, 7, 30)
+    way = Way("cpu", "bf16", False, 30, 0, {})
+    tokenizer = AutoTokenizer.from_pretrained(make_tokenizer(tmp_path / "tokenizer", ["a pump"]))
+    trainer = make_trainer(adapt(tiny_model("bfloat16"), adapter(), way, seed=7), tokenizer, rows, packed, Numbers(3, 1e-3, 7, 10**6, 1), way, tmp_path / "out")
+    for number in range(len(packed.rows)):
+        ours, trls = trainer.ready[number], trainer.data_collator([trainer.train_dataset[number]])
+        assert ours.keys() == trls.keys()
+        for name, value in trls.items():
+            assert torch.equal(value, ours[name]) if torch.is_tensor(value) else value == ours[name], name
+    assert [batch["max_length_q"] for batch in trainer.get_train_dataloader()] == [trainer.ready[number]["max_length_q"] for number in range(len(packed.rows))]
