@@ -1,0 +1,206 @@
+"""Many jobs at once on a SLURM cluster: an array of a sweep's parts."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from forge.phase import Context, Output, Settings
+from forge.plugins.compute.slurm import Slurm, SlurmSettings
+from forge.protocols import Lease
+from forge.records import write_json
+from forge.run import Run
+from tests.servers.slurm import Cluster, cluster
+from tests.test_engine.remote_toys import (
+    PlanIt,
+    Provision,
+    RemoteToys,
+    artifacts,
+    life,
+    new_run,
+    work_on,
+)
+from tests.test_engine.toys import Toy
+from tests.test_plugins.slurm_world import empty, lease, log, open_channel, provider, saver, until
+
+ROOT = Path(__file__).resolve().parents[2]
+PARTS = tuple(f"r{2**number}" for number in range(8))
+
+
+@pytest.fixture(scope="module")
+def shared_cluster() -> Iterator[Cluster]:
+    with cluster(cores=6, min_job_age=600) as found:
+        yield found
+
+
+@pytest.fixture
+def slurm(shared_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """The cluster, empty again afterwards."""
+    monkeypatch.setenv("SLURM_CONF", str(shared_cluster.place / "slurm.conf"))
+    yield shared_cluster
+    empty(shared_cluster)
+
+
+@pytest.fixture
+def site(slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Slurm:
+    """A provider with a folder of its own that looks often."""
+    return provider(tmp_path, monkeypatch)
+
+
+def cpu(usd_per_hour: float = 0.0) -> Lease:
+    """A lease without GPUs, of which a node has only two."""
+    return lease(device="cpu", gpu="", name="main 1 cores", usd_per_hour=usd_per_hour)
+
+
+def test_an_array_runs_one_job_for_each_argv_on_both_nodes_and_only_once(slurm: Cluster, site: Slurm, tmp_path: Path) -> None:
+    channel = open_channel(site, tmp_path, cpu())
+    argvs = [[sys.executable, "-c", f"import os, time; print(os.environ['SLURMD_NODENAME'], {number}); time.sleep(1); raise SystemExit({number % 2})"] for number in range(8)]
+    assert channel.arrays
+    jobs = channel.spawn_array("sweep", argvs, {})
+    assert channel.spawn_array("sweep", argvs, {}) == jobs == [f"sweep-{number}" for number in range(8)]
+    until(lambda: all(channel.poll(job) is not None for job in jobs))
+    assert [channel.poll(job) for job in jobs] == [0, 1] * 4
+    assert [log(channel, job).split()[1] for job in jobs] == [str(number) for number in range(8)]
+    assert {log(channel, job).split()[0] for job in jobs} == {"n1", "n2"}
+    channel.spawn_array("sweep", argvs, {})
+    assert len(slurm.run("squeue", "-h", "--array", "--states=all", "--name=forge-lease-1@sweep", "-o", "%i").split()) == 8
+
+
+def test_a_requeued_task_goes_on_under_its_id_and_a_cancelled_one_says_so(slurm: Cluster, site: Slurm, tmp_path: Path) -> None:
+    channel = open_channel(site, tmp_path, cpu())
+    jobs = channel.spawn_array("again", [saver(tmp_path / "first"), saver(tmp_path / "second")], {})
+    until(lambda: all("from 0" in log(channel, job) for job in jobs))
+    ids = dict(line.split() for line in slurm.run("squeue", "-h", "--array", "--name=forge-lease-1@again", "-o", "%K %i").splitlines())
+    slurm.run("scontrol", "requeue", ids["0"])
+    slurm.run("scancel", ids["1"])
+    until(lambda: channel.poll(jobs[1]) is not None)
+    assert channel.poll(jobs[1]) == 85
+    until(lambda: log(channel, jobs[0]).count("from ") == 2)
+    assert int(log(channel, jobs[0]).splitlines()[1].split()[1]) == int((tmp_path / "first").read_text())
+    assert channel.poll(jobs[0]) is None
+    assert sorted(one.kind for one in site.find("lease-1") if one.state != "gone") == ["array", "machine"]
+    for one in site.find("lease-1"):
+        if one.state != "gone":
+            site.stop(one)
+    until(lambda: not [one for one in site.find("lease-1") if one.state != "gone"])
+
+
+def test_a_lease_with_a_price_has_no_arrays(slurm: Cluster, site: Slurm, tmp_path: Path) -> None:
+    """Its reservation is for one job."""
+    assert not open_channel(site, tmp_path, cpu(usd_per_hour=1.0)).arrays
+
+
+# --- a sweep through the engine ---------------------------------------------------------------------------------
+
+
+class SweepSettings(Settings):
+    """Toy settings."""
+
+    fail: tuple[str, ...] = ()
+
+
+class Sweep(Toy):
+    """data -> table: one number for each part, the base first. Writes down where it did what."""
+
+    name = "train"
+    reads = ("plan", "approval", "machine", "data")
+    writes = (Output(name="table", path="table.json"),)
+    where = "machine"
+    settings = SweepSettings
+
+    def parts(self, settings: Settings, inputs: Mapping[str, Path]) -> Sequence[Sequence[str]]:
+        return (("base",), PARTS)
+
+    def run(self, settings: SweepSettings, ctx: Context) -> Mapping[str, float | str]:
+        for name in ("base", *(PARTS if not ctx.part else [ctx.part] if ctx.part != "base" else [])):
+            place = ctx.work / "made" / name
+            if place.exists():
+                continue
+            if ctx.part in settings.fail:
+                raise RuntimeError("this part breaks")
+            before = "" if name == "base" else (ctx.work / "made" / "base").read_text()
+            place.parent.mkdir(exist_ok=True)
+            place.write_text(f"{before}{name};")
+            machine = next(folder for folder in ctx.work.parents if folder.name == "machine")
+            with (machine / "did").open("a") as file:
+                file.write(f"{ctx.part or 'whole'} {name}\n")
+            time.sleep(0.2)
+        if not ctx.part:
+            write_json(ctx.output("table"), {name: (ctx.work / "made" / name).read_text() for name in PARTS})
+        return {}
+
+
+class Polish(Toy):
+    """table -> model."""
+
+    name = "polish"
+    reads = ("plan", "approval", "machine", "table")
+    writes = (Output(name="model", path="model.txt"),)
+    where = "machine"
+
+    def run(self, settings: Settings, ctx: Context) -> Mapping[str, float | str]:
+        ctx.output("model").write_bytes(ctx.input("table").read_bytes())
+        return {}
+
+
+class SweepToys(RemoteToys):
+    """The sweep in the place of the training."""
+
+    toys: ClassVar[dict[str, Any]] = {toy.name: toy() for toy in (PlanIt, Provision, Sweep, Polish)}
+
+
+@pytest.fixture
+def toys_python(tmp_path: Path) -> str:
+    """This Python; `-m forge.worker` knows the toys there."""
+    path = tmp_path / "python"
+    call = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); from forge import worker; "
+        "from tests.test_plugins.test_compute_slurm_arrays import SweepToys; worker.Registry = SweepToys; sys.exit(worker.main(sys.argv))"
+    )
+    path.write_text(f'#!/bin/sh\nif [ "$2" = forge.worker ]; then exec {sys.executable} -c "{call}" "$3"; fi\nexec {sys.executable} "$@"\n')
+    path.chmod(0o755)
+    return str(path)
+
+
+def swept(toys_python: str, monkeypatch: pytest.MonkeyPatch, **values: Any) -> tuple[str, list[str]]:
+    """A run over the toys; how it ended, and who did what."""
+    monkeypatch.setattr("tests.test_engine.remote_toys.RemoteToys", SweepToys)
+    monkeypatch.setattr("tests.test_engine.remote_toys.OFFER", lease(device="cpu", gpu="").offer)
+    for name, value in {"creation_seconds": 0.3, "confirm_seconds": 0.1, "queue_seconds": 0.2, "poll_seconds": 0.1}.items():
+        monkeypatch.setattr(Slurm, name, value)
+    clouds: Mapping[str, Any] = {"slurm": Slurm(SlurmSettings(python=toys_python))}
+    said = life(lambda: work_on(clouds, plan_it__provider="slurm", **values))
+    run = Run.open("toy")
+    did = (run.folder / "machine" / "did").read_text().splitlines()
+    run.close()
+    return said, did
+
+
+def test_a_sweep_of_eight_runs_as_an_array_and_ends_as_in_one_process(slurm: Cluster, toys_python: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    new_run(tmp_path).close()
+    said, did = swept(toys_python, monkeypatch)
+    assert said == "done"
+    assert did[0] == "base base"
+    assert sorted(did[1:]) == sorted(f"{part} {part}" for part in PARTS), "each once, each in its own task, nothing in the phase itself"
+    table = {name: f"base;{name};" for name in PARTS}
+    run = Run.open("toy")
+    found = run.store.get("table")
+    assert found
+    assert json.loads(run.store.open(found).read_text()) == table
+    run.close()
+    assert set(artifacts()) >= {"table", "model"}
+    assert slurm.run("squeue", "-h") == ""
+
+
+def test_a_part_that_breaks_is_done_by_the_phase(slurm: Cluster, toys_python: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    new_run(tmp_path).close()
+    said, did = swept(toys_python, monkeypatch, train__fail=["r4"])
+    assert said == "done"
+    assert "whole r4" in did
+    assert len(did) == 9
