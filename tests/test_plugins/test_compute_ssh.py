@@ -200,6 +200,58 @@ def test_no_agent_is_forwarded(host: SshHost, tmp_path: Path, monkeypatch: pytes
         agent.wait()
 
 
+ALIAS = """
+Host gpubox
+  HostName {address}
+  User root
+  IdentityFile {key}
+  ForwardAgent yes
+  SendEnv *
+  LocalForward 59999 localhost:22
+  RemoteCommand echo taken
+"""
+
+
+def test_an_alias_of_the_users_configuration_is_followed_and_what_it_forwards_is_not(host: SshHost, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    (home / ".ssh").mkdir(parents=True, mode=0o700)
+    (home / ".ssh" / "config").write_text(ALIAS.format(address=host.address, key=host.key))
+    (home / ".ssh" / "known_hosts").write_text(f"{host.address} {host.public_host_key}\n")
+    (tmp_path / "passwd").write_text(f"root:x:0:0:root:{home}:/bin/sh\n")   # ssh asks it, and not HOME, where ~/.ssh is
+    code = "from forge.plugins.compute._ssh import *; print(b''.join(SshTransport(Target('gpubox', user_config=True)).stream(['env'], (), seconds=20)).decode())"
+    command = 'mount --make-rprivate / && mount --bind "$0" /etc/passwd && exec "$1" -c "$2"'
+    keys = dict.fromkeys(CANARIES, "canary")
+    told = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", command, str(tmp_path / "passwd"), sys.executable, code], env={**os.environ, **keys, "SSH_AUTH_SOCK": "/nonexistent"},
+        capture_output=True, text=True, check=True,
+    )
+    assert f"HOME={host.home}" in told.stdout
+    assert "canary" not in told.stdout
+    assert "/tmp/ssh-" not in told.stdout   # where sshd puts the socket of a forwarded agent
+
+
+def test_the_host_side_runs_on_python_3_8(tmp_path: Path) -> None:
+    found = sorted(Path.home().glob(".pyenv/versions/3.8.*/bin/python3.8"))
+    if not found:
+        pytest.skip("there is no Python 3.8 here")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python3").symlink_to(found[-1])
+    with SshHost(tmp_path / "host", path=str(tmp_path / "bin")) as host:
+        provider = reach(host)
+        provider.quote(NEED)
+        assert provider._facts[f"root@{host.address}"]["python"][:2] == [3, 8]
+        resource, channel = opened(host, provider)
+        tree = make_tree(tmp_path / "tree")
+        channel.put(tree, "tree", hash_path(tree))
+        channel.put(tree, "tree", hash_path(tree))
+        channel.spawn("job", ["sh", "-c", "echo up; sleep 600"], {})
+        until(lambda: channel.read("jobs/job/log", 0) == b"up\n")
+        channel.get("tree", tmp_path / "back")
+        assert hash_path(tmp_path / "back") == hash_path(tree)
+        provider.stop(resource)
+        assert left_on(host) == []
+
+
 def test_stopping_gives_a_job_its_grace_and_takes_all_that_it_started(host: SshHost) -> None:
     _, channel = opened(host, reach(host))
     channel.spawn("job", ["sh", "-c", "trap 'echo saved; exit 130' TERM; setsid sleep 4322 & echo up; while :; do sleep 0.1; done"], {})
