@@ -1,4 +1,4 @@
-"""Commands about finished models: compare, champion, track, serve, publish-data."""
+"""Commands about finished models: compare, champion, track, serve, publish-data, demo."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RunId = typer.Argument("", metavar="RUN", help="Run id; without one, the newest 
 
 def add(app: typer.Typer) -> None:
     """Put the commands on the application."""
-    for function in (compare, champion, track, serve, publish_data):
+    for function in (compare, champion, track, serve, publish_data, demo):
         app.command(rich_help_panel=PANEL)(function)
 
 
@@ -96,3 +96,19 @@ def publish_data(
         raise UsageError(f'--visibility cannot be "{visibility}"', why="it is private or public", next="forge publish-data --help")
     wish = {"to": to, "repo": repo, "visibility": visibility, "license": license, "quotes": quotes, "terms": terms, "hub_dir": hub_dir}
     publish(run_id, wish, as_json=as_json)
+
+
+def demo(
+    run_id: str = RunId,
+    to: str = typer.Option("folder", "--to", metavar="HUB", help="folder, or the name of a hub such as huggingface."),
+    repo: str = typer.Option("", "--repo", metavar="OWNER/NAME", help="Space on that hub [the token's owner, the model's name with -demo].", show_default=False),
+    visibility: str = typer.Option("private", "--visibility", help="private or public, never more than the model's."),
+    hub_dir: str = typer.Option("", "--hub-dir", metavar="FOLDER", help="Where the folder goes [publish.hub_dir].", show_default=False), as_json: bool = Json,
+) -> None:
+    """Make a page to try RUN's model on (Gradio, for a free Hugging Face Space), if its file fits there."""
+    from forge.cli.sharing import make_demo
+    from forge.errors import UsageError
+
+    if visibility not in ("private", "public"):
+        raise UsageError(f'--visibility cannot be "{visibility}"', why="it is private or public", next="forge demo --help")
+    make_demo(run_id, to, {"repo": repo, "visibility": visibility, "hub_dir": hub_dir}, as_json=as_json)

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from hashlib import sha256
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from forge.gguf_header import read_gguf
 from forge.phases.publish import PublishSettings
 from forge.phases.publish import phase as publish
+from forge.phases.publish.space import make_demo
 from forge.phases.quantize import phase as quantize
 from forge.plugins.hubs.huggingface import hub
 from forge.protocols import Shipment
@@ -76,6 +78,30 @@ def test_the_published_repository_loads_by_its_name(published: Path, tmp_path: P
         answer = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120, check=False)
     assert answer.returncode == 0, answer.stderr
     assert re.fullmatch(SENTENCE, answer.stdout.strip())
+
+
+def test_the_demo_answers_as_the_file_does(published: Path, tmp_path: Path) -> None:
+    """app.py without its page; the page itself is opened where gradio is installed."""
+    publication = published.parents[1] / "publish" / "out" / "publication.json"
+    made = make_demo(published, publication, {"hub_dir": str(tmp_path)})
+    code = f"import app; print(app.answer({QUESTION!r})); print(app.answer('x ' * 4000))"
+    told = subprocess.run([sys.executable, "-c", code], cwd=made.folder, capture_output=True, text=True, timeout=120, check=False)
+    assert told.returncode == 0, told.stderr
+    answer, too_long = told.stdout.strip().splitlines()
+    assert re.fullmatch(SENTENCE, answer)
+    assert too_long.startswith("That question is too long")
+
+
+@pytest.mark.skipif(find_spec("gradio") is None, reason="gradio is not installed: it pins other versions than ours, so it needs an environment of its own")
+def test_the_page_of_the_demo_answers_over_http(published: Path, tmp_path: Path) -> None:
+    made = make_demo(published, published.parents[1] / "publish" / "out" / "publication.json", {"hub_dir": str(tmp_path)})
+    code = (
+        "import app; from gradio_client import Client\n"
+        "_, url, _ = app.build().queue().launch(prevent_thread_lock=True, server_name='127.0.0.1', quiet=True)\n"
+        f"print(Client(url, verbose=False).predict({QUESTION!r}, api_name='/answer'))"
+    )
+    told = subprocess.run([sys.executable, "-c", code], cwd=made.folder, capture_output=True, text=True, timeout=120, check=False)
+    assert re.search(SENTENCE, told.stdout), told.stderr
 
 
 def test_headers_are_read_as_the_gguf_library_reads_them(published: Path) -> None:
