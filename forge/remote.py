@@ -34,6 +34,8 @@ from forge.worker import KEPT, Job, JobPhase, JobResult, as_error
 GRACE_SECONDS = 30.0
 ASK_AGAIN_SECONDS = 10.0
 """How often a job that was asked to stop and goes on is asked again."""
+END_SECONDS = 60.0
+"""How much longer than its grace a job may take to end."""
 NEVER_STARTED = -1
 DEADLINE_CODES = (PAST_DEADLINE, 124)   # 124: timeout(1) and the watcher of this machine say it so
 
@@ -102,13 +104,24 @@ class MachineRun:
         code = self.channel.poll(last.name)
         if last.fingerprint != self.phase.fingerprint or self.fresh:
             if code is None:
-                self.channel.stop(last.name, grace_seconds=GRACE_SECONDS)
+                self._end(last)
             return None
         if code == NEVER_STARTED:   # or it is about to: asked for a moment ago by an engine that is gone. Its id decides
             self._start(last)
         if last.kept > max((one.number for one in self.kept.all()), default=0):
             self.fetcher.want(last.kept)
         return last
+
+    def _end(self, note: JobNote) -> None:
+        """End a job whose result nobody wants, and wait for it: no second one while the first lives."""
+        self.channel.stop(note.name, grace_seconds=GRACE_SECONDS)
+        until = time.monotonic() + GRACE_SECONDS + END_SECONDS
+        while self.channel.poll(note.name) is None:
+            if time.monotonic() > until:
+                raise ForgeError(f"the earlier job {note.name} does not end", why="it is for other settings", next=f"forge teardown {self.job.run_id}, then forge resume")
+            if self.stop_requested():
+                raise Interrupted
+            time.sleep(self.channel.poll_seconds)
 
     def _begin(self) -> JobNote:
         note = self.notes.begin(self.phase.fingerprint, self.machine.place)

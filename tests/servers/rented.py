@@ -23,12 +23,15 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from forge.errors import ForgeError, MachineLost
-from forge.protocols import ABANDONED, PREEMPTED, Lease, Need, Offer, Resource
+from forge.protocols import ABANDONED, PAST_DEADLINE, PREEMPTED, Lease, Need, Offer, Resource
 
 OFFER = Offer(provider="rented", name="gpu.large", usd_per_hour=2.0, device="cuda", cores=8, memory_gib=64)
 BILL = 10_000
 """What each machine costs, in micro-dollars, however long it was up."""
 TICK = 0.004
+
+ENDS = {"taken_back": PREEMPTED, "past_deadline": PAST_DEADLINE, "abandoned": ABANDONED}
+"""Files on a machine's disk that make its jobs end at a checkpoint, with the exit code that says why."""
 
 Step = Callable[[str], None]
 RunJob = Callable[[Path], int]
@@ -273,13 +276,13 @@ def _watch(folder: Path, pid: int, note: Path) -> bool:
     """Whether a job is over; its exit code is then written, unless its machine is gone."""
     disk = note.parents[2]
     gone, code = _state(folder, note) == "gone", None
-    taken, left = (disk / "taken_back").exists(), (disk / "abandoned").exists()
+    ends = next((code for name, code in ENDS.items() if (disk / name).exists()), None)
     if gone:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         code = -9
     else:
-        if (taken or left or (note / "stop").exists()) and not (note / "asked_to_stop").exists():
+        if (ends or (note / "stop").exists()) and not (note / "asked_to_stop").exists():
             (note / "asked_to_stop").touch()
             os.kill(pid, signal.SIGTERM)
         ended, status = os.waitpid(pid, os.WNOHANG)
@@ -287,7 +290,7 @@ def _watch(folder: Path, pid: int, note: Path) -> bool:
             code = os.waitstatus_to_exitcode(status)
     if code is None:
         return False
-    code = 128 - code if code < 0 else PREEMPTED if taken else ABANDONED if left else code
+    code = ends or (128 - code if code < 0 else code)
     if not gone:
         partial = note / ".rc"
         partial.write_text(str(code), encoding="utf-8")

@@ -37,6 +37,7 @@ class ReadSettings(Settings):
     """Toy settings."""
 
     provider: str = Field("rented", description="whose machine is planned")
+    deadline_seconds: int = Field(600, description="of the lease")
 
 
 class PlanIt(Toy):
@@ -50,7 +51,7 @@ class PlanIt(Toy):
     def run(self, settings: ReadSettings, ctx: Context) -> Mapping[str, float | str]:
         write_json(ctx.output("data"), sorted(path.name for path in ctx.corpus_root.iterdir()))
         plan = toy_plan(ctx.run_id, {"data": "x"}, usd_per_hour=OFFER.usd_per_hour)
-        write_json(ctx.output("plan"), plan.model_copy(update={"provider": settings.provider, "deadline_seconds": 600}))
+        write_json(ctx.output("plan"), plan.model_copy(update={"provider": settings.provider, "deadline_seconds": settings.deadline_seconds}))
         return {}
 
 

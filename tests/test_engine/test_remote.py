@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import tempfile
 import time
@@ -147,7 +148,7 @@ def test_taken_back_while_it_trains_another_machine_goes_on_from_the_checkpoint(
     books_are_right(cloud)
 
 
-@pytest.mark.parametrize("number", [1, 2, 3])
+@pytest.mark.parametrize("number", [1, 3, 5], ids=["first checkpoint", "third", "result"])
 def test_lost_while_a_checkpoint_is_fetched_the_last_whole_one_is_used(begun: None, cloud: Rented, straight: dict[str, str], number: int) -> None:
     cloud.step = when("before get", number, lambda: cloud.lose(cloud.machines()[0]))
     assert life(lambda: work_on({"rented": cloud}, train__step_seconds=0.05)) == "done"
@@ -210,6 +211,41 @@ def until(holds: Callable[[], bool]) -> None:
     while not holds():
         assert time.monotonic() < end, "did not happen in time"
         time.sleep(0.01)
+
+
+def test_past_its_deadline_a_job_is_not_moved_to_another_machine_by_itself(begun: None, cloud: Rented, straight: dict[str, str]) -> None:
+    def stop() -> bool:
+        disk = cloud.disk(cloud.machines()[0])
+        if (disk / "waits").exists():
+            (disk / "past_deadline").touch()
+        return False
+
+    said = life(lambda: work_on({"rented": cloud}, stop=lambda: bool(cloud.machines()) and stop(), train__wait_at=6))
+    assert said.startswith("PastDeadline: the machine's time was over before train was done")
+    assert "forge resume toy leases it once more" in said
+    books_are_right(cloud)
+    cloud.step = when("before spawn", 1, lambda: (cloud.disk(cloud.machines()[1]) / "go").touch())
+    assert life(lambda: work_on({"rented": cloud}, train__wait_at=6)) == "done"
+    assert steps(cloud) == [[1, 2, 3, 4, 5], [6, 7, 8]]
+    books_are_right(cloud)
+
+
+def test_a_machine_that_goes_when_its_time_is_over_is_not_replaced_by_itself(begun: None, cloud: Rented) -> None:
+    cloud.step = when("before poll", 1, lambda: cloud.lose(cloud.machines()[0]))
+    said = life(lambda: work_on({"rented": cloud}, plan_it__deadline_seconds=0))
+    assert said.startswith("PastDeadline")
+    assert len(cloud.machines()) == 1
+    books_are_right(cloud)
+
+
+def test_a_job_for_other_settings_is_ended_before_another_one_begins(begun: None, cloud: Rented) -> None:
+    cloud.step = when("after spawn", 1, lambda: os.kill(os.getpid(), signal.SIGKILL))
+    assert life(lambda: work_on({"rented": cloud}, train__wait_at=5)) == "killed"
+    until(lambda: (cloud.disk(cloud.machines()[0]) / "waits").exists())
+    cloud.step = lambda name: None
+    assert life(lambda: work_on({"rented": cloud}, train__wait_at=0)) == "done"
+    assert steps(cloud) == [[1, 2, 3, 4, *EVERY_STEP]]
+    books_are_right(cloud)
 
 
 def test_machines_that_are_lost_again_and_again_are_not_leased_for_ever(begun: None, cloud: Rented) -> None:
@@ -367,3 +403,50 @@ def test_sweep_looks_in_all_regions_when_asked(cloud: Rented, tmp_path: Path) ->
     here = {"rented": as_provider(Regional(tmp_path / "here"))}
     assert list(sweep(here)) == []
     assert [one.done for one in sweep(everywhere(here))] == ["ended"]
+
+
+TROUBLES = ("kill", "lose", "cut", "take back", "abandon")
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("seed", range(8))
+def test_random_troubles_one_after_the_other_end_in_the_same_bytes(
+    memory: Path, straight: dict[str, str], monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    dice = random.Random(seed)
+    monkeypatch.setenv("FORGE_HOME", str(memory / "home"))
+    new_run(memory).close()
+    with host(memory / "cloud", run_job):
+        cloud = Rented(memory / "cloud")
+        for _ in range(dice.randint(2, 5)):
+            (cloud.folder / "cut").unlink(missing_ok=True)
+            cloud.step = troubles(cloud, random.Random(dice.random()))
+            said = life(lambda: work_on({"rented": cloud}, train__step_seconds=0.01))
+            assert said in ("killed", "done") or said.startswith(("MachineLost", "ForgeError", "StillBilling")), said
+        (cloud.folder / "cut").unlink(missing_ok=True)
+        cloud.step = lambda name: None
+        assert life(lambda: work_on({"rented": cloud}, train__step_seconds=0.01)) == "done"
+        assert artifacts() == straight
+        books_are_right(cloud)
+
+
+def troubles(cloud: Rented, dice: random.Random) -> Step:
+    """One or two troubles at random moments of a life."""
+    due = {dice.randint(1, 60): dice.choice(TROUBLES) for _ in range(dice.randint(1, 2))}
+    count = [0]
+
+    def step(name: str) -> None:
+        count[0] += 1
+        trouble, up = due.get(count[0]), [name for name in cloud.machines() if name in cloud.up()]
+        if trouble == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif trouble == "cut":
+            (cloud.folder / "cut").touch()
+        elif (cloud.folder / "cut").exists() and dice.random() < 0.5:
+            (cloud.folder / "cut").unlink()
+        if up and trouble == "lose":
+            cloud.lose(up[0])
+        elif up and trouble in ("take back", "abandon"):
+            (cloud.disk(up[0]) / {"take back": "taken_back", "abandon": "abandoned"}[trouble]).touch()
+
+    return step
