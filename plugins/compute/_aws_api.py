@@ -48,7 +48,7 @@ class Account:
 
     def call(self, service: str, operation: str, **request: Any) -> dict[str, Any]:
         """One call. Raises MissingAccess for what the account may not do; other errors as botocore has them."""
-        return self._ask(self._client(service), service, operation, request)
+        return self._ask(self.client(service), service, operation, request)
 
     def ec2(self, operation: str, **request: Any) -> dict[str, Any]:
         """One call of EC2."""
@@ -56,7 +56,7 @@ class Account:
 
     def ec2_once(self, operation: str, **request: Any) -> dict[str, Any]:
         """One call of EC2 that is not repeated by itself: botocore would ask a full zone five times (its error is a 500)."""
-        return self._ask(self._client("ec2", once=True), "ec2", operation, request)
+        return self._ask(self.client("ec2", once=True), "ec2", operation, request)
 
     def _ask(self, client: Any, service: str, operation: str, request: Mapping[str, Any]) -> dict[str, Any]:
         try:
@@ -67,7 +67,7 @@ class Account:
 
     def pages(self, operation: str, key: str, **request: Any) -> Iterator[dict[str, Any]]:
         """All items of a listing of EC2, page by page."""
-        client = self._client("ec2")
+        client = self.client("ec2")
         try:
             if not client.can_paginate(operation):
                 yield from self._heard(getattr(client, operation)(**request))[key]
@@ -83,7 +83,8 @@ class Account:
             self.now = parsedate_to_datetime(date).astimezone(UTC)
         return answer
 
-    def _client(self, service: str, *, once: bool = False) -> Any:
+    def client(self, service: str, *, once: bool = False) -> Any:
+        """A client of a service in this region; made once."""
         with self._lock:
             if (service, once) not in self._clients:
                 self._clients[service, once] = self._new_client(service, 1 if once else MOST_ATTEMPTS)

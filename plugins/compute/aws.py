@@ -18,7 +18,7 @@ from pydantic import Field
 
 from forge.errors import ForgeError, MachineLost, MissingAccess, NoCapacity
 from forge.phase import Requirement, Settings
-from forge.plugins.compute import _aws_boot, _aws_preflight
+from forge.plugins.compute import _aws_boot, _aws_preflight, _aws_s3
 from forge.plugins.compute._aws_api import (
     ATTEMPT,
     DEADLINE,
@@ -35,6 +35,7 @@ from forge.plugins.compute._aws_bill import machine_cost, need_rates, worst_cost
 from forge.plugins.compute._aws_notes import Note, all_notes, parse_time, read_note
 from forge.plugins.compute._aws_offers import Catalogue
 from forge.plugins.compute._aws_ready import describe, wait_until_ready
+from forge.plugins.compute._aws_s3 import Bucket, StagedChannel
 from forge.plugins.compute._aws_start import Starter, admit
 from forge.plugins.compute._channel import Host, HostChannel, Watch
 from forge.plugins.compute._environment import LockedEnvironment, ReadyPython
@@ -59,6 +60,7 @@ class AwsSettings(Settings):
     subnets: tuple[str, ...] = Field((), description="subnets to use, with a public address; none: the default one of each zone")
     my_ip: str = Field("", description="the only address that may reach a machine's ssh port; empty: as AWS sees this computer")
     idle_minutes: float = Field(20.0, gt=0, description="a machine that is not asked for so long ends its job at a checkpoint, and itself")
+    bucket: str = Field("", description="a bucket of yours in the region, through which files of 1 GiB and more go to machines; empty: by ssh")
     python: str = Field("", description="a Python on the image with this version of slm-forge; empty: one is made there from the lock file")
 
 
@@ -83,6 +85,7 @@ class Aws:
     retry_seconds: float = 0.5
     patience_seconds: float = 60.0
     alive_seconds: float = 5.0
+    stage_bytes: int = 1 << 30
 
     def __init__(self, settings: AwsSettings | None = None, *, everywhere: bool = False) -> None:
         self._settings, self._everywhere = settings or AwsSettings(), everywhere
@@ -132,11 +135,16 @@ class Aws:
         """Machines, and keys, groups and disks of machines that are gone, by tag, from every page of every region."""
         check_access()
         found = [resource for region in self._regions() for resource in self._in_region(self._account(region))]
+        if self._settings.bucket:
+            found += _aws_s3.objects(self._account(self.region))
         return [one for one in found if scope in ("all", one.lease, one.run)]
 
     def stop(self, resource: Resource) -> None:
         """Ask for the end of a machine, or remove a thing. A group in use goes once its machine is gone."""
         region, name = _split(resource.id)
+        if name.startswith("s3:"):
+            _aws_s3.remove(self._account(region), name)
+            return
         operation, field, listed = REMOVE[name.partition("-")[0]]
         try:
             self._account(region).ec2(operation, **{field: [name] if listed else name})
@@ -147,6 +155,8 @@ class Aws:
     def stop_command(self, resource: Resource) -> str:
         """For the AWS command line."""
         region, name = _split(resource.id)
+        if name.startswith("s3:"):
+            return _aws_s3.command(self._settings.bucket, name)
         by_hand = COMMANDS.get(name.partition("-")[0], "ec2 describe-instances --filters Name=tag:forge:lease,Values=")
         return f"aws {by_hand}{name} --region {region or self.region}" + (f" --profile {self._settings.profile}" if self._settings.profile else "")
 
@@ -165,8 +175,11 @@ class Aws:
             notice=("python3", "-c", _aws_boot.NOTICE) if note.lease.offer.spot else (),
         )
         place = f"{ROOT}/{note.lease.token}"
-        channel = HostChannel(Host(transport, patience_seconds=self.patience_seconds), place, watch=watch, poll_seconds=self.poll_seconds, environment=self._environment())
         left = (note.ends - account.now).total_seconds() - _aws_boot.BOOT_SECONDS
+        kind = StagedChannel if self._settings.bucket else HostChannel
+        channel = kind(Host(transport, patience_seconds=self.patience_seconds), place, watch=watch, poll_seconds=self.poll_seconds, environment=self._environment())
+        if isinstance(channel, StagedChannel):
+            channel.bucket, channel.stage_bytes, channel.seconds = Bucket(account, note.lease), self.stage_bytes, left
         channel.host.call("open", {
             "root": place, "token": note.lease.token, "run": note.lease.run, "attempt": note.lease.attempt, "deadline_seconds": max(1.0, left),
         })

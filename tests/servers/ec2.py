@@ -301,8 +301,8 @@ class Cloud:
 
 
 @contextmanager
-def ec2_cloud(folder: Path, *, minute: float = 60.0, boots: bool = True) -> Iterator[Cloud]:
-    """An account on a free port of the loopback. minute: seconds that a minute of `shutdown -P +N` takes there."""
+def ec2_cloud(folder: Path, *, minute: float = 60.0, boots: bool = True, bind: str = "127.0.0.1") -> Iterator[Cloud]:
+    """An account on a free port of the loopback (bind="0.0.0.0": its machines reach it too, by their gateway). minute: seconds that a minute of `shutdown -P +N` takes there."""
     import logging
 
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
@@ -312,7 +312,7 @@ def ec2_cloud(folder: Path, *, minute: float = 60.0, boots: bool = True) -> Iter
         needs_hosts()
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     cloud = Cloud(folder, minute=minute, boots=boots, inner=DomainDispatcherApplication(create_backend_app))
-    server = make_server("127.0.0.1", 0, cloud, threaded=True)
+    server = make_server(bind, 0, cloud, threaded=True)
     cloud.endpoint = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True)
     thread.start()

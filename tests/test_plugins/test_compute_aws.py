@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -153,14 +154,28 @@ def test_the_documented_policy_has_every_right_that_is_used_and_no_other(cloud: 
     provider.stop(Resource(provider="aws", id="us-east-1/vol-0123456789abcdef0", lease="lease-1", state="live", kind="volume"))
     provider.settle(resource)
     used = {call for call in cloud.calls if call != "sts:GetCallerIdentity"}   # which needs no right
-    assert used | {"ec2:CreateTags"} == documented_actions()
+    assert used | {"ec2:CreateTags"} == documented_actions()[0]
 
 
-def documented_actions() -> set[str]:
-    """The actions of the policies in docs/machines.md."""
+RIGHTS_OF_S3 = {   # operation -> the right that it needs, where the names differ (Service Authorization Reference, Amazon S3)
+    "HeadObject": "GetObject", "CreateMultipartUpload": "PutObject", "UploadPart": "PutObject", "CompleteMultipartUpload": "PutObject",
+    "ListObjectsV2": "ListBucket", "ListMultipartUploads": "ListBucketMultipartUploads", "ListParts": "ListMultipartUploadParts",
+}
+
+
+def test_the_documented_policy_of_the_bucket_has_every_right_that_is_used_and_no_other() -> None:
+    source = (Path(__file__).parents[2] / "plugins" / "compute" / "_aws_s3.py").read_text(encoding="utf-8")
+    called = re.findall(r'(?:_ask\(|"s3", |get_paginator\(|presigned_url\()"([a-z0-9_]+)"', source)
+    operations = {"".join(word.capitalize() for word in name.split("_")) for name in called}
+    assert "ListObjectsV2" in operations
+    assert {f"s3:{RIGHTS_OF_S3.get(name, name)}" for name in operations} == documented_actions()[1]
+
+
+def documented_actions() -> list[set[str]]:
+    """The actions of each policy in docs/machines.md."""
     text = (Path(__file__).parents[2] / "docs" / "machines.md").read_text(encoding="utf-8")
     policies = [json.loads(block.split("```")[0]) for block in text.split("```json\n")[1:]]
-    return {action for policy in policies for statement in policy["Statement"] for action in statement["Action"]}
+    return [{action for statement in policy["Statement"] for action in statement["Action"]} for policy in policies]
 
 
 # --- what is asked for -----------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -294,3 +295,49 @@ def straight_curve(data: str) -> list[int]:
         chain = digest(chain, data, str(step))
         curve.append(int(chain[:4], 16))
     return curve
+
+
+# --- large files -----------------------------------------------------------------------------------------------
+
+
+def test_a_large_file_goes_by_way_of_the_bucket_in_checked_parts_and_leaves_nothing_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with ec2_cloud(tmp_path / "ec2", bind="0.0.0.0") as cloud:
+        for name, value in cloud.environment().items():
+            monkeypatch.setenv(name, value)
+        provider = new_provider(tmp_path, bucket="ours")
+        provider.stage_bytes = 1 << 20
+        provider._account("us-east-1").call("s3", "create_bucket", Bucket="ours")
+        resource = provider.start(Lease(token="lease-1", run="run-a", offer=provider.quote(NEED)[0], deadline_seconds=36000))
+        channel = provider.channel(resource, tmp_path).channel
+        channel.bucket.part_bytes = 5 << 20
+        gateway = host_of(cloud.machines[0]).gateway
+        signed = channel.bucket.address
+        channel.bucket.address = lambda key, seconds: signed(key, seconds).replace("127.0.0.1", gateway)
+        (tmp_path / "model").mkdir()
+        (tmp_path / "model" / "weights.bin").write_bytes(os.urandom(11 << 20))
+        (tmp_path / "model" / "config.json").write_text("{}")
+
+        sent: list[str] = []
+
+        def breaks_off(name: str) -> None:
+            sent.extend([name] if name == "after upload_part" else [])
+            if len(sent) == 2 and name == "after upload_part":
+                raise ConnectionError("the connection broke")
+
+        provider.step = breaks_off
+        with pytest.raises(ConnectionError):
+            channel.put(tmp_path / "model", "inputs/abc/model")
+        assert [one.kind for one in provider.find("lease-1")] == ["machine", "key", "group", "upload"], "its parts would bill"
+        provider.step = lambda name: sent.append(name) if name == "after upload_part" else None
+        channel.put(tmp_path / "model", "inputs/abc/model")
+        assert len(sent) == 3, "two parts were there"
+        there = disk(cloud.machines[0]) / "inputs" / "abc" / "model"
+        assert (there / "weights.bin").read_bytes() == (tmp_path / "model" / "weights.bin").read_bytes()
+        assert (there / "config.json").read_text() == "{}"
+        channel.put(tmp_path / "model", "inputs/abc/model")
+        assert len(sent) == 3
+        assert "object" in {one.kind for one in provider.find("run-a")}
+        while left := provider.find("all"):
+            for one in left:
+                provider.stop(one)
+        assert cloud.left() == NOTHING
