@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from forge.phases.plan_fit.weigh import Chosen, Weighed
+from forge.phases.plan_fit.weigh import Chosen, Weighed, told_hours
 from forge.records import MachineRow, Plan
 
 MOST_ROWS = 12
@@ -36,7 +36,7 @@ def machine_lines(plan: Plan) -> list[str]:
             continue
         costs = " | ".join(f"${usd:.2f}" for usd in (row.usd_p50, row.usd_p90, row.worst_usd))
         verdict = row.reason if row.verdict in ("possible", "rejected") else f"**{row.verdict}**: {row.reason}"
-        lines.append(f"| {row.provider} | {_name(row)} | {_gpus(row)} | {row.memory_gib:g} GiB | {row.usd_per_hour:.2f} | {_time(row.hours_p50)} | {costs} | {verdict} |")
+        lines.append(f"| {row.provider} | {_name(row)} | {_gpus(row)} | {row.memory_gib:g} GiB | {row.usd_per_hour:.2f} | {told_hours(row.hours_p50)} | {costs} | {verdict} |")
     return lines + [f"| {', '.join(names)} | - | - | - | - | - | - | - | - | {reason} |" for reason, names in without.items()]
 
 
@@ -66,10 +66,6 @@ def _beaten(one: Weighed, by: Weighed) -> str:
 def _kinds(left: Iterable[Weighed]) -> str:
     counts = Counter({"small": "too small", "dear": "too dear", "slow": "too slow", "excluded": "not asked for", "": "dearer"}[one.fault] for one in left)
     return ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
-
-
-def _time(hours: float) -> str:
-    return f"{60 * hours:.0f} min" if hours < 2 else f"{hours:.1f} h"
 
 
 def _name(row: MachineRow) -> str:

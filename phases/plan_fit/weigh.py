@@ -85,6 +85,11 @@ def worst_usd(offer: Offer, deadline: int) -> float:
     return offer.usd_per_hour * deadline / 3600 * SLACK
 
 
+def told_hours(hours: float) -> str:
+    """`25 min`, `3.5 h`."""
+    return f"{60 * hours:.0f} min" if hours < 2 else f"{hours:.1f} h"
+
+
 def find_fault(one: Weighed, settings: PlanFitSettings, spend: Spend, limits: Mapping[str, float]) -> Weighed:
     """The same with what speaks against it."""
     for fault, why in (
@@ -98,11 +103,9 @@ def find_fault(one: Weighed, settings: PlanFitSettings, spend: Spend, limits: Ma
 
 def pick(weighed: Sequence[Weighed], answers: Sequence[Answer], wanted: str, preflight: Preflight) -> Chosen:
     """The machine that is planned; the next best when a provider says that one cannot be had. Raises NoCapacity, MissingAccess."""
-    left, refused = list(weighed), list[tuple[Weighed, ForgeError]]()
-    while left:
-        found = _best([one for one in left if wanted in (AUTO, one.offer.provider)])
-        if found is None:
-            break
+    left = [one if wanted in (AUTO, one.offer.provider) else replace(one, fault="excluded", why=_unasked(wanted)) for one in weighed]
+    refused: list[tuple[Weighed, ForgeError]] = []
+    while (found := _best(left)) is not None:
         try:
             lines = preflight(found.offer)
         except (NoCapacity, MissingAccess) as error:
@@ -183,8 +186,12 @@ def _reason(found: Weighed, left: Sequence[Weighed]) -> str:
     if len(good) == 1:
         return "the only one that fits"
     quickest = min(good, key=lambda one: one.hours)
-    faster = f"; the fastest, {quickest.offer.provider} {quickest.offer.name}, takes {quickest.hours:.1f} h for ${quickest.cost.usd_p90:.2f}"
+    faster = f"; the fastest, {quickest.offer.provider} {quickest.offer.name}, takes {told_hours(quickest.hours)} for ${quickest.cost.usd_p90:.2f}"
     return f"the cheapest at P90 of {len(good)} that fit{faster if quickest is not found else ', and the fastest'}"
+
+
+def _unasked(wanted: str) -> str:
+    return f"not asked for: plan_fit.provider is {wanted}"
 
 
 def _told(error: ForgeError) -> str:

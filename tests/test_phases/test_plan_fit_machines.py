@@ -126,6 +126,8 @@ def test_a_named_provider_is_the_only_one_asked_besides_this_machine(tmp_path: P
     assert (plan.provider, plan.offer) == ("palace", "h100")
     assert market.lines("cloud", "asked") == []
     assert next(one.reason for one in plan.machines if one.provider == "cloud") == "not asked: plan_fit.provider is palace"
+    assert (row(plan, "cpu").verdict, row(plan, "cpu").reason) == ("rejected", "not asked for: plan_fit.provider is palace")
+    assert row(plan, "h100").reason == "the only one that fits"
 
 
 def test_machines_over_the_hourly_limit_are_left_out(tmp_path: Path, market: Market) -> None:
