@@ -1,7 +1,9 @@
 """Hugging Face Jobs: a container on the Hub's hardware, billed by the minute, ended by the Hub itself at its deadline.
 
 The Hub has no idempotency token for jobs, so a job is looked for by its labels (forge-lease, forge-attempt) before one is
-asked for, and there is one job per attempt, whatever became of it. Its client has no timeout of its own, so one is set.
+asked for, and there is one job per attempt, whatever became of it: a word of this machine's own, written down before the
+request and sent as a label (forge-start), tells it from those of an earlier run of the same name. Its client has no timeout of
+its own, so one is set.
 
 Files and programs go through a port of the job that only the Hub's proxy reaches and that a key of the lease opens
 (_agent.py, which the job's command carries). The job therefore needs no token of the Hub, and leaves nothing behind: no
@@ -18,6 +20,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from secrets import token_hex
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from urllib.parse import urlsplit
 
@@ -29,7 +32,9 @@ from forge.plugins.compute import _agent_transport
 from forge.plugins.compute._agent_transport import AgentTransport, Door
 from forge.plugins.compute._channel import Broken, Host, HostChannel, Watch
 from forge.plugins.compute._environment import LockedEnvironment, ReadyPython
+from forge.plugins.compute._state import private_folder, write_private
 from forge.protocols import Lease, Need, Offer, Resource
+from forge.records import Record
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi, JobHardwareInfo, JobInfo
@@ -37,7 +42,7 @@ if TYPE_CHECKING:
 PORT = 49984
 FOLDER = "~/.slm-forge"
 POLL_SECONDS = 5.0
-RUN, LEASE, ATTEMPT, UNIT = "forge-run", "forge-lease", "forge-attempt", "forge-unit"
+RUN, LEASE, ATTEMPT, START, UNIT = "forge-run", "forge-lease", "forge-attempt", "forge-start", "forge-unit"
 MADE_BY = {"made-by": "slm-forge"}
 STATES: Mapping[str, Any] = {"SCHEDULING": "starting", "RUNNING": "live"}
 """Every other stage (COMPLETED, CANCELED, ERROR, DELETED) is the end; none of them is success of a lease."""
@@ -118,15 +123,19 @@ class HfJobs:
         """The job of this attempt: the one that has its labels, else a new one. It ends at the lease's deadline by the Hub's own clock."""
         api, namespace = self._api(), self._namespace()
         labels = {LEASE: _label(lease.token), ATTEMPT: str(lease.attempt)}
-        if known := _ask(lambda: list(api.list_jobs(namespace=namespace, labels=labels))):
-            return self._resource(min(known, key=lambda job: job.id))
-        seconds, unit = lease.deadline_seconds, self._unit(lease.offer.name)
+        note, is_new = _start_note(lease, unit := self._unit(lease.offer.name))
+        known = _ask(lambda: list(api.list_jobs(namespace=namespace, labels=labels, status=list(STATES))))
+        if not is_new:   # asked for before, here: the job may be over by now
+            known += self._started(note.word)
+        if known:
+            return self._resource(known[0])
+        seconds = lease.deadline_seconds
         try:
             job = api.run_job(
                 image=lease.offer.image or self._settings.image, command=_agent_transport.command(self._settings.python or "python3"),
                 env=_agent_transport.environment(PORT, seconds, self.idle_seconds + AGENT_GRACE_SECONDS),
                 secrets={"FORGE_AGENT_KEY": _key(lease.token)}, flavor=lease.offer.name, timeout=max(1, seconds), expose=[PORT],
-                name=_label(f"forge-{lease.token}"), labels={**MADE_BY, RUN: _label(lease.run), **labels, UNIT: unit}, namespace=namespace,
+                name=_label(f"forge-{lease.token}"), labels={**MADE_BY, RUN: _label(lease.run), **labels, START: note.word, UNIT: unit}, namespace=namespace,
             )
         except Exception as error:
             if (refusal := _refusal(error)) is not None:
@@ -166,10 +175,16 @@ class HfJobs:
 
         The Hub's own count of seconds; a job that never ran costs nothing (huggingface.co/docs/hub/jobs-pricing, 2026-11).
         """
+        notes = [StartNote.model_validate_json(path.read_text(encoding="utf-8")) for path in _notes(resource.lease)]
         if (job := self._inspect(resource.id)) is not None:
-            return _cost(job)
-        api, namespace = self._api(), self._namespace()
-        return sum(_cost(job) for job in _ask(lambda: list(api.list_jobs(namespace=namespace, labels={LEASE: _label(resource.lease)}))))
+            cost = _cost(job)
+        elif resource.id != resource.lease:   # it was there, and the Hub has forgotten it: the most that it can have cost
+            cost = max((note.most() for note in notes if note.attempt == max(one.attempt for one in notes)), default=0)
+        else:   # none was ever seen: what was asked for from here
+            cost = sum(_cost(job) for note in notes for job in self._started(note.word))
+        for path in _notes(resource.lease):
+            path.unlink(missing_ok=True)
+        return cost
 
     # --- the Hub ------------------------------------------------------------------------------------------------
 
@@ -180,6 +195,11 @@ class HfJobs:
             return job
         stage, why = (str(job.status.stage).lower(), job.status.message or "") if job else ("deleted", "the Hub does not know it any more")
         raise MachineLost(f"the job {job_id} is over: {stage}", why=why or "the Hub says no more", next="forge resume goes on from the last checkpoint")
+
+    def _started(self, word: str) -> list[JobInfo]:
+        """Jobs of any stage that were asked for with this word."""
+        api, namespace = self._api(), self._namespace()
+        return _ask(lambda: list(api.list_jobs(namespace=namespace, labels={START: word})))
 
     def _door(self, job_id: str) -> Door:
         status = self.job(job_id).status
@@ -383,7 +403,12 @@ def _cost(job: JobInfo) -> int:
         seconds = (job.finished_at - job.started_at).total_seconds()
     else:
         return 0
-    micro, _, label = str((job.labels or {}).get(UNIT, "0-minute")).partition("-")
+    return _units(seconds, str((job.labels or {}).get(UNIT, "0-minute")))
+
+
+def _units(seconds: float, unit: str) -> int:
+    """Begun units in micro-dollars."""
+    micro, _, label = unit.partition("-")
     return math.ceil(seconds / UNIT_SECONDS[label]) * int(micro)
 
 
@@ -404,6 +429,35 @@ def _number(text: str) -> float:
 def _label(text: str) -> str:
     """Labels hold letters, digits, dashes and underscores, at most 100; other texts stand for themselves by their hash."""
     return text if re.fullmatch(r"[A-Za-z0-9_-]{1,100}", text) else hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+class StartNote(Record):
+    """What an attempt was, or will be, asked for with. asked: seconds since 1970. unit: the price as a label."""
+
+    word: str
+    attempt: int
+    asked: float
+    deadline_seconds: float
+    unit: str
+
+    def most(self) -> int:
+        """The most that it can have cost by now, in micro-dollars."""
+        passed = time.time() - self.asked
+        return _units(min(passed, self.deadline_seconds) if passed >= 0 else self.deadline_seconds, self.unit)
+
+
+def _start_note(lease: Lease, unit: str) -> tuple[StartNote, bool]:
+    """The attempt's note, and whether it is new. Kept until the lease is settled."""
+    path = private_folder("hf-jobs") / f"{_label(lease.token)}.{lease.attempt}"
+    is_new = not path.exists()
+    if is_new:
+        note = StartNote(word=token_hex(16), attempt=lease.attempt, asked=time.time(), deadline_seconds=lease.deadline_seconds, unit=unit)
+        write_private(path, note.model_dump_json().encode())
+    return StartNote.model_validate_json(path.read_text(encoding="utf-8")), is_new
+
+
+def _notes(lease: str) -> list[Path]:
+    return sorted(private_folder("hf-jobs").glob(f"{_label(lease)}.*"))
 
 
 def _key(lease: str) -> str:

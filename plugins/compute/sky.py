@@ -118,7 +118,8 @@ class Sky:
         if found := [one for one in self._clusters() if one["name"] == name and one["status"] == "UP"]:
             return self._resource(found[0])
         folder = private_folder("sky", name)
-        note = {"run": lease.run, "deadline_seconds": lease.deadline_seconds, "usd_per_hour": lease.offer.usd_per_hour}
+        before = _note(name).get("before") or [str(row["cluster_hash"]) for row in self._report(name)]
+        note = {"run": lease.run, "deadline_seconds": lease.deadline_seconds, "usd_per_hour": lease.offer.usd_per_hour, "before": before}
         write_private(folder / "lease.json", json.dumps(note).encode())
         write_private(folder / "task.yaml", yaml.safe_dump(self._task(lease)).encode())
         done = self._sky(
@@ -154,17 +155,20 @@ class Sky:
 
     def settle(self, resource: Resource) -> int:
         """Price times the time that SkyPilot counts from launch to end, at least a minute, in micro-dollars, rounded up."""
-        seconds: dict[str, float] = {}
-        for row in self._json("cost-report", "--days", "30", "--all"):   # a name that was launched twice has two rows
-            seconds[str(row["name"])] = seconds.get(str(row["name"]), 0.0) + float(row["duration"] or 0.0)
-        names = [resource.id] if resource.id in seconds else [name for name in seconds if _lease_of(name) == _safe(resource.lease)]
-        total = 0
-        for name in names:
-            rate = float(_note(name).get("usd_per_hour", 0.0))
-            if not rate:
-                raise ForgeError(f"the price of {name} is not known here", why="it was leased from another machine")
-            total += math.ceil(rate * max(60.0, seconds[name]) / 3600 * MICRO)
-        return total
+        names = [resource.id] if NAME.fullmatch(resource.id) else [path.name for path in private_folder("sky").glob(f"{PREFIX}{_safe(resource.lease)}-*")]
+        return sum(self._cost(name) for name in names)
+
+    def _cost(self, name: str) -> int:
+        """A name that was launched twice has two rows; those of an earlier run of the same name are not this lease's."""
+        note = _note(name)
+        rows = [row for row in self._report(name) if str(row["cluster_hash"]) not in note.get("before", ())]
+        if rows and "usd_per_hour" not in note:
+            raise ForgeError(f"the price of {name} is not known here", why="it was leased from another machine")
+        seconds = sum(max(60.0, float(row["duration"] or 0.0)) for row in rows)
+        return math.ceil(float(note.get("usd_per_hour", 0.0)) * seconds / 3600 * MICRO)
+
+    def _report(self, name: str) -> list[dict[str, Any]]:
+        return [row for row in self._json("cost-report", "--days", "30", "--all") if row["name"] == name]
 
     # --- sky ----------------------------------------------------------------------------------------------------
 

@@ -87,6 +87,7 @@ class JobsHub:
     hide: int = 0            # lists that do not show new jobs yet
     refuse: tuple[int, str] = (0, "")   # status and words for starts
     keep_waiting: bool = False           # no hardware comes free
+    forgets: bool = False                # a deleted job is not known any more
     cut: bool = False                    # the proxy does not reach any job
     over: threading.Event = field(default_factory=threading.Event)
 
@@ -241,7 +242,7 @@ class _Handler(BaseHTTPRequestHandler):
     def one(self, name: str, *, cancel: bool) -> None:
         with self.lock:
             job = self.hub.jobs.get(name)
-            if job is None or job.stage == "DELETED":
+            if job is None or (job.stage == "DELETED" and self.hub.forgets):
                 return self.reply(404, {"error": "Job not found"})
             if cancel and job.stage not in LIVE:
                 return self.reply(409, {"error": "the job is over"})

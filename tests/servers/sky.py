@@ -141,7 +141,7 @@ class SkyCloud:
         if argv[0] == "down":
             return self.take_down(argv[-1])
         if argv[0] == "cost-report":
-            report = [{"name": one.name, "launched_at": int(one.launched), "duration": self.seconds(one), "num_nodes": 1, "status": one.status if one.ended is None else "TERMINATED"} for one in self.clusters.values()]
+            report = [{"name": one.name, "launched_at": int(one.launched), "duration": self.seconds(one), "num_nodes": 1, "cluster_hash": f"hash-{one.name}-{one.launched}", "status": one.status if one.ended is None else "TERMINATED"} for one in self.clusters.values()]
             return 0, json.dumps(report, indent=2), ""
         return 2, "", f"Error: No such command {argv[0]!r}."
 
