@@ -19,6 +19,7 @@ from typing import Any
 
 from forge.errors import ForgeError, MissingAccess, NoCapacity
 from forge.lease import end, looks_at
+from forge.machines import has_price
 from forge.phase import Settings
 from forge.protocols import Channel, Lease, Need, Offer, Provider, Resource
 from forge.store import hash_path
@@ -54,7 +55,7 @@ def check_provider(plugin: Any, *, start: bool = False) -> Iterator[Seen]:
         yield Seen("quotes", f"not tried: {error.fact}")
         return
     yield Seen("quotes", _check_offers(provider, offers))
-    free = [offer for offer in offers if offer.usd_per_hour == 0]
+    free = [offer for offer in offers if offer.usd_per_hour == 0 and has_price(offer)]
     cheapest = free or (sorted(offers, key=lambda offer: offer.usd_per_hour) if start else [])
     if not cheapest:
         yield Seen("machine", "not tried: no offer is free; --start leases one that costs money" if offers else "not tried: it offers nothing here")

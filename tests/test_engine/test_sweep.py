@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from forge.errors import MissingAccess
+from forge import machines
+from forge.errors import ForgeError, MissingAccess
 from forge.lease import Leases, as_provider
 from forge.protocols import Provider, Resource
+from forge.registry import Registry
 from forge.run import Run
 from forge.sweep import Swept, still_there, sweep
 from forge.testing import tiny_corpus
@@ -115,3 +117,23 @@ def test_a_list_that_cannot_be_had_is_told_and_one_without_access_is_passed_over
     both = {"closed": as_provider(Closed(cloud.folder)), "fake": as_provider(cloud)}
     assert list(sweep(both, unlisted=told.__setitem__)) == []
     assert told == {"fake": "TimeoutError: the list cannot be had"}
+
+
+def test_a_provider_that_cannot_be_imported_keeps_nobody_from_ending_the_machines_of_others(
+    run: Run, cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = Registry()
+    real = registry.plugin
+
+    def plugin(kind: str, name: str, *, ready: bool = True) -> object:
+        if name == "aws":
+            raise ForgeError("the provider aws cannot be imported", why="SyntaxError", next="mend it")
+        return cloud if name == "local" else real(kind, name, ready=ready)
+
+    monkeypatch.setattr(registry, "plugin", plugin)
+    monkeypatch.setattr(registry, "names", lambda kind: ("aws", "local"))
+    found, unlisted = machines.providers(registry), dict[str, str]()
+    swept = list(sweep({**found, "fake": found["local"]}, unlisted=unlisted.__setitem__))
+    assert "ended" in {one.done for one in swept}
+    assert "the provider aws cannot be imported" in unlisted["aws"]
+    assert cloud.up() == []
