@@ -6,6 +6,7 @@ meant the same since 14.03 (the JSON output changes with every release).
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
@@ -89,7 +90,7 @@ def node_kinds() -> list[NodeKind]:
         if not re.match(r"down|drain|drng|fail|maint|unk|boot|inval", state):
             gpu, gpus = gpus_in(gres)
             found.append(NodeKind(
-                partition.rstrip("*"), partition.endswith("*"), _number(cores), round(_number(memory) / 1024, 1), gpu, gpus, seconds_of(limit),
+                partition.rstrip("*"), partition.endswith("*"), _number(cores), math.floor(_number(memory) / 102.4) / 10, gpu, gpus, seconds_of(limit),
                 _number(nodes),
             ))
     return found

@@ -92,10 +92,6 @@ class Slurm:
             setattr(found, name, getattr(self, name))
         return found
 
-    def unready(self) -> str:
-        """Why it cannot be used from here, without asking a network; "" when nothing is missing."""
-        return "" if shutil.which("sbatch") else "sbatch is not on the PATH: run forge on a login node"
-
     def quote(self, need: Need) -> list[Offer]:
         """Kinds of nodes that fit, GPUs first; none where SLURM is not installed or does not answer."""
         if shutil.which("sbatch") is None:
@@ -107,6 +103,10 @@ class Slurm:
         wanted = [kind for kind in kinds if self._set.partition in ("", kind.partition)]
         fitting = {offer.name: offer for offer in (self._offer(kind) for kind in wanted) if _fits(offer, need)}
         return sorted(fitting.values(), key=lambda offer: (offer.device == "cpu", -offer.gpu_memory_gib, offer.name))
+
+    def unready(self) -> str:
+        """What is missing, without asking anybody."""
+        return "" if shutil.which("sbatch") else "SLURM's programs are not on the PATH: run forge on a login node of the cluster"
 
     def preflight(self, offer: Offer) -> list[str]:
         """What SLURM says to this very request, without making it, and whether the folder looks shared. Raises NoCapacity."""

@@ -26,7 +26,7 @@ from tests.test_plugins.slurm_world import (
 
 @pytest.fixture(scope="module")
 def shared_cluster() -> Iterator[Cluster]:
-    with cluster(cores=8) as found:
+    with cluster(cores=4) as found:
         yield found
 
 
@@ -67,6 +67,7 @@ def test_without_slurm_there_is_no_offer_and_start_says_what_to_do(tmp_path: Pat
     monkeypatch.setenv("PATH", "/nonexistent")
     site = provider(tmp_path, monkeypatch)
     assert site.quote(NEED) == []
+    assert "login node" in site.unready()
     with pytest.raises(MissingAccess, match="is not installed"):
         site.find("all")
 
@@ -75,6 +76,8 @@ def test_preflight_asks_slurm_without_handing_anything_in(slurm: Cluster, site: 
     said = site.preflight(OFFER)
     assert "SLURM would start it at" in said[0]
     assert "slurm.folder" in said[1]
+    for offer in site.quote(NEED):
+        assert site.preflight(offer), "a whole node is not more than it has"
     with pytest.raises(NoCapacity, match="would refuse"):
         site.preflight(OFFER.model_copy(update={"region": "no-such-partition"}))
     assert slurm.run("squeue", "-h") == ""

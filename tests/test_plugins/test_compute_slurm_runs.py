@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -161,3 +162,17 @@ def test_killed_again_and_again_it_ends_in_the_same_bytes_with_nothing_left(
     same_results(straight)
     assert lives > 10
     books_are_right(slurm, Stepped())
+
+
+@pytest.mark.local
+def test_the_whole_chain_trains_evaluates_and_quantizes_in_one_wait_in_the_queue(slurm: Cluster, tmp_path: Path) -> None:
+    """The rehearsal of the example corpus, through the command line."""
+    command = [str(Path(sys.executable).parent / "forge"), "run", str(ROOT / "examples" / "handbook"), "--dry-run", "--new", "--provider", "slurm"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=slurm.environment(), check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+    (machine,) = Path(os.environ["FORGE_HOME"]).glob("runs/*/machine")
+    assert [job.name.partition("-")[0] for job in sorted((machine / "jobs").iterdir())] == ["eval", "quantize", "train"]
+    (held,) = machine.glob("leases/*/owner")
+    assert slurm.run("squeue", "-h", "--states=all", "-j", held.read_text(), "-o", "%j").startswith("forge-lease-")
+    assert slurm.run("squeue", "-h") == ""
+    assert list(machine.parent.glob("work/publish/work/hub/*/README.md"))
