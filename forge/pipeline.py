@@ -8,6 +8,7 @@ gives the same bytes re-runs nothing after it.
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -39,6 +40,7 @@ from forge.errors import (
     explain,
     nearest,
 )
+from forge.executor import LocalExecutor
 from forge.lease import KEPT_MACHINE, Leases, still_billing
 from forge.phase import Phase
 from forge.preflight import check_access
@@ -448,9 +450,11 @@ class Pipeline:
     def _close(self, outcome: str, failure: BaseException | None) -> None:
         """Release the machines, and leave the report, whatever happened. What still bills outranks every error."""
         self._set_outcome(outcome, failure)
-        if outcome == "waiting" or isinstance(failure, Detached):
+        if isinstance(failure, Detached):
             return
-        unconfirmed = self.leases.release_all()
+        unconfirmed = self.leases.release_all()   # also at the gate: an earlier plan's machine does not wait for a person
+        if outcome == "waiting" and not unconfirmed:
+            return
         self._sweep()
         if self.did_work or failure is not None:
             try:
@@ -546,7 +550,19 @@ class EngineContext(FolderContext):
             rehearse=lambda phases, files: rehearse(
                 folder / "rehearsal", registry, phases, files, run_id=run.id, seed=pipeline.seed
             ),
+            shards=int(getattr(pipeline.config.section("run"), "shards", 0)), executor=self._make_executor,
         )
+
+    def _make_executor(self, folder: Path) -> Any:
+        """The run's executor. Raises UsageError for a provider that has none."""
+        name, shards = str(self._pipeline.config.section("run").executor), self.shards
+        if name == "local":
+            return LocalExecutor(folder, min(shards, os.cpu_count() or 1), self.check_stop)
+        make = getattr(self._pipeline.leases.providers.get(name), "executor", None)
+        if make is None:
+            able = ["local", *(one for one, provider in self._pipeline.leases.providers.items() if hasattr(provider, "executor"))]
+            raise UsageError(f"run.executor={name} cannot do parts of the work", why=f"known: {', '.join(able)}", next="--set run.executor=local")
+        return make(folder, self.run_id, shards, self.check_stop)
 
     def lease(self, offer: Offer, deadline_seconds: int, token: str) -> Lease:
         """A machine, reserved and started. Raises OverBudget before anything is requested."""

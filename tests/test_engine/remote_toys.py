@@ -174,8 +174,11 @@ def new_run(folder: Path, run_id: str = "toy") -> Run:
     return Run.create(tiny_corpus(folder / "corpus", {"a.txt": "a b", "b.txt": "c"}), dry_run=False, run_id=run_id)
 
 
-def work_on(clouds: Mapping[str, Rented], *, until: str = "", stop: Callable[[], bool] = lambda: False, plugin_dirs: tuple[Path, ...] = (), **values: Any) -> None:
-    """One `forge resume` over the toys, in this process; the person at the gate says yes."""
+def work_on(
+    clouds: Mapping[str, Rented], *, until: str = "", stop: Callable[[], bool] = lambda: False, plugin_dirs: tuple[Path, ...] = (),
+    agree: bool = True, **values: Any,
+) -> None:
+    """One `forge resume` over the toys, in this process; agree: what the person at the gate says."""
     run = Run.open("toy")
     registry = RemoteToys(plugin_dirs, clouds)
     sections = {"run": RunSettings, "gate": GateSettings, **{toy.name: toy.settings for toy in registry.toys.values()}}
@@ -186,7 +189,7 @@ def work_on(clouds: Mapping[str, Rented], *, until: str = "", stop: Callable[[],
     try:
         with run.lock():
             run.remember(config)
-            Pipeline(run, registry, config, ask=lambda plan, sha256: True, stop_requested=stop).execute(until)
+            Pipeline(run, registry, config, ask=lambda plan, sha256: agree, stop_requested=stop).execute(until)
     finally:
         run.close()
 

@@ -293,6 +293,15 @@ def test_a_plan_that_only_names_another_machine_keeps_what_was_trained(begun: No
     assert (steps(cloud), steps(other)) == ([EVERY_STEP], [[]])
 
 
+def test_no_machine_waits_for_a_person_at_the_gate(begun: None, cloud: Rented) -> None:
+    cloud.step = when("after spawn", 1, lambda: os.kill(os.getpid(), signal.SIGKILL))
+    assert life(lambda: work_on({"rented": cloud}, train__wait_at=5)) == "killed"
+    cloud.step = lambda name: None
+    said = life(lambda: work_on({"rented": cloud}, plan_it__deadline_seconds=700, agree=False))
+    assert said.startswith("WaitingAtGate")
+    books_are_right(cloud)
+
+
 def test_plugin_folders_of_the_user_are_sent_along(begun: None, cloud: Rented, tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     folder.mkdir()
