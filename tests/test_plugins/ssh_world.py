@@ -15,10 +15,10 @@ from tests.servers.hosts import SshHost
 NEED = Need(parameters=1_000_000, memory_gib=0.1, gpu=False, seconds=60)
 
 
-def reach(host: SshHost, /, **settings: Any) -> Ssh:
+def reach(host: SshHost, /, *, poll_seconds: float = 0.2, **settings: Any) -> Ssh:
     """The provider, set up for one host; a silent connection is broken after three seconds."""
     given = {"host": f"root@{host.address}", "key": str(host.key), "known_host_key": host.public_host_key, **settings}
-    return Ssh(SshSettings(**given), alive_seconds=1.0, poll_seconds=0.2)
+    return Ssh(SshSettings(**given), alive_seconds=1.0, poll_seconds=poll_seconds)
 
 
 def lease(host: SshHost, token: str = "lease-1", seconds: int = 600, attempt: int = 1, **offer: Any) -> Lease:
@@ -35,9 +35,10 @@ def opened(host: SshHost, provider: Ssh, seconds: int = 600, token: str = "lease
 
 def ended(channel: HostChannel, job: str, seconds: float = 90.0) -> int:
     """The job's exit code, waited for."""
-    until(lambda: channel.poll(job) is not None, seconds)
-    code = channel.poll(job)
-    assert code is not None
+    end = time.monotonic() + seconds
+    while (code := channel.poll(job)) is None:
+        assert time.monotonic() < end, f"{job} did not end in {seconds:g} s"
+        time.sleep(0.2)
     return code
 
 
