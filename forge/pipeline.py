@@ -138,7 +138,7 @@ class Pipeline:
     def fingerprint(self, phase: AnyPhase, inputs: dict[str, Artifact]) -> str:
         """What the phase's outputs depend on, as one hash."""
         libraries = {name: _version(name) for name in phase.libraries}
-        settings = self.config.section(phase.name).model_dump(mode="json")
+        settings = self.config.section(phase.name).model_dump(mode="json", exclude=set(getattr(phase, "no_effect", ())))
         hashes = {name: self._identity(phase, artifact) for name, artifact in inputs.items() if not artifact.telemetry}
         named = getattr(phase, "named_files", None)
         if named and (files := named(self.config.section(phase.name))):

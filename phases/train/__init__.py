@@ -65,6 +65,7 @@ class Train:
         Requirement(module=module, extra="train") for module in ("torch", "transformers", "trl", "peft", "datasets")
     )
     always: ClassVar[bool] = False
+    no_effect: ClassVar[tuple[str, ...]] = ("checkpoint_steps", "report_to")
 
     def estimate(self, settings: TrainSettings, ctx: Context) -> Estimate:
         """Seconds from the plan's steps at a measured speed of one core; the lease is paid by provision."""

@@ -74,6 +74,7 @@ class TrainSettings(Settings):
     """Toy settings."""
 
     step_seconds: float = Field(0.0, description="how long a step takes")
+    report_to: str = Field("", description="who is told, without an effect on the result")
     wait_at: int = Field(0, description="before this step it waits for a file `go` on its machine; 0 = never")
 
 
@@ -85,6 +86,7 @@ class Train(Toy):
     writes = (Output(name="weights", path="weights"), Output(name="curve", path="curve.json"))
     where = "machine"
     settings = TrainSettings
+    no_effect = ("report_to",)
 
     def run(self, settings: TrainSettings, ctx: Context) -> Mapping[str, float | str]:
         disk = ctx.work.parents[2]

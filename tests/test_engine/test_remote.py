@@ -293,6 +293,16 @@ def test_a_plan_that_only_names_another_machine_keeps_what_was_trained(begun: No
     assert (steps(cloud), steps(other)) == ([EVERY_STEP], [[]])
 
 
+def test_a_setting_without_effect_loses_no_training(begun: None, cloud: Rented) -> None:
+    cloud.step = when("after spawn", 1, lambda: os.kill(os.getpid(), signal.SIGKILL))
+    assert life(lambda: work_on({"rented": cloud})) == "killed"
+    cloud.step = lambda name: None
+    assert life(lambda: work_on({"rented": cloud}, train__report_to="somebody")) == "done"
+    assert life(lambda: work_on({"rented": cloud}, train__report_to="nobody")) == "done"
+    assert steps(cloud) == [EVERY_STEP]
+    books_are_right(cloud)
+
+
 def test_no_machine_waits_for_a_person_at_the_gate(begun: None, cloud: Rented) -> None:
     cloud.step = when("after spawn", 1, lambda: os.kill(os.getpid(), signal.SIGKILL))
     assert life(lambda: work_on({"rented": cloud}, train__wait_at=5)) == "killed"
