@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from forge.phases.publish.facts import Facts
     from forge.phases.publish.hub_folder import FolderHub
     from forge.phases.publish.policy import Decision
+    from forge.phases.publish.staged import Staged
 
 LOCAL_HUB = "local"
 
@@ -37,6 +38,7 @@ class PublishSettings(Settings):
     terms: str = Field(
         default="", description="what you decided about terms that no program can judge (the teacher's, restrictive licences of documents); shown on the card"
     )
+    try_snippets: bool = Field(default=True, description="run the Python on the card before publishing; models up to 200M parameters, not in a rehearsal")
     publish_anyway: str = Field(
         default="", description="reason for letting a model of unproven quality leave the machine; shown on its card"
     )
@@ -94,6 +96,7 @@ class Publish:
         from forge.phases.publish.hub_folder import copy_files
         from forge.phases.publish.licence import choose_licence
         from forge.phases.publish.policy import check_approval, decide
+        from forge.phases.publish.staged import Staged
 
         facts = read_facts(ctx, license_file=settings.license_file, terms=settings.terms)
         check_approval(facts, json.loads(ctx.input("approval").read_text(encoding="utf-8")), _hashes(ctx, facts))
@@ -106,7 +109,7 @@ class Publish:
         with hub.locked():
             staged = hub.staging(facts.plan.name)
             copy_files(_members(ctx, facts, card, licence), staged)
-            _check(staged, facts, decision, licence)
+            _check(Staged(folder=staged, facts=facts, decision=decision, licence=licence), settings, ctx)
             ctx.check_stop()
             files = hub.publish(facts.plan.name, staged)
             away = _ship(remote, hub.root / facts.plan.name, settings, ctx, facts) if remote else None
@@ -222,11 +225,16 @@ def _text(value: Any) -> str:
     return json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False) + "\n"
 
 
-def _check(staged: Path, facts: Facts, decision: Decision, licence: Any) -> None:
-    from forge.phases.publish.staged import Staged
+def _check(staged: Staged, settings: PublishSettings, ctx: Context) -> None:
+    from forge.phases.publish.snippets import run_snippets
     from forge.phases.publish.validate import validate
 
-    problems = validate(Staged(folder=staged, facts=facts, decision=decision, licence=licence))
+    problems = validate(staged)
+    if not problems and settings.try_snippets and not (staged.facts.plan.dry_run or ctx.dry_run):
+        ctx.notice("trying the Python on the card")
+        problems, left = run_snippets(staged)
+        for reason in left:
+            ctx.notice(f"not tried: {reason}")
     if problems:
         raise GateFailed(
             f"the publication failed {len(problems)} check{'s' if len(problems) > 1 else ''}", why="; ".join(problems),

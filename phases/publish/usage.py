@@ -32,7 +32,7 @@ def estimate_usage(plan: Plan, parameters: int, pretrain_tokens: int | None, lor
     """Operations, then seconds at the device's sustained speed, then energy at its rated power with the machine around it."""
     if not pretrain_tokens and not lora_tokens:
         return Usage()
-    operations = parameters * (TRAINED * (pretrain_tokens or 0) + ADAPTED * (lora_tokens or 0))
+    operations = parameters * (TRAINED * (pretrain_tokens or 0) + (TRAINED if plan.tuning == "full" else ADAPTED) * (lora_tokens or 0))
     device, flops, watts = _device(plan)
     table = load_data("energy")
     kwh = operations / flops * watts * table["overhead"] / JOULES_PER_KWH

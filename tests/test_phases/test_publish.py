@@ -26,7 +26,7 @@ UNDECIDED = Verdict(name="recall_nll_gain", estimate=0.01, ci=(-0.1, 0.2), n=9, 
 
 def publish(tmp_path: Path, inputs: dict[str, Path], **settings: Any) -> PhaseRun:
     given = {name: inputs[name] for name in phase.reads if name in inputs}
-    return run_phase(phase, tmp_path / "run", settings=PublishSettings(hub_dir=str(tmp_path / "hub"), **settings), inputs=given)
+    return run_phase(phase, tmp_path / "run", settings=PublishSettings(try_snippets=False, hub_dir=str(tmp_path / "hub"), **settings), inputs=given)
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:

@@ -27,7 +27,7 @@ def published(tmp_path: Path) -> tuple[Path, Path]:
     """A published folder and its publication.json."""
     inputs = finished_run(tmp_path / "art")
     run = run_phase(
-        phase, tmp_path / "run", settings=PublishSettings(hub_dir=str(tmp_path / "hub")), inputs={name: inputs[name] for name in phase.reads if name in inputs},
+        phase, tmp_path / "run", settings=PublishSettings(try_snippets=False, hub_dir=str(tmp_path / "hub")), inputs={name: inputs[name] for name in phase.reads if name in inputs},
     )
     return tmp_path / "hub" / NAME, run.out / "publication.json"
 

@@ -19,6 +19,7 @@ from forge.phases.publish.leaks import find_machine_paths, find_secrets
 from forge.phases.publish.licence import choose_licence
 from forge.phases.publish.modelfile import parse_modelfile
 from forge.phases.publish.policy import decide
+from forge.phases.publish.snippets import run_snippets, snippets_of
 from forge.phases.publish.staged import Staged
 from forge.phases.publish.validate import RULES, validate
 from forge.testing import run_phase
@@ -50,7 +51,7 @@ def staged(tmp_path: Path, **changes: object) -> Staged:
             return {}
 
     inputs = finished_run(tmp_path / "art", **changes)  # type: ignore[arg-type]
-    run_phase(Peek(), tmp_path / "run", settings=PublishSettings(hub_dir=str(tmp_path / "hub")), inputs={n: inputs[n] for n in phase.reads if n in inputs})
+    run_phase(Peek(), tmp_path / "run", settings=PublishSettings(try_snippets=False, hub_dir=str(tmp_path / "hub")), inputs={n: inputs[n] for n in phase.reads if n in inputs})
     return kept[0]
 
 
@@ -180,6 +181,32 @@ def test_a_corrupted_publication_is_refused_before_the_swap(tmp_path: Path) -> N
 def test_the_card_is_the_same_whenever_it_is_rendered(tmp_path: Path) -> None:
     publication = staged(tmp_path)
     assert render_card(publication.facts, publication.decision, publication.licence) == publication.card
+
+
+@pytest.mark.parametrize(("code", "problem", "left"), [
+    ("print('an answer')", "", ""), ("raise ValueError('no such model')", "fails: ValueError: no such model", ""), ("x = 1", "prints no answer", ""),
+    ("import os; os.kill(os.getpid(), 11)", "", "died with SIGSEGV"), ("import nowhere_at_all", "", "nowhere_at_all is not installed here"),
+])
+def test_the_python_on_the_card_is_run_as_it_stands(tmp_path: Path, code: str, problem: str, left: str) -> None:
+    publication = staged(tmp_path)
+    path = publication.folder / "README.md"
+    path.write_text(f"{publication.card}\n```python\n{code}\n```\n", encoding="utf-8")
+    wanted = snippets_of(publication.body)[-1]
+    assert wanted[1] == f"{code}\n"
+    path.write_text(f"---\nlicense: mit\n---\n\n```python\n{code}\n```\n", encoding="utf-8")
+    problems, told = run_snippets(publication)
+    assert problem in "".join(problems)
+    assert left in "".join(told)
+    assert (len(problems), len(told)) == (bool(problem), bool(left))
+
+
+def test_a_large_model_is_not_run_here_and_that_is_said(tmp_path: Path) -> None:
+    publication = staged(tmp_path)
+    large = publication.model_copy(update={"facts": publication.facts.model_copy(update={"parameters": 7_000_000_000})})
+    problems, left = run_snippets(large)
+    assert problems == []
+    assert len(left) == 2
+    assert all("7,000,000,000 parameters" in reason for reason in left)
 
 
 # --- the parts -------------------------------------------------------------------------------------------------

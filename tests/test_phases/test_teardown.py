@@ -100,7 +100,7 @@ def close(tmp_path: Path, told: dict[str, Any] | None, *, without: Set[str] = fr
     """Run teardown on a finished run's artifacts; returns the three reports by name."""
     inputs = finished_run(tmp_path / "art", **changes)
     published = run_phase(
-        publish, tmp_path / "publish", settings=PublishSettings(hub_dir=str(tmp_path / "hub")),
+        publish, tmp_path / "publish", settings=PublishSettings(try_snippets=False, hub_dir=str(tmp_path / "hub")),
         inputs={name: inputs[name] for name in publish.reads if name in inputs},
     )
     inputs["publication"], inputs["predictions"] = published.out / "publication.json", tmp_path / "predictions.jsonl"
