@@ -92,7 +92,7 @@ class AgentTransport:
         """Send the input, in parts unless it is small; what the call has to be told about it."""
         parts = _parts(stdin)
         first = next(parts, b"")
-        if len(first) <= INLINE:   # only the last part is short
+        if len(first) <= INLINE and len(first) < _agent.PART:   # only the last part is short
             return {"size": len(first), "stdin": base64.b64encode(first).decode()}
         size, waiting = 0, deque[Future[Any]]()
         with ThreadPoolExecutor(PARALLEL) as pool:

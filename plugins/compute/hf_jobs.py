@@ -96,6 +96,10 @@ class HfJobs:
         """Why it cannot be used from here, without asking a network; "" when nothing is missing."""
         return "" if _token() else "there is no token: hf auth login, or export HF_TOKEN=…"
 
+    def unready(self) -> str:
+        """Why it cannot be used from here."""
+        return "" if _token() else "no token of Hugging Face: hf auth login, or HF_TOKEN"
+
     def quote(self, need: Need) -> list[Offer]:
         """The hardware that fits, at the Hub's prices of this moment, cheapest first; none without a token."""
         if not _token():
@@ -449,11 +453,13 @@ class StartNote(Record):
 def _start_note(lease: Lease, unit: str) -> tuple[StartNote, bool]:
     """The attempt's note, and whether it is new. Kept until the lease is settled."""
     path = private_folder("hf-jobs") / f"{_label(lease.token)}.{lease.attempt}"
-    is_new = not path.exists()
-    if is_new:
-        note = StartNote(word=token_hex(16), attempt=lease.attempt, asked=time.time(), deadline_seconds=lease.deadline_seconds, unit=unit)
-        write_private(path, note.model_dump_json().encode())
-    return StartNote.model_validate_json(path.read_text(encoding="utf-8")), is_new
+    known = StartNote.model_validate_json(path.read_text(encoding="utf-8")) if path.exists() else None
+    note = StartNote(
+        word=known.word if known else token_hex(16), attempt=lease.attempt, asked=known.asked if known else time.time(),
+        deadline_seconds=lease.deadline_seconds, unit=unit,   # of this offer: an earlier one of the attempt may not have been to be had
+    )
+    write_private(path, note.model_dump_json().encode())
+    return note, known is None
 
 
 def _notes(lease: str) -> list[Path]:
