@@ -65,9 +65,9 @@ class Account:
             raise explained(error, f"{service}:{_title(operation)}") from error
         return self._heard(answer)
 
-    def pages(self, operation: str, key: str, **request: Any) -> Iterator[dict[str, Any]]:
-        """All items of a listing of EC2, page by page."""
-        client = self.client("ec2")
+    def pages(self, operation: str, key: str, *, once: bool = False, **request: Any) -> Iterator[dict[str, Any]]:
+        """All items of a listing of EC2, page by page. once: a page that cannot be had is not asked for again."""
+        client = self.client("ec2", once=once)
         try:
             if not client.can_paginate(operation):
                 yield from self._heard(getattr(client, operation)(**request))[key]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from typing import Any
 
@@ -20,13 +20,17 @@ LEAST_SECONDS = 60
 
 
 def machine_cost(account: Account, machine: Mapping[str, Any], note: Note) -> int:
-    """Micro-dollars of one machine as describe_instances tells it, rounded up; of one that runs, until now."""
-    began, over = machine["LaunchTime"].astimezone(UTC), ended(machine)
-    seconds = max(LEAST_SECONDS, math.ceil(((over or account.now) - began).total_seconds()))
+    """Micro-dollars of one machine as describe_instances tells it, rounded up.
+
+    Of one that runs, or whose end AWS does not date: until now, or its deadline at the latest, at which it ends itself.
+    """
+    began = machine["LaunchTime"].astimezone(UTC)
+    over = ended(machine) or min(account.now, began + timedelta(seconds=note.lease.deadline_seconds))
+    seconds = max(LEAST_SECONDS, math.ceil((over - began).total_seconds()))
     disk = Fraction(note.disk_gib) * Fraction(str(note.rates["disk_gib_month"])) / HOURS_A_MONTH
     rate = Fraction(str(note.rates["machine"]))
     if machine.get("InstanceLifecycle") == "spot":
-        rate = min(rate, spot_rate(account, machine, rate, began, over or account.now))
+        rate = min(rate, spot_rate(account, machine, rate, began, over))
     return micro(rate + disk + Fraction(str(note.rates["address"])), seconds)
 
 

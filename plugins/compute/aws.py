@@ -134,7 +134,9 @@ class Aws:
     def find(self, scope: str) -> list[Resource]:
         """Machines, and keys, groups and disks of machines that are gone, by tag, from every page of every region."""
         check_access()
-        found = [resource for region in self._regions() for resource in self._in_region(self._account(region))]
+        # Every run looks at its start and end: where nothing was leased from here, a network that is down must not hold it up.
+        once = scope == "all" and not self._everywhere and next(all_notes(), None) is None
+        found = [resource for region in self._regions() for resource in self._in_region(self._account(region), once)]
         if self._settings.bucket:
             found += _aws_s3.objects(self._account(self.region))
         return [one for one in found if scope in ("all", one.lease, one.run)]
@@ -196,7 +198,9 @@ class Aws:
         account = self._account(region)
         machine = describe(account, name)
         if machine is None:
-            return worst_cost(need_rates(note, name))
+            known = need_rates(note, name)
+            known.forget_keys()
+            return worst_cost(known)
         return self._cost(account, machine, note)
 
     # --- helpers ------------------------------------------------------------------------------------------------
@@ -228,15 +232,15 @@ class Aws:
             known += [one["RegionName"] for one in self._account(self.region).ec2("describe_regions")["Regions"]]
         return list(dict.fromkeys(known))
 
-    def _in_region(self, account: Account) -> Iterator[Resource]:
+    def _in_region(self, account: Account, once: bool) -> Iterator[Resource]:
         """Machines first: what they hold can only go after them."""
         ours = [{"Name": f"tag:{MANAGED}", "Values": ["1"]}]
-        for group in account.pages("describe_instances", "Reservations", Filters=ours):
+        for group in account.pages("describe_instances", "Reservations", once=once, Filters=ours):
             for machine in group["Instances"]:
                 if machine["State"]["Name"] in STATES:
                     yield self._machine(account, machine)
         for kind, operation, key, field in THINGS:
-            for thing in account.pages(operation, key, Filters=ours):
+            for thing in account.pages(operation, key, once=once, Filters=ours):
                 if kind != "volume" or thing["State"] not in ("in-use", "deleting", "deleted"):
                     yield self._resource(account, thing, thing[field], "live", kind)
 

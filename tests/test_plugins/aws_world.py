@@ -76,9 +76,9 @@ class StepAccount(Account):
         self.step(f"after {operation}")
         return answer
 
-    def pages(self, operation: str, key: str, **request: Any) -> Iterator[dict[str, Any]]:
+    def pages(self, operation: str, key: str, *, once: bool = False, **request: Any) -> Iterator[dict[str, Any]]:
         self.step(f"before {operation}")
-        found = list(super().pages(operation, key, **request))
+        found = list(super().pages(operation, key, once=once, **request))
         self.step(f"after {operation}")
         return iter(found)
 
