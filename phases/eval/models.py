@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
 
 Which = Literal["base", "tuned"]
+ADAPTER_CONFIG = "adapter_config.json"
 PLAIN_TEMPLATE = "{% for message in messages %}{{ message['content'] + '\n\n' }}{% endfor %}"
 """For models that never learnt chats: the turns as paragraphs."""
 
@@ -35,7 +36,7 @@ class Answer(NamedTuple):
 
 
 class Models:
-    """The base with its adapter, loaded once; the adapter is switched off to ask the base.
+    """The base with its adapter, loaded once; the adapter is switched off to ask the base. Where all weights were tuned: both models.
 
     The adapter stays unmerged, so what is measured is what was trained; the merged model is quantize's to compare.
     """
@@ -55,7 +56,11 @@ class Models:
         torch.utils.deterministic.fill_uninitialized_memory = False  # half the time, and nothing reads it
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.tokenizer: Any = AutoTokenizer.from_pretrained(base)
-        model = AutoModelForCausalLM.from_pretrained(base, dtype="bfloat16" if precision == "bf16" and self.device == "cuda" else "float32")
+        dtype = "bfloat16" if precision == "bf16" and self.device == "cuda" else "float32"
+        model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
+        self.base: Any = None
+        if adapter and not (adapter / ADAPTER_CONFIG).is_file():  # all weights were tuned: a model of its own
+            self.base, model, adapter = model.to(self.device).eval(), AutoModelForCausalLM.from_pretrained(adapter, dtype=dtype), None
         self.model: Any = (PeftModel.from_pretrained(model, adapter) if adapter else model).to(self.device).eval()
 
     def encode(self, prompt: Sequence[Message], answer: str) -> Encoded:
@@ -153,13 +158,23 @@ class Models:
     def _as(self, which: Which) -> AbstractContextManager[Any]:
         if which == "tuned":
             return nullcontext()
+        if self.base is not None:
+            return self._with_base()
         found: AbstractContextManager[Any] = self.model.disable_adapter()
         return found
+
+    @contextmanager
+    def _with_base(self) -> Iterator[None]:
+        tuned, self.model = self.model, self.base
+        try:
+            yield
+        finally:
+            self.model = tuned
 
 
 def load_other(path: Path, base: Path, *, threads: int, precision: str) -> Models:
     """A model of somebody else: a folder with a model, or with an adapter of `base`. One without a chat template gets plain text."""
-    adapter = (path / "adapter_config.json").is_file()
+    adapter = (path / ADAPTER_CONFIG).is_file()
     found = Models(base if adapter else path, path if adapter else None, threads=threads, precision=precision)
     found.tokenizer.pad_token = found.tokenizer.pad_token or found.tokenizer.eos_token
     found.tokenizer.chat_template = found.tokenizer.chat_template or PLAIN_TEMPLATE

@@ -142,7 +142,7 @@ def build_plan(draft: Draft, settings: PlanFitSettings, ctx: Context, verdicts: 
         budget_usd=draft.spend.budget / MICRO, quantizations=choice.quantizations, hub=settings.hub,
         visibility=settings.visibility, verdicts=tuple(verdicts), thresholds=draft.thresholds, data=data_hashes(ctx),
         reasons={**choice.reasons, **_reasons(draft, settings)},
-        sweep=choice.sweep, stages=choice.stages, continues=contract.model.continues if contract.model else "",
+        sweep=choice.sweep, stages=choice.stages, tuning=choice.tuning, continues=contract.model.continues if contract.model else "",
         gpu=offer.gpu, gpus=offer.gpus, nodes=offer.nodes, spot=offer.spot, region=offer.region, image=offer.image,
         price_source=offer.price_source, worst_usd=round(machine.worst_usd, 6),
         memory_gib=needed_host_gib(choice.parameters, choice.scratch is None) if on_gpu else memory,

@@ -31,6 +31,8 @@ def per_rank(parameters: int, scratch: ScratchBase | None) -> float:
 
 def weigh_capacity(data: Data, choice: Choice, thresholds: Mapping[str, float]) -> str:
     """Tokens per trainable parameter, and a proposal with its reason where they are out of proportion."""
+    if choice.tuning == "full":
+        return f"{data.train_tokens:,} training tokens for all {choice.parameters:,} weights"
     tokens, each = data.train_tokens, per_rank(choice.parameters, choice.scratch)
     rank = choice.lora.rank
     ratio = tokens / (each * rank)

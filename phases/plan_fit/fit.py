@@ -16,6 +16,8 @@ from forge.records import Chat, Example, Verdict
 NF4_BYTES = 0.7
 """4 bits a weight with the scales, and the embeddings in bf16 (7B: 5.3 GB)."""
 BF16_ROOM = 0.9
+FULL_BYTES, FULL_BYTES_FP32 = 20.0, 16.0
+"""A weight that is trained: itself, its gradient, two moments, and for bfloat16 a float32 copy of weight and gradient (phases/train/ways.py)."""
 HOST_GIB, ENVIRONMENT_GIB = 3.0, 12.0
 """torch with CUDA in memory, and on the disk with what it is installed from (about 3 GB of wheels, 8 GB unpacked)."""
 FILE_BYTES = {"F16": 2.0, "Q8_0": 1.07, "Q6_K": 0.82, "Q5_K_M": 0.71, "Q4_K_M": 0.61}
@@ -61,6 +63,8 @@ def needed_memory_gib(choice: Choice, offer: Offer) -> float:
     needs beside it is a fifth, and 2 GiB.
     """
     scratch = choice.scratch
+    if scratch is None and choice.tuning == "full":
+        return _beside(choice.parameters // (offer.gpus * offer.nodes), FULL_BYTES if offer.device == "cuda" and offer.bf16 else FULL_BYTES_FP32)
     if scratch is None:
         room = offer.gpu_memory_gib if offer.device == "cuda" else offer.memory_gib
         sizes = [_beside(choice.parameters, byte) for byte in ((2.0, NF4_BYTES) if offer.device == "cuda" and offer.bf16 else (4.0,))]

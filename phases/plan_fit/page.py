@@ -64,8 +64,9 @@ def _training(plan: Plan, data: Data) -> str:
         tokens = shape.steps * shape.rows_per_step * shape.context
         lines.append(f"- base: {shape.steps} steps, {tokens:,} tokens, learning rate {shape.learning_rate:g}")
     lora = plan.lora
+    what = "all weights" if plan.tuning == "full" else f"adapter: LoRA rank {lora.rank}, alpha {lora.alpha}, {lora.target_modules}"
     lines.append(
-        f"- adapter: LoRA rank {lora.rank}, alpha {lora.alpha}, {lora.target_modules}; {lora.steps} steps,"
+        f"- {what}; {lora.steps} steps,"
         f" {lora.epochs:g} epochs over {len(data.splits['train']):,} examples, {lora.examples_per_step} a step,"
         f" learning rate {lora.learning_rate:g}"
     )

@@ -25,6 +25,9 @@ class PlanFitSettings(Settings):
         "auto", description="size of a scratch model; auto: by the machine"
     )
     epochs: float = Field(0.0, ge=0, le=50, description="passes over the training rows at most; 0: by model size")
+    tuning: Literal["lora", "full"] = Field(
+        "lora", description="lora: an adapter is trained; full: all weights of a small base, with ten times the GPU memory, at a tenth of the adapter's learning rate"
+    )
     rank: int = Field(0, ge=0, le=512, description="rank of the adapter, alpha twice as much; 0: by model size")
     learning_rate: float = Field(0.0, ge=0, lt=1, description="of the adapter; 0: by model size")
     sweep: SweepSettings | None = Field(

@@ -46,9 +46,13 @@ class MergeCheck(Record):
 def merge_adapter(base: Path, adapter: Path, target: Path, rows: list[Row]) -> MergeCheck:
     """Write the merged model to the folder `target` and compare it with base + adapter on the rows' prompts.
 
+    adapter: or a whole model, where all weights were tuned; then there is nothing to merge.
     `target` appears under its name only when complete. Raises ForgeError for an adapter that is zero or not finite.
     """
-    refuse_empty_adapter(adapter)
+    if is_whole(adapter):
+        refuse_unchanged(base, adapter)
+    else:
+        refuse_empty_adapter(adapter)
     tokenizer = ChatTokenizer(base)
     prompts = [encode_row(row, tokenizer).prompt for row in rows]
     model, tuned = _merged(base, adapter, prompts, tokenizer)
@@ -98,6 +102,28 @@ def refuse_empty_adapter(adapter: Path) -> None:
         )
 
 
+def is_whole(adapter: Path) -> bool:
+    """Whether a tuned artifact is a model of its own, not an adapter."""
+    return not (adapter / "adapter_config.json").is_file()
+
+
+def refuse_unchanged(base: Path, tuned: Path) -> None:
+    """Raise ForgeError when full tuning broke the weights or changed none."""
+    import numpy as np
+
+    before, changed = {tensor.name: tensor for tensor in list_tensors(base)}, False
+    for tensor in list_tensors(tuned):
+        values = load_tensor(tensor)
+        if not np.isfinite(values).all():
+            raise ForgeError(
+                f"the tuned tensor {tensor.name} is not finite",
+                why="training diverged", next="forge resume --from plan_fit --set plan_fit.learning_rate=<smaller>",
+            )
+        changed = changed or tensor.name not in before or not np.array_equal(values, load_tensor(before[tensor.name]))
+    if not changed:
+        raise ForgeError("the tuned weights are the base's", why="training changed nothing", next="forge logs --phase train")
+
+
 def relative_difference(expected: Array, got: Array) -> float:
     """Largest absolute difference as a share of the largest absolute value."""
     import numpy as np
@@ -109,10 +135,11 @@ def _merged(base: Path, adapter: Path, prompts: list[tuple[int, ...]], tokenizer
     """The merged model and the logits that base + adapter gave before merging."""
     from peft import PeftModel
 
-    tuned = PeftModel.from_pretrained(load_model(base), adapter)
+    tuned = load_model(adapter) if is_whole(adapter) else PeftModel.from_pretrained(load_model(base), adapter)
     before = Reference(tuned, tokenizer)
     expected = [before.logits(prompt, last=min(CHECKED_POSITIONS, len(prompt))) for prompt in prompts]
-    return tuned.to("cpu").merge_and_unload(safe_merge=True), expected
+    tuned = tuned.to("cpu")
+    return tuned if is_whole(adapter) else tuned.merge_and_unload(safe_merge=True), expected
 
 
 def _save(model: Any, base: Path, folder: Path, dtype: str) -> None:

@@ -71,7 +71,7 @@ def ship_model(settings: QuantizeSettings, ctx: Context) -> Mapping[str, float |
             context_tokens=context_tokens(model),
         )
         verdicts, answers = _measure(bench, model, files, ctx.work / "gguf")
-        lora = _adapter_alone(bench, files[0]) if settings.lora_gguf and plan.base != "scratch" else None
+        lora = _adapter_alone(bench, files[0]) if settings.lora_gguf and plan.base != "scratch" and plan.tuning == "lora" else None
     return finish(bench, model, files, [judge_merge(merge), *verdicts], answers, lora)
 
 

@@ -180,7 +180,7 @@ def choose_way(
     reasons: dict[str, str] = {}
     if machine.device == "cpu":
         return [_on_cpu(machine, asked, reasons)._replace(shards=shards)]
-    if (shards > 1 or full) and machine.bf16:
+    if (shards > 1 or full) and machine.bf16 and asked != "fp32":
         what = "a split base" if shards > 1 else "full tuning"
         if asked in ("fp8", "nf4"):
             raise UsageError(f"train.precision={asked} is for a frozen base that one GPU holds", why=f"this is {what}", next="forge resume --set train.precision=auto")
