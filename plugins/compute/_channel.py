@@ -37,6 +37,9 @@ TRIES = 3
 """How often bytes that arrived damaged are sent again."""
 MARK, REFUSED = b"<<slm-forge>>\n", 9
 
+HOST_MODULES = ("_supervise", "_host_base", "_host_jobs", "_host_leases", "_host_files")
+"""Sent with _host.py, in the order in which they import each other."""
+
 BOOT = (
     "import sys;sys.version_info<(3,8) and sys.exit(\"Python %d.%d is too old\" % sys.version_info[:2]);"
     "b=sys.stdin.buffer;exec(compile(b.read(int(sys.argv[1])),\"slm-forge\",\"exec\"))"
@@ -347,16 +350,16 @@ class _Feeder(threading.Thread):
 
 @cache
 def host_program() -> bytes:
-    """_host.py with the module that it imports, as one program of the standard library."""
-    folder = Path(__file__).parent
-    shared = (folder / "_supervise.py").read_text(encoding="utf-8")
-    return (
-        "import sys, types\n"
-        "package = sys.modules['forge.plugins.compute'] = types.ModuleType('forge.plugins.compute')\n"
-        "package._supervise = types.ModuleType('_supervise')\n"
-        f"exec(compile({shared!r}, '_supervise.py', 'exec'), package._supervise.__dict__)\n"
-        f"exec(compile({(folder / '_host.py').read_text(encoding='utf-8')!r}, '_host.py', 'exec'))\n"
-    ).encode()
+    """_host.py with the modules that it imports, as one program of the standard library."""
+    folder, package = Path(__file__).parent, __package__
+    lines = ["import sys, types", f"package = sys.modules[{package!r}] = types.ModuleType({package!r})"]
+    for name in HOST_MODULES:
+        lines += [
+            f"package.{name} = sys.modules['{package}.{name}'] = types.ModuleType('{package}.{name}')",
+            f"exec(compile({(folder / f'{name}.py').read_text(encoding='utf-8')!r}, '{name}.py', 'exec'), package.{name}.__dict__)",
+        ]
+    lines.append(f"exec(compile({(folder / '_host.py').read_text(encoding='utf-8')!r}, '_host.py', 'exec'))\n")
+    return "\n".join(lines).encode()
 
 
 def _after_mark(chunks: Iterator[bytes]) -> Iterator[bytes]:
