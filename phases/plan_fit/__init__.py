@@ -27,7 +27,7 @@ from forge.phases.plan_fit.outlook import outlook_rows
 from forge.phases.plan_fit.page import plan_page
 from forge.phases.plan_fit.rehearse import rehearse
 from forge.phases.plan_fit.settings import PlanFitSettings
-from forge.phases.plan_fit.speed import adapter_tokens_per_second, training_on
+from forge.phases.plan_fit.speed import NOTHING_KNOWN, adapter_tokens_per_second, training_on
 from forge.phases.plan_fit.synth_checks import read_synth_checks
 from forge.phases.plan_fit.weigh import Weighed, find_fault, pick
 from forge.protocols import Need, Offer
@@ -131,10 +131,9 @@ def _weigh(data: Data, offer: Offer, settings: PlanFitSettings, world: World, *,
     """The model that this machine would get, and what that would take there."""
     known = world.speed(offer)
     choice = choose(data, offer, settings, dry_run=dry_run, known=known)
-    rows = forecast_rows(data, choice, offer, known=known)
-    if not dry_run:
-        rows = correct(rows, world.corrections(offer, [row.phase for row in rows]))
-    return Weighed(offer, choice, tuple(rows))
+    corrections = {} if dry_run else world.corrections(offer)
+    rows = forecast_rows(data, choice, offer, known=NOTHING_KNOWN if "train" in corrections else known)   # never corrected twice
+    return Weighed(offer, choice, tuple(correct(rows, corrections)))
 
 
 def _rate(draft: Draft) -> float:

@@ -6,8 +6,6 @@ plan is made at that day's prices.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from pydantic import Field
 
 from forge import history
@@ -45,12 +43,12 @@ class World:
             return NOTHING_KNOWN
         return Known(*history.speed_correction(offer.gpu, list(self.asked.told)))
 
-    def corrections(self, offer: Offer, phases: Sequence[str]) -> dict[str, Correction]:
+    def corrections(self, offer: Offer) -> dict[str, Correction]:
         """Phase -> factor for its seconds on this very machine; nothing of machines that cost nothing."""
         if not offer.usd_per_hour:
             return {}
         told, where = list(self.asked.told), history.machine_name(offer.provider, offer.name)
-        found = {phase: history.seconds_correction(phase, where, told) for phase in phases}
+        found = {phase: history.seconds_correction(phase, where, told) for phase in {one.phase for one in told}}
         return {phase: one for phase, one in found.items() if one.runs}
 
     def preflight(self, offer: Offer) -> tuple[str, ...]:

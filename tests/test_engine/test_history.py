@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,28 @@ def test_two_runs_another_machine_and_a_phase_too_short_to_time_correct_nothing(
 def test_a_correction_has_a_bound_and_only_the_newest_runs_count() -> None:
     assert history.seconds_correction("train", "local/cpu", kept(90, 90, 90)).factor == history.MOST
     assert history.seconds_correction("train", "local/cpu", kept(*[4.0] * 30, *[1.0] * 20)) == (1.0, 20)
+
+
+def test_one_run_on_a_gpu_tells_its_speed_for_every_machine_that_has_such_a_gpu() -> None:
+    told = [Told(run="r", phase="train", where="aws/g5.xlarge", gpu="NVIDIA A10G", rate_forecast=500, rate=400)]
+    assert history.speed_correction("NVIDIA A10G", told) == (0.8, 1)
+    assert history.speed_correction("NVIDIA H100", told) == history.speed_correction("", told) == (1.0, 0)
+
+
+def test_the_speed_of_a_training_on_a_gpu_is_kept_as_it_was_told_last(tmp_path: Path) -> None:
+    run = Run.create(tiny_corpus(tmp_path / "corpus", {"a.txt": "one two"}), dry_run=False, run_id="toy")
+    told = {"speed": {"gpu": "NVIDIA A10G", "gpus": 1, "tokens_per_second": 500.0}, "uncorrected": {"train": {"seconds_p50": 60, "usd_p50": 0.1}}}
+    progress = "".join(f'{{"stage": "{stage}", "tokens_per_second": {rate}}}\n' for stage, rate in (("pretrain", 9000), ("lora", 100), ("lora", 400)))
+    for name, text in (("forecast", json.dumps(told)), ("progress", progress)):
+        file = tmp_path / name
+        file.write_text(text, encoding="utf-8")
+        sql, values = run.store.record(run.store.publish(name, "train", file, name, telemetry=True))
+        run.state.execute(sql, *values)
+    run.state.execute("INSERT INTO phase(name, status, attempt, fingerprint, started, ended, metrics) VALUES('train', 'done', 1, '', 0, 90, '{}')")
+    assert history.keep(run) == 1
+    (kept,) = history.read()
+    assert (kept.gpu, kept.rate_forecast, kept.rate, kept.seconds) == ("NVIDIA A10G", 500, 400, 90)
+    run.close()
 
 
 def test_a_finished_run_is_kept_once_and_a_torn_line_is_left_out(tmp_path: Path) -> None:

@@ -80,5 +80,17 @@ def test_the_speed_of_earlier_runs_on_a_gpu_corrects_every_paid_machine_that_has
     assert "x0.5 from 1 earlier run on such a GPU" in (after.out / "plan.md").read_text(encoding="utf-8")
 
 
+def test_a_machine_whose_own_seconds_are_known_is_not_corrected_by_its_speed_as_well(tmp_path: Path) -> None:
+    rented: dict[str, Any] = {"plugin_dirs": (paid_provider(tmp_path / "plugins", 3.0),), "settings": PlanFitSettings(provider="rented")}
+    home().mkdir(parents=True, exist_ok=True)
+    told = Told(run="r", phase="train", where="rented/big", seconds_forecast=60, seconds=120, gpu="NVIDIA H200", rate_forecast=1000, rate=500)
+    lines = [canonical_json(told.model_copy(update={"run": f"r{number}"})) for number in range(3)]
+    (home() / history.FILE).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    page = (fit(tmp_path, "a", base="Qwen/Qwen2.5-7B-Instruct", **rented).out / "plan.md").read_text(encoding="utf-8")
+    train = next(line for line in page.splitlines() if line.startswith("- train"))
+    assert "x2 from 3 earlier runs" in train
+    assert "on such a GPU" not in train
+
+
 def stopped(phases: Any, inputs: Any) -> Rehearsal:
     raise Interrupted
