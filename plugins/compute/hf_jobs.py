@@ -96,10 +96,6 @@ class HfJobs:
         """Why it cannot be used from here, without asking a network; "" when nothing is missing."""
         return "" if _token() else "there is no token: hf auth login, or export HF_TOKEN=…"
 
-    def unready(self) -> str:
-        """Why it cannot be used from here."""
-        return "" if _token() else "no token of Hugging Face: hf auth login, or HF_TOKEN"
-
     def quote(self, need: Need) -> list[Offer]:
         """The hardware that fits, at the Hub's prices of this moment, cheapest first; none without a token."""
         if not _token():

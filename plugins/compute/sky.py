@@ -96,10 +96,6 @@ class Sky:
         """Why it cannot be used from here, without asking a network; "" when nothing is missing."""
         return "" if self._is_there() else "SkyPilot is not installed: uv tool install 'skypilot[aws]'"
 
-    def unready(self) -> str:
-        """Why it cannot be used from here."""
-        return "" if self._is_there() else f"SkyPilot's program {self._settings.program} is not installed"
-
     def quote(self, need: Need) -> list[Offer]:
         """The GPUs of all clouds that SkyPilot has prices of, cheapest first; none when the program is not installed."""
         if not self._is_there():
