@@ -82,6 +82,7 @@ def test_kill_minus_nine_at_every_single_step_and_resume(aws: StepAws, cloud: Cl
         assert lives < 100
     assert said == "done"
     assert {"up, after run_instances", "work, after spawn", "work, before get phases", "down, after terminate_instances"} <= {*deaths.seen()}
+    assert len(deaths.seen()) > 35
     assert "flour" in artifacts()
     books_are_right(cloud)
 
