@@ -11,28 +11,35 @@ argument of ours passes a shell. Every verb of it may be repeated; breaks are th
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import shutil
-import subprocess
-import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from forge.errors import ForgeError, MachineLost, NoCapacity, UsageError
-from forge.store import hash_file, sync_folder
+from forge.plugins.compute._transfer import (
+    File,
+    arrived,
+    bytes_of,
+    files_of,
+    id_of,
+    member,
+    put_in_place,
+    write_members,
+)
+from forge.plugins.compute._transport import Broken, Failed, Here, Transport, last_line, run_program
+from forge.store import hash_file
+
+__all__ = ["Broken", "Failed", "Here", "Host", "HostChannel", "Transport", "Watch", "run_program"]
 
 CALL_SECONDS = 120.0
 """Longest that a verb without a transfer may take; the machine hangs otherwise."""
 PATIENCE_SECONDS = 60.0
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 10.0
-CHUNK = SMALL = 1 << 20
+SMALL = 1 << 20
 TRIES = 3
 """How often bytes that arrived damaged are sent again."""
 MARK, REFUSED = b"<<slm-forge>>\n", 9
@@ -46,54 +53,7 @@ BOOT = (
 )
 """Reads the program from stdin. Without quotes, backslashes or exclamation marks that some login shell would take as its own."""
 
-File = tuple[str, int, str, bool]
-"""A file of a transfer: path below the whole ("" for a single file), bytes, sha256, whether it is a program."""
 T = TypeVar("T")
-
-
-class Broken(Exception):
-    """A transport's connection failed, or may have: the program may or may not have run. Asked again by the channel."""
-
-
-class Failed(Exception):
-    """The program ran and failed, or could not be started. code: its exit code; text: what it wrote to stderr."""
-
-    def __init__(self, code: int, text: str) -> None:
-        super().__init__(f"exit code {code}: {text}")
-        self.code, self.text = code, text
-
-
-class Transport(Protocol):
-    """Runs programs on one machine. where: the machine's name in messages; login: what a person types before a command there."""
-
-    where: str
-    login: str
-
-    def stream(self, argv: Sequence[str], stdin: Iterable[bytes], *, seconds: float | None) -> Iterator[bytes]:
-        """Start argv, feed it stdin, and yield what it writes.
-
-        seconds: ends the call when it takes longer; None for transfers. Raises Broken when the connection failed, Failed when
-        the program did, and ForgeErrors for what no waiting mends (host key, login).
-        """
-        ...
-
-    def close(self) -> None:
-        """Let go of connections; the transport can be used again."""
-        ...
-
-
-class Here:
-    """A transport to this machine: for a cluster whose login node it is."""
-
-    where: str = "this machine"
-    login: str = ""
-
-    def stream(self, argv: Sequence[str], stdin: Iterable[bytes], *, seconds: float | None) -> Iterator[bytes]:
-        """Run argv here."""
-        return run_program(argv, stdin, seconds=seconds, env=None)
-
-    def close(self) -> None:
-        """Nothing is held."""
 
 
 @dataclass(frozen=True)
@@ -176,12 +136,12 @@ class Host:
                 return Broken("the request did not arrive whole")
             return _refusal(where, json.loads(text.splitlines()[-1]))
         if error.code in (126, 127) or "not found" in text:
-            return NoCapacity(f"{where} has no {self.python}", why=_last_line(text), next=f"install Python 3.8 or later on {where}, or name one with --set ssh.python=PATH")
+            return NoCapacity(f"{where} has no {self.python}", why=last_line(text), next=f"install Python 3.8 or later on {where}, or name one with --set ssh.python=PATH")
         if "is too old" in text:
-            return NoCapacity(f"{_last_line(text)} on {where}", why="the host side needs 3.8 or later", next="name a newer one with --set ssh.python=PATH")
+            return NoCapacity(f"{last_line(text)} on {where}", why="the host side needs 3.8 or later", next="name a newer one with --set ssh.python=PATH")
         if error.code < 0 or error.code in (129, 130, 137, 143):
             return Broken(f"the call of {verb} was ended by a signal")
-        return ForgeError(f"{where} could not do {verb}", why=_last_line(text) or f"exit code {error.code}")
+        return ForgeError(f"{where} could not do {verb}", why=last_line(text) or f"exit code {error.code}")
 
 
 class HostChannel:
@@ -211,8 +171,8 @@ class HostChannel:
         request: dict[str, Any] = {"root": self.root, "remote": remote}
         if sha256 and self.host.call("has", {**request, "sha256": sha256})["has"]:
             return
-        files = _files(local)
-        request.update(files=files, id=_id(files), sha256=sha256)
+        files = files_of(local)
+        request.update(files=files, id=id_of(files), sha256=sha256)
         for _ in range(TRIES):
             damaged = self._send(local, files, request)
             if not damaged:
@@ -225,13 +185,13 @@ class HostChannel:
         request = {"root": self.root, "remote": remote}
         for _ in range(TRIES):
             files: list[File] = [(row[0], row[1], row[2], row[3]) for row in self.host.call("list", request, seconds=3600.0)]
-            partial = local.with_name(f".{local.name}.{_id(files)}.partial")
+            partial = local.with_name(f".{local.name}.{id_of(files)}.partial")
             self._receive(partial, files, request)
-            damaged = [name for name, _, sha256, _ in files if hash_file(_member(partial, name)) != sha256]
+            damaged = [name for name, _, sha256, _ in files if hash_file(member(partial, name)) != sha256]
             for name in damaged:
-                _member(partial, name).unlink()
+                member(partial, name).unlink()
             if not damaged:
-                return _put_in_place(partial, local, files)
+                return put_in_place(partial, local, files)
         raise ForgeError(f"{remote} arrives damaged from {self.host.transport.where}", why=f"the hash of {damaged[0] or local.name} is another one here")
 
     def read(self, remote: str, offset: int) -> bytes:
@@ -273,7 +233,7 @@ class HostChannel:
             offset = 0 if asked else json.loads(b"".join(self.host.stream("received", request, seconds=CALL_SECONDS)))["offset"]
             asked = False
             reached = max(reached, offset)
-            data = _from(local, files, offset)
+            data = bytes_of(local, files, offset)
             answer = json.loads(b"".join(self.host.stream("receive", {**request, "offset": offset}, data)))
             if not answer["whole"] and not answer["damaged"]:
                 raise Broken("the transfer broke off")
@@ -286,66 +246,12 @@ class HostChannel:
         partial.mkdir(parents=True, exist_ok=True)
 
         def attempt() -> None:
-            offset = _arrived(partial, files)
-            _write_members(partial, files, offset, self.host.stream("send", {**request, "files": files, "offset": offset}))
-            if _arrived(partial, files) < total:
+            offset = arrived(partial, files)
+            write_members(partial, files, offset, self.host.stream("send", {**request, "files": files, "offset": offset}))
+            if arrived(partial, files) < total:
                 raise Broken("the transfer broke off")
 
-        self.host.patiently(attempt, moved=lambda: _arrived(partial, files))
-
-
-def run_program(
-    argv: Sequence[str], stdin: Iterable[bytes], *, seconds: float | None, env: Mapping[str, str] | None
-) -> Iterator[bytes]:
-    """Run a program here: fed from a thread, its stdout yielded. Raises Failed with its stderr, Broken when it takes too long."""
-    began = time.monotonic()
-    with tempfile.TemporaryFile() as errors:
-        child = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=env, start_new_session=True)
-        feeder = _Feeder(child, stdin)
-        timer = threading.Timer(seconds or 0, child.kill)
-        try:
-            feeder.start()
-            if seconds is not None:
-                timer.start()
-            assert child.stdout is not None
-            while data := os.read(child.stdout.fileno(), CHUNK):
-                yield data
-            code = child.wait()
-        finally:
-            timer.cancel()
-            child.kill()
-            child.wait()
-            feeder.join()
-            if child.stdout is not None:
-                child.stdout.close()
-        if feeder.error is not None:
-            raise feeder.error
-        if seconds is not None and time.monotonic() - began >= seconds:
-            raise Broken(f"no answer within {seconds:g} s")
-        if code:
-            errors.seek(0)
-            raise Failed(code, errors.read().decode(errors="replace"))
-
-
-class _Feeder(threading.Thread):
-    """Writes a program's stdin. error: why the bytes could not be had; the program is then ended, and takes nothing for the whole."""
-
-    def __init__(self, child: subprocess.Popen[bytes], stdin: Iterable[bytes]) -> None:
-        super().__init__(daemon=True)
-        self.child, self.stdin = child, stdin
-        self.error: Exception | None = None
-
-    def run(self) -> None:
-        assert self.child.stdin is not None
-        try:
-            for data in self.stdin:
-                self.child.stdin.write(data)
-            self.child.stdin.close()
-        except (BrokenPipeError, ConnectionError):
-            return   # its exit code says why it does not listen
-        except Exception as error:  # noqa: BLE001 - raised again by run_program, in the caller's thread
-            self.child.kill()
-            self.error = error
+        self.host.patiently(attempt, moved=lambda: arrived(partial, files))
 
 
 @cache
@@ -391,93 +297,7 @@ def _refusal(where: str, told: Mapping[str, str]) -> ForgeError:
     return ForgeError(f"{where} refused", why=text)
 
 
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else ""
-
 
 def _check(remote: str) -> None:
     if Path(remote).is_absolute() or ".." in Path(remote).parts:
         raise UsageError(f"{remote} leads out of the working folder")
-
-
-# --- transfers -------------------------------------------------------------------------------------------------
-
-
-def _files(local: Path) -> list[File]:
-    names = [""] if local.is_file() else sorted(file.relative_to(local).as_posix() for file in local.rglob("*") if file.is_file())
-    places = [(name, local / name if name else local) for name in names]
-    return [(name, place.stat().st_size, hash_file(place), os.access(place, os.X_OK)) for name, place in places]
-
-
-def _id(files: Sequence[File]) -> str:
-    return hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16]
-
-
-def _from(local: Path, files: Sequence[File], offset: int) -> Iterator[bytes]:
-    """The bytes of the files one after the other, from an offset of the whole on."""
-    at = 0
-    for name, size, _, _ in files:
-        skip, at = min(max(0, offset - at), size), at + size
-        if skip == size:
-            continue
-        with (local / name if name else local).open("rb") as file:
-            file.seek(skip)
-            while data := file.read(CHUNK):
-                yield data
-
-
-def _member(partial: Path, name: str) -> Path:
-    return partial / (name or "_")
-
-
-def _arrived(partial: Path, files: Sequence[File]) -> int:
-    offset = 0
-    for name, size, _, _ in files:
-        place = _member(partial, name)
-        there = min(size, place.stat().st_size) if place.exists() else 0
-        offset += there
-        if there < size:
-            break
-    return offset
-
-
-def _write_members(partial: Path, files: Sequence[File], offset: int, chunks: Iterator[bytes]) -> None:
-    """Spread a stream that begins at `offset` of the whole over its files."""
-    buffer, at = b"", 0
-    for name, size, _, _ in files:
-        skip, at = min(max(0, offset - at), size), at + size
-        place = _member(partial, name)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        if skip == size and place.exists():
-            continue
-        with place.open("r+b" if place.exists() else "wb") as file:
-            file.seek(skip)
-            left = size - skip
-            while left:
-                buffer = buffer or next(chunks, b"")
-                if not buffer:
-                    return
-                file.write(buffer[:left])
-                buffer, left = buffer[left:], left - len(buffer[:left])
-            file.truncate(size)
-            file.flush()
-            os.fsync(file.fileno())
-    for _ in chunks:   # its end says whether the program succeeded
-        continue
-
-
-def _put_in_place(partial: Path, local: Path, files: Sequence[File]) -> None:
-    for name, _, _, program in files:
-        _member(partial, name).chmod(0o755 if program else 0o644)
-    if local.is_dir() and not local.is_symlink():
-        shutil.rmtree(local)
-    if [name for name, _, _, _ in files] == [""]:
-        _member(partial, "").replace(local)
-        partial.rmdir()
-    else:
-        local.unlink(missing_ok=True)
-        partial.replace(local)
-    for old in local.parent.glob(f".{local.name}.*.partial"):
-        shutil.rmtree(old, ignore_errors=True)
-    sync_folder(local.parent)

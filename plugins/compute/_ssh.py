@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from forge.errors import ForgeError, MissingAccess, UsageError
-from forge.plugins.compute._channel import Broken, Failed, run_program
+from forge.plugins.compute._transport import Broken, Failed, last_line, run_program
 
 KEY_TYPES = ("ssh-", "ecdsa-", "sk-")
 PINNED = "slm-forge-pinned"
@@ -108,7 +108,7 @@ class SshTransport:
 
     def _explain(self, text: str) -> Exception:
         """What ssh said, as an error: Broken is worth asking again."""
-        low, last = text.lower(), _last_line(text)
+        low, last = text.lower(), last_line(text)
         if "remote host identification has changed" in low or (self.target.host_keys and "host key is known for" in low):
             return self._changed(text)
         if "host key is known for" in low or "host key verification failed" in low:
@@ -209,8 +209,3 @@ def _runtime_folder() -> Path:
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
         raise MissingAccess(f"{folder} is not this user's own folder", why="sockets of ssh connections lie in it", next=f"remove {folder}")
     return folder
-
-
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else ""

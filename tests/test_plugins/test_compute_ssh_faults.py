@@ -14,6 +14,7 @@ import pytest
 
 from forge.errors import ForgeError
 from forge.plugins.compute import _channel
+from forge.plugins.compute._transfer import bytes_of
 from forge.store import hash_path
 from tests.servers.hosts import SshHost
 from tests.test_engine.remote_toys import artifacts, money
@@ -156,16 +157,16 @@ def test_bytes_that_arrive_damaged_are_sent_again(tmp_path: Path, monkeypatch: p
     (tmp_path / "file").write_bytes(b"right" * 1000)
     with SshHost(tmp_path / "host") as host:
         _, channel = opened(host, reach(host))
-        right, sent = _channel._from, []
+        sent = []
 
         def spoiled(*given: Any) -> Iterator[bytes]:
             sent.append(given)
-            yield from ([b"wrong" * 1000] if len(sent) == 1 else right(*given))
+            yield from ([b"wrong" * 1000] if len(sent) == 1 else bytes_of(*given))
 
-        monkeypatch.setattr(_channel, "_from", spoiled)
+        monkeypatch.setattr(_channel, "bytes_of", spoiled)
         channel.put(tmp_path / "file", "inputs/file")
         assert len(sent) == 2
         assert (host.home / ".slm-forge/leases/lease-1/inputs/file").read_bytes() == b"right" * 1000
-        monkeypatch.setattr(_channel, "_from", lambda *given: [b"wrong" * 1000])
+        monkeypatch.setattr(_channel, "bytes_of", lambda *given: [b"wrong" * 1000])
         with pytest.raises(ForgeError, match="arrives damaged"):
             channel.put(tmp_path / "file", "inputs/other")
