@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ def remains(run: Run) -> dict[str, Any]:
 def event_lines(file: Path) -> list[str]:
     """The last events as lines of text; of the progress in between only what came last."""
     events = [found for line in _last_lines(file, READ_BYTES) if (found := _parsed(line))]
-    told = [one for one, following in zip(events, [*events[1:], {}], strict=True) if one["event"] != "progress" or following.get("event") != "progress"]
+    told = [one for one, following in pairwise([*events, {}]) if one["event"] != "progress" or following.get("event") != "progress"]
     return [_line(event) for event in told[-EVENTS:]]
 
 
