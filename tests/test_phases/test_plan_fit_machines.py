@@ -108,14 +108,14 @@ def test_of_machines_that_are_all_too_slow_the_one_that_trains_most_is_planned_a
     assert "plan_fit.train_minutes=10 ends it there" in plan.reasons["epochs"]
 
 
-def test_several_gpus_are_counted_as_faster_and_the_page_says_that_this_is_not_measured(tmp_path: Path, market: Market) -> None:
+def test_several_gpus_are_counted_as_faster_and_the_page_says_from_what(tmp_path: Path, market: Market) -> None:
     two, four = (gpu("cloud", f"a10g x{count}", 1.2 * count, gpus=count) for count in (2, 4))
     one = gpu("cloud", "a10g", 1.2)
     rates = [adapter_tokens_per_second(7_615_000_000, offer, "bf16") for offer in (one, two, four)]
     assert rates[1] == pytest.approx(1.85 * rates[0])
     assert rates[2] == pytest.approx(1.85**2 * rates[0])
     market.put("cloud", two)
-    assert "2 GPUs as 1.9 (expected of several GPUs, not measured)" in (fit(tmp_path, market).out / "plan.md").read_text(encoding="utf-8")
+    assert "2 GPUs as 1.9 (two H200 made 1.97" in (fit(tmp_path, market).out / "plan.md").read_text(encoding="utf-8")
 
 
 # --- what the user said ----------------------------------------------------------------------------------------
