@@ -33,7 +33,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[JobsHub]:
         monkeypatch.setenv("HF_TOKEN", WRITER)
         monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-        monkeypatch.setattr("forge.plugins.compute.hf_jobs.FIRST_PAUSE", 0.01)
+        monkeypatch.setattr("forge.plugins.compute._hf_hub.FIRST_PAUSE", 0.01)
         monkeypatch.setattr("forge.plugins.compute.hf_jobs.POLL_SECONDS", 0.05)
         yield made
 
@@ -102,7 +102,7 @@ def test_preflight_proves_rights_and_starts_nothing(hub: JobsHub) -> None:
 def test_a_job_always_has_a_deadline_its_labels_and_no_token_of_the_hub(hub: JobsHub) -> None:
     provider().start(lease(seconds=77))
     spec = next(iter(hub.jobs.values())).spec
-    assert spec["timeoutSeconds"] == 77
+    assert spec["timeoutSeconds"] == 60, "whole minutes, as they are billed"
     assert {key: spec["labels"][key] for key in ("forge-run", "forge-lease", "forge-attempt")} == {
         "forge-run": "run-1", "forge-lease": "lease-1", "forge-attempt": "1"
     }

@@ -41,7 +41,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[JobsHub]:
         monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
         monkeypatch.setattr("forge.plugins.compute.hf_jobs.POLL_SECONDS", 0.05)
-        monkeypatch.setattr("forge.plugins.compute.hf_jobs.FIRST_PAUSE", 0.01)
+        monkeypatch.setattr("forge.plugins.compute._hf_hub.FIRST_PAUSE", 0.01)
         yield made
 
 
