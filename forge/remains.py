@@ -40,7 +40,8 @@ def _stopped_phase(run: Run) -> str:
 
 
 def _worker_log(run: Run, phase: str) -> dict[str, Any]:
-    logs = sorted((run.folder / "machine" / "jobs").glob(f"{phase}-*/log"), key=lambda path: path.stat().st_mtime_ns) if phase else []
+    places = ("machine/jobs", f"work/{phase}/jobs")   # of this machine, and brought here from a rented one
+    logs = sorted((log for place in places for log in (run.folder / place).glob(f"{phase}-*/log")), key=lambda path: path.stat().st_mtime_ns) if phase else []
     if not logs:
         return {}
     return {"file": logs[-1].relative_to(run.folder).as_posix(), "lines": _last_lines(logs[-1], READ_BYTES)[-LOG_LINES:]}

@@ -34,6 +34,7 @@ from forge.worker import KEPT, Job, JobPhase, JobResult, as_error
 GRACE_SECONDS = 30.0
 ASK_AGAIN_SECONDS = 10.0
 """How often a job that was asked to stop and goes on is asked again."""
+LOG_BYTES = 256 * 1024
 END_SECONDS = 60.0
 """How much longer than its grace a job may take to end."""
 NEVER_STARTED = -1
@@ -246,10 +247,11 @@ class MachineRun:
 
     def _conclude(self, note: JobNote, code: int) -> dict[str, Any]:
         """Fetch the result, or raise what became of the job after its last checkpoint is here."""
-        result, log = self._result(note), self.channel.path(f"jobs/{note.name}/log")
+        result = self._result(note)
         if result is not None and result.failure is None:
             return self._fetch(result)
         self._save()
+        log = self._log(note)
         if code == PREEMPTED:
             raise Preempted("the provider takes the machine back")
         if code in DEADLINE_CODES:
@@ -278,6 +280,19 @@ class MachineRun:
             self.fetcher.finish()
         except MachineLost as lost:
             self._tell(f"the last checkpoint of {self.phase.name} could not be fetched: {lost.fact}; an earlier one is used")
+
+    def _log(self, note: JobNote) -> str:
+        """Where the end of what the worker printed can be read when the machine is gone."""
+        there = f"jobs/{note.name}/log"
+        if self.channel.durable:
+            return self.channel.path(there)
+        here = self.local / "jobs" / note.name / "log"
+        here.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            here.write_bytes(self.channel.read(there, 0)[-LOG_BYTES:])
+        except MachineLost as lost:
+            here.write_text(f"{lost.fact}; what it printed is lost with it\n", encoding="utf-8")
+        return str(here)
 
     def _fetch(self, result: JobResult) -> dict[str, Any]:
         outputs, out = result.outputs.get(self.phase.name, {}), self.local / "out"

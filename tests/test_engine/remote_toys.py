@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import sqlite3
+import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -75,6 +76,7 @@ class TrainSettings(Settings):
 
     step_seconds: float = Field(0.0, description="how long a step takes")
     report_to: str = Field("", description="who is told, without an effect on the result")
+    break_at: int = Field(0, description="before this step it raises; 0 = never")
     wait_at: int = Field(0, description="before this step it waits for a file `go` on its machine; 0 = never")
 
 
@@ -95,6 +97,10 @@ class Train(Toy):
         if found:
             state = json.loads((found[-1] / "state.json").read_text(encoding="utf-8"))
         for step in range(state["step"] + 1, STEPS + 1):
+            if step == settings.break_at:
+                sys.stdout.write("words on standard output\n")
+                sys.stdout.flush()
+                raise RuntimeError("the toy broke")
             while step == settings.wait_at and not (disk / "go").exists():
                 (disk / "waits").touch()
                 self._check(ctx, state)

@@ -303,6 +303,18 @@ def test_a_setting_without_effect_loses_no_training(begun: None, cloud: Rented) 
     books_are_right(cloud)
 
 
+def test_what_a_broken_job_printed_is_here_when_its_machine_is_gone(begun: None, cloud: Rented) -> None:
+    said = life(lambda: work_on({"rented": cloud}, train__break_at=3))
+    assert said.startswith("ForgeError: RuntimeError: the toy broke")
+    run = Run.open("toy")
+    (log,) = run.folder.glob("work/train/jobs/*/log")
+    run.close()
+    assert str(log) in said
+    assert "words on standard output" in log.read_text(encoding="utf-8")
+    books_are_right(cloud)
+    assert life(lambda: work_on({"rented": cloud}, train__break_at=0)) == "done"
+
+
 def test_no_machine_waits_for_a_person_at_the_gate(begun: None, cloud: Rented) -> None:
     cloud.step = when("after spawn", 1, lambda: os.kill(os.getpid(), signal.SIGKILL))
     assert life(lambda: work_on({"rented": cloud}, train__wait_at=5)) == "killed"
