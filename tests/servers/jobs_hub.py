@@ -89,6 +89,7 @@ class JobsHub:
     keep_waiting: bool = False           # no hardware comes free
     forgets: bool = False                # a deleted job is not known any more
     cut: bool = False                    # the proxy does not reach any job
+    lose_proxied: int = 0                # requests to jobs that are done, and whose answers are lost
     over: threading.Event = field(default_factory=threading.Event)
 
     def up(self) -> list[str]:
@@ -278,6 +279,13 @@ class _Handler(BaseHTTPRequestHandler):
             return self.reply(502, {"error": "the job does not listen"})
         finally:
             line.close()
+        with self.lock:
+            lost = self.hub.lose_proxied > 0
+            self.hub.lose_proxied -= lost
+        if lost:
+            self.close_connection = True
+            self.connection.close()
+            return None
         return self.reply(answer.status, raw=data, headers={key: value for key, value in answer.getheaders() if key.startswith("X-")})
 
     def reply(self, code: int, value: Any = None, *, headers: dict[str, str] | None = None, raw: bytes | None = None) -> None:

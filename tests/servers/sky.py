@@ -88,6 +88,7 @@ class SkyCloud:
     access: tuple[str, ...] = ("AWS",)
     capacity: bool = True
     lost: int = 0          # launches that are done, and whose answer is lost
+    slow: float = 0.0      # seconds that a launch takes
     deaf_downs: int = 0    # downs that fail
 
     def up(self) -> list[str]:
@@ -158,6 +159,7 @@ class SkyCloud:
             host.__enter__()
             one = self.clusters[name] = Cluster(name, host, time.time(), task, int(argv[argv.index("-i") + 1]))
             self._write_config()
+        time.sleep(self.slow)
         if one.job is None:
             environment = ["env", f"HOME={host.home}", "PATH=/usr/local/bin:/usr/bin:/bin"]
             one.job = subprocess.Popen([*host._enter(), *environment, "bash", "-c", task["run"]], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL)

@@ -15,6 +15,7 @@ import pytest
 
 from forge.errors import ForgeError, MachineLost, MissingAccess, NoCapacity
 from forge.lease import Leases, as_provider
+from forge.plugins.compute._channel import Failed
 from forge.plugins.compute.hf_jobs import HfJobs, HfJobsSettings
 from forge.protocols import Lease, Need, Offer
 from forge.run import Run
@@ -235,6 +236,21 @@ def test_a_job_in_it_is_started_once_watched_and_stopped(hub: JobsHub, tmp_path:
     channel.spawn("two", ["/bin/sleep", "60"], {})
     channel.stop("two", grace_seconds=1.0)
     assert channel.poll("two") not in (0, None)
+
+
+def test_a_program_whose_answers_are_lost_runs_once(hub: JobsHub, tmp_path: Path) -> None:
+    made = provider()
+    channel = made.channel(made.start(lease()), tmp_path)
+    channel.prepare(lambda text: None)
+    mark = tmp_path / "mark"
+    hub.lose_proxied = 2
+    told = b"".join(channel.host.transport.stream(["/bin/sh", "-c", f"echo x >> {mark}; cat; exit 0"], [b"a" * 10, b"b"], seconds=30.0))
+    assert told == b"a" * 10 + b"b"
+    assert mark.read_text(encoding="utf-8") == "x\n"
+    with pytest.raises(Failed, match="exit code 3: no"):
+        list(channel.host.transport.stream(["/bin/sh", "-c", "echo no >&2; exit 3"], [], seconds=30.0))
+    with pytest.raises(Failed, match="exit code 127"):
+        list(channel.host.transport.stream(["/no/such/program"], [], seconds=30.0))
 
 
 def test_another_key_opens_nothing(hub: JobsHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -114,6 +115,23 @@ def test_an_answer_that_is_lost_leads_to_one_cluster_and_its_bill(cloud: SkyClou
     cloud.deaf_downs = 1
     assert leases.release_all() == []
     assert (cloud.up(), run.ledger.totals().settled, run.ledger.totals().reserved) == ([], cloud.bill(), 0)
+
+
+def test_an_engine_that_is_killed_while_sky_launches_finds_its_cluster_again(cloud: SkyCloud, run: Run) -> None:
+    wanted, cloud.slow = offer(cloud), 1.0
+    engine = os.fork()
+    if engine == 0:
+        Leases(run, {"sky": as_provider(provider())}).acquire(wanted, 600, "lease-1")
+        os._exit(0)
+    wait_until(lambda: "launch -y" in cloud.calls)
+    os.kill(engine, signal.SIGKILL)
+    os.waitpid(engine, 0)
+    cloud.slow = 0.0
+    leases = Leases(run, {"sky": as_provider(provider())})
+    assert leases.resource("lease-1").id == "forge-lease-1-1"
+    assert cloud.calls.count("launch -y") == 1
+    assert leases.release_all() == []
+    assert (cloud.up(), run.ledger.totals().settled) == ([], cloud.bill())
 
 
 def test_no_capacity_and_no_access_are_words_and_leave_nothing(cloud: SkyCloud) -> None:
