@@ -40,13 +40,13 @@ def judge_hyperparameters(
             (f"{lora.epochs:g} epochs are outside {low:g}-{high:g}", not low <= lora.epochs <= high and not dry_run),
             (f"{long_share:.1%} of the rows are too long", long_share > thresholds["max_too_long_share"]),
             (f"the longest row has {data.contract.longest} tokens", data.contract.longest > lora.max_length),
-            (f"needs {memory:g} of {have:g} GiB", memory > have * (1 - thresholds["memory_headroom"])),
+            (f"needs {memory:g} of {have:g} GiB", have and memory > have * (1 - thresholds["memory_headroom"])),
         ) if bad
     ]
     trained = lora.steps * lora.examples_per_step * data.train_tokens / rows
     evidence = (
         f"{lora.epochs:g} epochs in {plural(lora.steps, 'step')}; longest row {data.contract.longest} of {lora.max_length}"
-        f" tokens, {data.contract.too_long} too long; {memory:g} of {have:g} GiB;"
+        f" tokens, {data.contract.too_long} too long; {memory:g} of {f'{have:g}' if have else 'an unknown number of'} GiB;"
         f" {choice.parameters / max(trained, 1):.1f} parameters per tuning token"
     )
     if broken:
@@ -77,12 +77,12 @@ def needed_memory_gib(choice: Choice, offer: Offer) -> float:
 
 
 def too_small(choice: Choice, offer: Offer, thresholds: Mapping[str, float]) -> str:
-    """Why the machine's memory does not suffice, "" when it does."""
+    """Why the machine's memory does not suffice, "" when it does or when the provider does not tell (0)."""
     on_gpu, needed = offer.device == "cuda", needed_memory_gib(choice, offer)
     host = needed_host_gib(choice.parameters, choice.scratch is None) if on_gpu else needed
     kinds = [("memory", host, offer.memory_gib), *([("GPU memory", needed, offer.gpu_memory_gib)] if on_gpu else [])]
     room = 1 - thresholds["memory_headroom"]
-    return "; ".join(f"needs {least:g} GiB of {kind}, has {have:g}" for kind, least, have in kinds if least > have * room)
+    return "; ".join(f"needs {least:g} GiB of {kind}, has {have:g}" for kind, least, have in kinds if least > have * room and have)
 
 
 def needed_host_gib(parameters: int, is_known: bool) -> float:

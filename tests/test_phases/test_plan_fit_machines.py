@@ -118,6 +118,13 @@ def test_several_gpus_are_counted_as_faster_and_the_page_says_from_what(tmp_path
     assert "2 GPUs as 1.9 (two H200 made 1.97" in (fit(tmp_path, market).out / "plan.md").read_text(encoding="utf-8")
 
 
+def test_a_gpu_whose_memory_nobody_tells_is_planned_where_it_is_asked_for(tmp_path: Path, market: Market) -> None:
+    market.put("cloud", gpu("cloud", "partition gpu", 1.0, gpu="", gpu_memory_gib=0.0))
+    run = fit(tmp_path, market, settings={"provider": "cloud"})
+    assert plan_of(run).offer == "partition gpu"
+    assert "of an unknown number of GiB" in (run.out / "plan.md").read_text(encoding="utf-8")
+
+
 # --- what the user said ----------------------------------------------------------------------------------------
 
 
