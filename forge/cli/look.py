@@ -139,11 +139,26 @@ def _all_runs() -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
     for run_id in run_ids():
         try:
             opened = Run.open(run_id)
-            rows.append({**opened.info().model_dump(), "busy": opened.is_busy(), "spent_usd": opened.ledger.totals().settled / 1e6})
+            rows.append({**opened.info().model_dump(), "busy": opened.is_busy(), **_money(opened), **_made(opened)})
             opened.close()
         except ForgeError as error:
             damaged.append((run_id, error.why))
     return rows, damaged
+
+
+def _money(run: Run) -> dict[str, float]:
+    totals = run.ledger.totals()
+    return {"spent_usd": totals.settled / 1e6, "reserved_usd": totals.reserved / 1e6}
+
+
+def _made(run: Run) -> dict[str, Any]:
+    """What a run has come to, as far as it got: its plan's model, and what was published of it. None for what is not there yet."""
+    from forge.cli.result import model_folder, read_artifact
+
+    plan, publication = read_artifact(run, "plan") or {}, read_artifact(run, "publication") or {}
+    remote, folder = publication.get("remote") or {}, model_folder(run)
+    told = {name: plan.get(name) for name in ("name", "task", "base", "parameters", "teacher", "provider", "offer", "budget_usd")}
+    return {**told, "quality": publication.get("quality"), "published": remote.get("url") or (str(folder) if folder else None), "main_file": publication.get("main_file")}
 
 
 def _events(run: Run, follow: bool) -> Iterator[dict[str, Any]]:

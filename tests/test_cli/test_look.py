@@ -54,7 +54,11 @@ def test_runs_are_listed_newest_first_with_state_and_money(done: Command, corpus
     assert rows[1].split()[:3] == ["two", "stopped", "(rehearsal)"]
     assert rows[2].split()[:2] == ["one", "done"]
     assert "$0.000035" in rows[2]
-    assert [row["id"] for row in done("runs", "--json").json] == ["two", "one"]
+    listed = done("runs", "--json").json
+    assert [row["id"] for row in listed] == ["two", "one"]
+    for name in ("outcome", "spent_usd", "reserved_usd", "budget_usd", "name", "task", "base", "parameters", "teacher", "quality", "published", "alias"):
+        assert name in listed[0], name
+    assert listed[0]["quality"] is None, "a run tells as far as it got"
 
 
 def test_status_shows_what_is_done_and_what_is_to_come(toys: Command, corpus: Path) -> None:
