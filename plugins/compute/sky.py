@@ -3,7 +3,8 @@
 SkyPilot ends a cluster that is idle, which is no deadline: a job that hangs is never idle. What it runs for us is therefore no
 training but a watch (_sky_watch.py), which ends at the lease's deadline or when nobody asks any more; then the cluster is
 idle, SkyPilot takes it down from within, and a machine that is still up ten minutes later powers itself off. Training goes
-over ssh, as on any host.
+over ssh, as on any host. What stays SkyPilot's: between the start of an instance and the end of its own setup nothing on it
+knows of an end; an engine that lives takes it down then, and a later sweep finds it in SkyPilot's database.
 
 A cluster is named forge-<lease>-<attempt>; starting that name again is the same cluster. What it lists comes from SkyPilot's
 own database, on this machine or its API server, brought up to date with the clouds (`--refresh`).
@@ -41,7 +42,8 @@ PREFIX = "forge-"
 NAME = re.compile(r"forge-(?P<lease>.+)-(?P<attempt>[0-9]+)")
 STATES: Mapping[str, Any] = {"INIT": "starting", "UP": "live", "STOPPED": "stopping", "AUTOSTOPPING": "stopping"}
 POLL_SECONDS = 2.0
-AUTODOWN_MINUTES = 1
+AUTODOWN = ("--down", "-i", "1", "--wait-for", "jobs")
+"""A minute after the watch has ended; without --wait-for our own ssh connection would count as work."""
 WATCH_GRACE_SECONDS = 120.0
 POWER_OFF_SECONDS = 600.0
 """After the watch has ended, SkyPilot has this long to take the machine down before it powers itself off."""
@@ -122,9 +124,7 @@ class Sky:
         note = {"run": lease.run, "deadline_seconds": lease.deadline_seconds, "usd_per_hour": lease.offer.usd_per_hour, "before": before}
         write_private(folder / "lease.json", json.dumps(note).encode())
         write_private(folder / "task.yaml", yaml.safe_dump(self._task(lease)).encode())
-        done = self._sky(
-            "launch", "-y", "-d", "-c", name, "--down", "-i", str(AUTODOWN_MINUTES), str(folder / "task.yaml"), seconds=60 * self._settings.start_minutes,
-        )
+        done = self._sky("launch", "-y", "-d", "-c", name, *AUTODOWN, str(folder / "task.yaml"), seconds=60 * self._settings.start_minutes)
         if done.returncode:
             self._explain_launch(name, done)
         found = [one for one in self._clusters() if one["name"] == name]

@@ -149,6 +149,7 @@ class SkyCloud:
     def launch(self, argv: Sequence[str], task: dict[str, Any]) -> tuple[int, str, str]:
         name = argv[argv.index("-c") + 1]
         assert {"-y", "-d", "--down", "-i"} <= {*argv}
+        assert argv[argv.index("--wait-for") + 1] == "jobs", "by default an open ssh connection keeps a cluster"
         if not self.access:
             return 1, "", NO_ACCESS
         if not self.capacity:
