@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from functools import cache
 from pathlib import Path
 from threading import Lock
@@ -80,6 +79,8 @@ class Account:
     def _heard(self, answer: dict[str, Any]) -> dict[str, Any]:
         date = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
         if date:
+            from email.utils import parsedate_to_datetime
+
             self.now = parsedate_to_datetime(date).astimezone(UTC)
         return answer
 

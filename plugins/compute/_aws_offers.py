@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,6 +100,8 @@ class Catalogue:
         )
 
     def _found(self) -> list[Kind]:
+        from concurrent.futures import ThreadPoolExecutor
+
         names = list(self.account.settings.types) or list(self.table["types"])
         hardware = {name: row for name, row in self.table["types"].items() if name in names}
         unknown = [name for name in names if name not in hardware]
