@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 from forge.errors import ForgeError, MachineLost, NoCapacity, UsageError
 from forge.plugins.compute._transfer import (
@@ -151,7 +151,7 @@ class HostChannel:
     host's own python must be able to run jobs.
     """
 
-    durable: ClassVar[bool] = False
+    durable: bool = False
 
     def __init__(
         self, host: Host, root: str, *, watch: Watch | None = None, poll_seconds: float = 2.0,

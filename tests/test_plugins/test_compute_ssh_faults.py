@@ -16,6 +16,7 @@ from forge.errors import ForgeError
 from forge.plugins.compute import _channel
 from forge.plugins.compute._transfer import bytes_of
 from forge.store import hash_path
+from forge.sweep import sweep
 from tests.servers.hosts import SshHost
 from tests.test_engine.remote_toys import artifacts, money
 from tests.test_plugins.ssh_toys import Engine, worker_python
@@ -68,6 +69,20 @@ def test_an_engine_that_is_killed_is_followed_by_one_that_adopts_the_job(tmp_pat
         assert run.steps() == ALL_STEPS
         assert run.end() == "done"
         assert sorted({*run.told()}) == ALL_STEPS
+
+
+def test_what_a_dead_run_left_on_the_host_is_swept_by_what_the_host_lists(tmp_path: Path) -> None:
+    with SshHost(tmp_path / "host") as host, engine(tmp_path, host) as run:
+        run.begin(train__wait_at=4)
+        run.until_there("waits")
+        run.kill()
+        (swept,) = sweep({"ssh": run.provider})
+        assert (swept.done, swept.why) == ("ended", "run toy does not run any more")
+        assert host.processes("forge.worker") == host.processes("ssh_toys") == []
+        assert list(host.home.iterdir()) == []
+        settled, reserved, _ = money()
+        assert settled > 0
+        assert reserved == 0
 
 
 def test_a_host_that_is_lost_while_it_writes_a_checkpoint_goes_on_from_the_last_whole_one(tmp_path: Path) -> None:
