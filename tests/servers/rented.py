@@ -43,10 +43,10 @@ class Rented:
     requires: ClassVar[tuple[Any, ...]] = ()
     creation_seconds: ClassVar[float] = 0.02
     confirm_seconds: ClassVar[float] = 0.01
-    durable: ClassVar[bool] = False
 
-    def __init__(self, folder: Path, step: Step = lambda name: None, *, name: str = "rented", idle_seconds: float | None = None) -> None:
-        self.folder, self.step, self.name = folder, step, name
+    def __init__(self, folder: Path, step: Step = lambda name: None, *, name: str = "rented", idle_seconds: float | None = None, durable: bool = False) -> None:
+        """durable: files outlive a machine and are here, as those of this machine are."""
+        self.folder, self.step, self.name, self.durable = folder, step, name, durable
         for sub in ("machines", "disks"):
             (folder / sub).mkdir(parents=True, exist_ok=True)
         if idle_seconds is not None:

@@ -265,9 +265,12 @@ def test_another_machine_is_leased_only_when_the_budget_holds_it(begun: None, cl
     books_are_right(cloud)
 
 
+@pytest.mark.parametrize("durable", [False, True], ids=["a rented machine", "this machine"])
 def test_a_stopped_run_brings_its_checkpoint_home_and_goes_on_at_another_provider(
-    begun: None, cloud: Rented, straight: dict[str, str], tmp_path: Path
+    begun: None, cloud: Rented, straight: dict[str, str], tmp_path: Path, durable: bool
 ) -> None:
+    cloud.durable = durable
+
     def stop() -> bool:
         return bool(cloud.machines()) and (cloud.disk(cloud.machines()[0]) / "waits").exists()
 
