@@ -202,7 +202,7 @@ def _run(launch: Launch, folder: Path, ctx: Context) -> dict[str, Any] | None:
             except Interrupted:
                 (folder / "stop").touch()
             if code is not None:
-                return _outcome(code, launch, folder)
+                return outcome(code, launch, folder)
     finally:
         if child.poll() is None:
             os.killpg(child.pid, signal.SIGKILL)
@@ -263,7 +263,7 @@ def _forward(events: Path, told: int, ctx: Context) -> int:
     return told + sum(len(line) + 1 for line in lines[:-1])
 
 
-def _outcome(code: int, launch: Launch, folder: Path) -> dict[str, Any] | None:
+def outcome(code: int, launch: Launch, folder: Path) -> dict[str, Any] | None:
     """What the processes left. Raises what one of them raised, or tells who died."""
     result = folder / "result.json"
     if result.exists():

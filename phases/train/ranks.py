@@ -20,6 +20,7 @@ from forge.children import PR_SET_PDEATHSIG
 from forge.context import FolderContext, InputFile
 from forge.errors import ForgeError, Interrupted
 from forge.phases.train.distributed import join, leave, local_rank, rank, wait_for_all
+from forge.phases.train.distributed import told as told_by_all
 from forge.phases.train.launch import OUT_OF_MEMORY, RankJob
 from forge.records import Plan, canonical_json, read_record
 from forge.registry import Registry
@@ -66,7 +67,8 @@ def _train(job: RankJob, folder: Path, stop: dict[str, bool]) -> None:
     plan = read_record(ctx.input("plan"), Plan)
     prepare_libraries(settings.threads, plan.seed, ctx.work / f"datasets-{rank()}")
     join(pick_device())
-    machine = look_at_machine(measure=True)
+    machine = look_at_machine(measure=True)  # what all have: the way is chosen from it, and has to be the same for all
+    machine = machine._replace(memory=min(told_by_all(machine.memory)), peak_flops=float(min(told_by_all(int(machine.peak_flops)))))
     tuned, told = tune_plan(plan, settings, ctx, machine, 0, how=job.how, smaller=job.smaller)
     wait_for_all()
     if local_rank() == 0:

@@ -17,16 +17,17 @@ from typing import Any
 import pytest
 
 from forge.context import FolderContext, InputFile
-from forge.errors import ForgeError, Interrupted, UsageError
+from forge.errors import ForgeError, GateFailed, Interrupted, UsageError
 from forge.phases.train import TrainSettings, phase
 from forge.phases.train.checkpoints import latest_checkpoint
-from forge.phases.train.launch import Launch, choose_launch, interface_towards, read_nodes
+from forge.phases.train.launch import Launch, choose_launch, interface_towards, outcome, read_nodes
 from forge.phases.train.shards import holds_shards
 from forge.phases.train.ways import GIB
 from forge.records import KnownBase, Plan, read_record, write_json
 from forge.registry import Registry
 from forge.store import hash_path
 from forge.testing import CountingMoney
+from forge.worker import BUG, Failure
 from tests.test_phases.tiny_training import approve, make_inputs
 
 pytestmark = pytest.mark.local
@@ -252,3 +253,55 @@ def test_machines_that_train_together_are_told_by_the_environment() -> None:
 def test_the_interface_that_leads_to_a_machine_is_found() -> None:
     assert interface_towards("127.0.0.1") == "lo"
     assert interface_towards("no.such.host.invalid") == ""
+
+
+# ---- what the processes left, and what is made of it ---------------------------------------------------------------------------
+
+SUMMARY = """
+Failures:
+[1]:
+  rank      : 0 (local_rank: 0)
+  exitcode  : -15 (pid: 11)
+Root Cause (first observed failure):
+[0]:
+  time      : 2026-11-21_20:34:58
+  host      : localhost
+  rank      : {rank} (local_rank: {rank})
+  exitcode  : {code} (pid: 12)
+"""
+
+
+def left(folder: Path, *, failures: dict[int, Failure], rank: int = 1, code: int = 1, log: str = "") -> Path:
+    """The folder of an attempt that failed."""
+    for number, failure in failures.items():
+        (folder / f"failure-{number}.json").write_text(failure.model_dump_json())
+    (folder / "torchrun.log").write_text(SUMMARY.format(rank=rank, code=code))
+    for number in (0, 1):
+        (folder / f"logs/x/attempt_0/{number}").mkdir(parents=True)
+        (folder / f"logs/x/attempt_0/{number}/stderr.log").write_text(log)
+    return folder
+
+
+def test_memory_that_ran_out_on_one_gpu_starts_all_again(tmp_path: Path) -> None:
+    left(tmp_path, failures={1: Failure(kind="OutOfMemoryError", fact="CUDA out of memory"), 0: Failure(kind=BUG, fact="connection closed")})
+    assert outcome(1, Launch(here=2), tmp_path) is None
+
+
+def test_what_one_process_raised_is_told_before_what_the_others_saw_of_it(tmp_path: Path) -> None:
+    left(tmp_path, failures={1: Failure(kind="GateFailed", fact="the guard"), 0: Failure(kind=BUG, fact="connection closed by peer")})
+    with pytest.raises(GateFailed, match="the guard"):
+        outcome(1, Launch(here=2), tmp_path)
+
+
+def test_a_process_that_crashed_is_named_with_what_it_said(tmp_path: Path) -> None:
+    left(tmp_path, failures={0: Failure(kind=BUG, fact="RuntimeError: connection closed"), 1: Failure(kind=BUG, fact="ValueError: a broken row")})
+    with pytest.raises(ForgeError, match=r"process 1 \(GPU 1\) ended with code 1") as error:
+        outcome(1, Launch(here=2), tmp_path)
+    assert error.value.why == "ValueError: a broken row"
+
+
+def test_a_process_that_died_without_a_word_is_named_with_the_end_of_its_log(tmp_path: Path) -> None:
+    left(tmp_path, failures={0: Failure(kind=BUG, fact="RuntimeError: connection closed")}, rank=1, code=-9, log="\n".join(f"line {n}" for n in range(40)))
+    with pytest.raises(ForgeError, match=r"process 1 \(GPU 1\) was killed by SIGKILL") as error:
+        outcome(1, Launch(here=2), tmp_path)
+    assert error.value.why.endswith("line 38 | line 39")
