@@ -21,27 +21,25 @@ import shlex
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import yaml
 from pydantic import Field
 
-from forge.errors import ForgeError, MachineLost, MissingAccess, NoCapacity
+from forge.errors import ForgeError, MissingAccess, NoCapacity
 from forge.ledger import MICRO
 from forge.phase import Requirement, Settings
-from forge.plugins.compute import _sky_ssh
-from forge.plugins.compute._channel import Host, HostChannel, Watch
+from forge.plugins.compute import _sky_channel
+from forge.plugins.compute._channel import HostChannel
 from forge.plugins.compute._environment import LockedEnvironment, ReadyPython
+from forge.plugins.compute._sky_offers import fits, offers_of
 from forge.plugins.compute._state import private_folder, write_private
 from forge.protocols import Lease, Need, Offer, Resource
 
-FOLDER = "~/.slm-forge"
 PREFIX = "forge-"
-NAME = re.compile(r"forge-(?P<lease>.+)-(?P<attempt>[0-9]+)")
 STATES: Mapping[str, Any] = {"INIT": "starting", "UP": "live", "STOPPED": "stopping", "AUTOSTOPPING": "stopping"}
-POLL_SECONDS = 2.0
 AUTODOWN = ("--down", "-i", "1", "--wait-for", "jobs")
 """A minute after the watch has ended; without --wait-for our own ssh connection would count as work."""
 WATCH_GRACE_SECONDS = 120.0
@@ -51,11 +49,6 @@ POWER_OFF_SECONDS = 600.0
 QUESTION_SECONDS = 180.0
 """Longest for a question; the first one of a day starts SkyPilot's server (12 s here) and loads catalogs."""
 KEPT_SECONDS = 600.0
-DISK_USD_PER_GIB_HOUR = 0.17 / 730
-"""Catalogs have no price for disks: the dearest of the usual ones (GCP pd-ssd, $0.17 a GiB and month, 2026-11)."""
-
-NO_BF16 = {"T4", "T4g", "V100", "V100-32GB", "P100", "P4", "K80", "M60"}
-NOT_NVIDIA = ("tpu", "inferentia", "trainium", "gaudi", "mi", "npu")
 OURS = ("ANTHROPIC_API_KEY", "OPENAI_API_KEY", "HF_TOKEN")
 """Keys of ours that SkyPilot, whose server outlives this process, has no use for."""
 
@@ -102,7 +95,9 @@ class Sky:
         """The GPUs of all clouds that SkyPilot has prices of, cheapest first; none when the program is not installed."""
         if not self._is_there():
             return []
-        offers = [offer for row in self._catalog() for offer in self._offers(row) if _fits(offer, need, self._settings)]
+        if self._settings.disk_gib < need.disk_gib:
+            raise NoCapacity(f"sky.disk_gib is {self._settings.disk_gib}", why=f"{need.disk_gib:g} GiB are needed", next=f"--set sky.disk_gib={math.ceil(need.disk_gib)}")
+        offers = [one for row in self._catalog() for one in offers_of(row, self._settings.infra, self._settings.disk_gib) if fits(one, need)]
         return sorted(offers, key=lambda offer: (offer.usd_per_hour, offer.name))
 
     def preflight(self, offer: Offer) -> list[str]:
@@ -120,7 +115,7 @@ class Sky:
         if found := [one for one in self._clusters() if one["name"] == name and one["status"] == "UP"]:
             return self._resource(found[0])
         folder = private_folder("sky", name)
-        before = _note(name).get("before") or [str(row["cluster_hash"]) for row in self._report(name)]
+        before = _sky_channel.note_of(name).get("before") or [str(row["cluster_hash"]) for row in self._report(name)]
         note = {"run": lease.run, "deadline_seconds": lease.deadline_seconds, "usd_per_hour": lease.offer.usd_per_hour, "before": before}
         write_private(folder / "lease.json", json.dumps(note).encode())
         write_private(folder / "task.yaml", yaml.safe_dump(self._task(lease)).encode())
@@ -136,7 +131,7 @@ class Sky:
         """Clusters of a lease token, a run id or "all", as SkyPilot has them after asking the clouds."""
         if not self._is_there():
             raise _not_installed(self._settings.program)
-        found = [self._resource(one) for one in self._clusters() if NAME.fullmatch(one["name"])]
+        found = [self._resource(one) for one in self._clusters() if _sky_channel.NAME.fullmatch(one["name"])]
         return [one for one in found if scope in ("all", one.lease, one.run)]
 
     def stop(self, resource: Resource) -> None:
@@ -151,16 +146,20 @@ class Sky:
 
     def channel(self, resource: Resource, root: Path) -> HostChannel:
         """Files and jobs over ssh, by the alias that SkyPilot has written into ~/.ssh/config."""
-        return SkyChannel(self, resource, self._settings)
+        settings = self._settings
+        environment = ReadyPython(settings.python) if settings.python else LockedEnvironment(
+            f"{_sky_channel.FOLDER}/environments", Path(settings.lock).expanduser() if settings.lock else None
+        )
+        return _sky_channel.SkyChannel(resource, self.cluster, environment, idle_seconds=self.idle_seconds, start_minutes=settings.start_minutes)
 
     def settle(self, resource: Resource) -> int:
         """Price times the time that SkyPilot counts from launch to end, at least a minute, in micro-dollars, rounded up."""
-        names = [resource.id] if NAME.fullmatch(resource.id) else [path.name for path in private_folder("sky").glob(f"{PREFIX}{_safe(resource.lease)}-*")]
+        names = [resource.id] if _sky_channel.NAME.fullmatch(resource.id) else [path.name for path in private_folder("sky").glob(f"{PREFIX}{_safe(resource.lease)}-*")]
         return sum(self._cost(name) for name in names)
 
     def _cost(self, name: str) -> int:
         """A name that was launched twice has two rows; those of an earlier run of the same name are not this lease's."""
-        note = _note(name)
+        note = _sky_channel.note_of(name)
         rows = [row for row in self._report(name) if str(row["cluster_hash"]) not in note.get("before", ())]
         if rows and "usd_per_hour" not in note:
             raise ForgeError(f"the price of {name} is not known here", why="it was leased from another machine")
@@ -238,79 +237,17 @@ class Sky:
         return {
             "name": cluster_name(lease), "num_nodes": 1, "envs": {"FORGE_RUN": lease.run},
             "resources": {"infra": infra, "instance_type": instance, "disk_size": self._settings.disk_gib, "use_spot": bool(spot)},
-            "run": f"exec python3 - {arguments} {FOLDER}/leases/{_safe(lease.token)} <<'FORGE'\n{watch}\nFORGE\n",
+            "run": f"exec python3 - {arguments} {_sky_channel.FOLDER}/leases/{_safe(lease.token)} <<'FORGE'\n{watch}\nFORGE\n",
         }
 
     def _resource(self, row: Mapping[str, Any]) -> Resource:
         name = str(row["name"])
-        note, told = _note(name), re.search(r"FORGE_RUN: ['\"]?([^'\"\s]+)", str(row.get("last_creation_yaml") or ""))
+        note, told = _sky_channel.note_of(name), re.search(r"FORGE_RUN: ['\"]?([^'\"\s]+)", str(row.get("last_creation_yaml") or ""))
         deadline = float(note.get("deadline_seconds", math.inf))
         return Resource(
             provider=self.name, id=name, lease=_lease_of(name), state=STATES.get(str(row["status"]), "live"), address=name,
             run=str(note.get("run") or (told[1] if told else "")), overdue=time.time() - float(row["launched_at"]) > deadline + POWER_OFF_SECONDS,
         )
-
-    def _offers(self, row: Mapping[str, Any]) -> Iterator[Offer]:
-        gpu, count = str(row["accelerator_name"]), float(row["accelerator_count"] or 0)
-        place = f"{str(row['cloud']).lower()}/{row['region']}"
-        allowed = not self._settings.infra or any(place == infra or place.startswith(f"{infra}/") for infra in self._settings.infra)
-        if not allowed or not row["instance_type"] or count < 1 or count % 1 or gpu.lower().startswith(NOT_NVIDIA):
-            return
-        memory = row["device_memory"] or GPU_GIB.get(gpu, 0.0)
-        for spot, price in ((False, row["price"]), (True, row["spot_price"])):
-            if price and not math.isnan(price):
-                yield Offer(
-                    provider=self.name, name=f"{place} {row['instance_type']}{' spot' if spot else ''}", spot=spot, region=str(row["region"]),
-                    usd_per_hour=round(price + self._settings.disk_gib * DISK_USD_PER_GIB_HOUR, 6), device="cuda", cores=int(row["cpu_count"] or 0),
-                    memory_gib=float(row["memory"] or 0.0), gpu=gpu, gpus=int(count), gpu_memory_gib=round(float(memory), 1), bf16=gpu not in NO_BF16,
-                    reason=f"{row['cloud']} through SkyPilot", price_source=f"SkyPilot's catalog, {time.strftime('%Y-%m-%d', time.gmtime())}; disk estimated",
-                )
-
-
-GPU_GIB: Mapping[str, float] = {
-    "T4": 16, "V100": 16, "V100-32GB": 32, "P100": 16, "A10": 24, "A10G": 24, "L4": 24, "L40": 48, "L40S": 48, "A100": 40, "A100-80GB": 80,
-    "H100": 80, "H100-SXM": 80, "H200": 141, "H200-SXM": 141, "B200": 180, "RTX3090": 24, "RTX4090": 24, "RTX5090": 32, "RTXA6000": 48, "A6000": 48,
-}
-"""GiB of one GPU, for catalogs that do not say."""
-
-
-class SkyChannel(HostChannel):
-    """A HostChannel to a cluster: waits for one that is being launched, learns its host key once, opens the lease there."""
-
-    def __init__(self, sky: Sky, resource: Resource, settings: SkySettings) -> None:
-        environment = ReadyPython(settings.python) if settings.python else LockedEnvironment(
-            f"{FOLDER}/environments", Path(settings.lock).expanduser() if settings.lock else None
-        )
-        self._transport = _sky_ssh.PinnedAlias(resource.id, private_folder("sky", resource.id))
-        self._sky, self._resource, self._start_minutes = sky, resource, settings.start_minutes
-        super().__init__(
-            Host(self._transport), f"{FOLDER}/leases/{resource.lease}", watch=Watch(idle_seconds=sky.idle_seconds), poll_seconds=POLL_SECONDS,
-            environment=environment,
-        )
-
-    def prepare(self, tell: Callable[[str], None]) -> str:
-        """Wait until the cluster is up, and make its Python ready. Raises MachineLost, NoCapacity."""
-        self._wait(tell)
-        note, attempt = _note(self._resource.id), NAME.fullmatch(self._resource.id)
-        gpus = len(self.host.probe(FOLDER)["gpus"])
-        self.host.call("open", {
-            "root": self.root, "token": self._resource.lease, "run": self._resource.run, "attempt": int(attempt["attempt"]) if attempt else 1,
-            "deadline_seconds": float(note.get("deadline_seconds", 0.0)), "gpus": list(range(gpus)), "wanted_gpus": gpus,
-        })
-        return super().prepare(tell)
-
-    def _wait(self, tell: Callable[[str], None]) -> None:
-        ends, told = time.monotonic() + 60 * self._start_minutes, False
-        while (row := self._sky.cluster(self._resource.id)) is None or row["status"] != "UP":
-            status = "gone" if row is None else str(row["status"]).lower()
-            if row is None or row["status"] in ("STOPPED", "AUTOSTOPPING"):
-                raise MachineLost(f"the cluster {self._resource.id} is {status}", why="SkyPilot says so", next="forge resume")
-            if time.monotonic() > ends:
-                raise NoCapacity(f"the cluster {self._resource.id} did not come up in {self._start_minutes:g} min", why=f"it is {status}", next="forge resume")
-            if not told:
-                tell(f"waiting for SkyPilot to bring {self._resource.id} up")
-                told = True
-            time.sleep(self.poll_seconds)
 
 
 def cluster_name(lease: Lease) -> str:
@@ -333,19 +270,8 @@ def _safe(token: str) -> str:
 
 
 def _lease_of(name: str) -> str:
-    found = NAME.fullmatch(name)
+    found = _sky_channel.NAME.fullmatch(name)
     return found["lease"] if found else name
-
-
-def _note(name: str) -> dict[str, Any]:
-    """What this machine wrote down when it launched the cluster."""
-    path = private_folder("sky", name) / "lease.json"
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return found
-
-
-def _fits(offer: Offer, need: Need, settings: SkySettings) -> bool:
-    return offer.gpu_memory_gib >= (need.gpu_memory_gib or need.memory_gib) and settings.disk_gib >= need.disk_gib
 
 
 def _reason(text: str) -> str:

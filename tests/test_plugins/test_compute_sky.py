@@ -31,7 +31,7 @@ def cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SkyCloud]
     with sky_cloud(tmp_path / "sky") as made:
         monkeypatch.setenv("PATH", f"{made.program.parent}:{os.environ['PATH']}")
         monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-        monkeypatch.setattr("forge.plugins.compute.sky.POLL_SECONDS", 0.05)
+        monkeypatch.setattr("forge.plugins.compute._sky_channel.POLL_SECONDS", 0.05)
         yield made
 
 
@@ -70,7 +70,8 @@ def test_every_cloud_of_the_catalog_is_offered_with_its_price_and_the_disks(clou
     assert found["aws/us-east-1 g5.xlarge"].usd_per_hour == round(RATE + 100 * 0.17 / 730, 6)
     assert "lambda/us-east-1 gpu_1x_a10 spot" not in found
     assert [one.name for one in provider(infra=["lambda"]).quote(NEED)] == ["lambda/us-east-1 gpu_1x_a10"]
-    assert provider(disk_gib=50).quote(NEED.model_copy(update={"disk_gib": 60.0})) == []
+    with pytest.raises(NoCapacity, match="disk_gib is 50"):
+        provider(disk_gib=50).quote(NEED.model_copy(update={"disk_gib": 60.0}))
     assert provider().quote(NEED.model_copy(update={"gpu_memory_gib": 80.0})) == []
 
 
@@ -198,7 +199,7 @@ def test_with_nobody_left_it_is_taken_down_at_the_deadline_or_when_idle(cloud: S
 def test_kill_9_at_every_step_leaves_no_cluster_and_the_ledger_says_what_it_cost(cloud: SkyCloud, tmp_path: Path) -> None:
     told = {
         "provider": "sky", "settings": {"python": sys.executable}, "offer": offer(cloud).model_dump(), "corpus": str(tiny_corpus(tmp_path / "corpus", {"a.txt": "a"})),
-        "patches": {"forge.plugins.compute.sky.POLL_SECONDS": 0.05},
+        "patches": {"forge.plugins.compute._sky_channel.POLL_SECONDS": 0.05},
         "only": ["start", "find", "prepare", "get", "stop", "settle"],   # what lies between is the channel that ssh has, too
     }
     walked = subprocess.run(
