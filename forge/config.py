@@ -42,6 +42,8 @@ class RunSettings(Settings):
     send_environment: tuple[str, ...] = Field(
         (), description="environment variables that jobs on a machine get, by name (HF_TOKEN for a base behind a licence); else none of ours"
     )
+    executor: str = Field("local", description="where prep and audit do their work when run.shards is set: local, or a provider that can (slurm)")
+    shards: int = Field(0, ge=0, description="parts that the work of prep and audit is cut into, done beside each other; 0 = not cut. The result does not depend on it")
     task: Literal["chat", "label", "extract"] = Field(
         "chat", description="what the model learns: answers about the documents, or labels or extractions from ready-made data in the corpus"
     )

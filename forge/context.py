@@ -55,8 +55,10 @@ class FolderContext:
         rehearse: Rehearse = lambda phases, inputs: Rehearsal(error="no rehearsal here"),
         keep: Callable[[Path], None] = lambda path: None,
         part: str = "",
+        shards: int = 0,
+        executor: Callable[[Path], Any] = lambda folder: None,
     ) -> None:
-        self.part = part
+        self.part, self.shards, self._executor = part, shards, executor
         self.run_id, self.seed, self.dry_run, self.task = run_id, seed, dry_run, task
         self.work, self.out, self.paid_folder = folder / "work", folder / "out", folder / "journal"
         self.corpus_root, self.money = corpus_root, money
@@ -135,6 +137,15 @@ class FolderContext:
     def seconds_left(self) -> float | None:
         """Seconds until the machine ends itself, as far as its watcher has said when."""
         return timebox.seconds_left()
+
+    def map_shards(self, function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any] | None:
+        """function over shards of items on the run's executor; None when the work is not to be cut."""
+        executor = self._executor(self.work / "shards") if self.shards else None
+        if executor is None or not items:
+            return None
+        count = min(self.shards, len(items))
+        found: Iterator[Any] = executor.map_shards(function, [list(items[number::count]) for number in range(count)])
+        return found
 
     def check_stop(self) -> None:
         """Raise Interrupted when the user asked to stop."""

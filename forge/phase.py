@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
@@ -148,6 +148,14 @@ class Context(Protocol):
         """Seconds until the machine under the phase ends itself; None in the engine, and where nobody has said when."""
         ...
 
+    def map_shards(self, function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any] | None:
+        """What function([items of a shard]) gives for every shard, in their order, on the executor that the run has chosen (run.executor).
+
+        None when the work is not to be cut (run.shards=0): the phase then does it here. function: one of a module; it, the items and
+        the results are pickled. Shards are every n-th item, so that large and small ones mix.
+        """
+        ...
+
     def check_stop(self) -> None:
         """Raise Interrupted when the user asked to stop. Call it between items."""
         ...
@@ -176,6 +184,7 @@ class Phase(Protocol[C]):
     named_files(settings) -> str: a hash over the contents of files that its settings name; "" without any. A changed one runs it again.
     reusable(metrics) -> Mapping | None: the numbers to show there; None: this result is not for other runs.
     configs: tuple[str, ...]: the tables in configs/ ("gates") that its result depends on; part of the fingerprint.
+    no_effect: tuple[str, ...]: settings that change no byte of its outputs; a changed one does not run it again.
     budgeted: bool: its result depends on the budget: one changed before the gate has been passed runs it again.
     tables(find, *, dropped) -> Iterable[Table]: its artifacts as tables; find(name) is the path of one of them.
         dropped=True: what was let go, one row each, with the reason.

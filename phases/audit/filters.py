@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from forge.phases.audit.boilerplate import find_boilerplate, without_lines
 from forge.phases.audit.classify import Decision
 from forge.phases.audit.contamination import MIN_WORDS, EvaluationIndex, Found, describe_contamination, search
 from forge.phases.audit.evaluation_sets import find_files, read_items
-from forge.phases.audit.language import UNDETERMINED, Languages, characters_by_language
+from forge.phases.audit.language import UNDETERMINED, Heard, Languages, characters_by_language
 from forge.phases.audit.outliers import Outliers, find_outliers
 from forge.phases.audit.prose import has_words, prose_of, word_list
 from forge.phases.audit.quality import describe, hard_signal, is_poor, soft_signals
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from forge.phases.audit.terms import Counts, Terms
 
 Tick = Callable[[], None]
+Elsewhere = Callable[[Sequence[tuple[str, str]]], "Iterator[Heard] | None"]
 PROSE = {"prose", "notes"}
 _MAY_CITE = re.compile(r"\[[1-9]|(?:1[89]|20)\d\d[a-z]?[^()]{0,40}\)|10\.\d{4}|[Pp][Mm](?:[Ii][Dd]|[Cc])")
 """Every mark of a citation holds one of these; looking for the marks themselves takes 14 times as long."""
@@ -89,12 +90,12 @@ def _lost(before: str, after: str) -> str:
     return " ".join(" ".join(words[first:last]) for step, first, last, _, _ in steps if step in {"delete", "replace"})
 
 
-def drop_unfit(sieve: Sieve, tick: Tick, settings: AuditSettings) -> tuple[dict[str, int], tuple[str, ...]]:
-    """All filters of single passages; returns what drop_foreign() found."""
+def drop_unfit(sieve: Sieve, tick: Tick, settings: AuditSettings, elsewhere: Elsewhere = lambda items: None) -> tuple[dict[str, int], tuple[str, ...]]:
+    """All filters of single passages; returns what drop_foreign() found. elsewhere: listens to languages in shards, or gives None."""
     drop_short(sieve, tick, min_words=settings.min_words, min_chars=settings.min_chars)
     drop_damaged(sieve, tick)
     prose_by_id = {id: prose_of(passage.text) for id, passage in sieve.kept.items()}
-    by_language, allowed = drop_foreign(sieve, tick, settings.languages, prose_by_id)
+    by_language, allowed = drop_foreign(sieve, tick, settings.languages, prose_by_id, elsewhere)
     drop_poor(sieve, tick, least=settings.quality_signals, english=allowed == ("en",), prose_by_id=prose_by_id)
     drop_references(sieve, tick)
     if settings.citations == "cut":
@@ -119,13 +120,13 @@ def drop_short(sieve: Sieve, tick: Tick, *, min_words: int, min_chars: int) -> N
 
 
 def drop_foreign(
-    sieve: Sieve, tick: Tick, wanted: Sequence[str], prose_by_id: Mapping[str, str]
+    sieve: Sieve, tick: Tick, wanted: Sequence[str], prose_by_id: Mapping[str, str], elsewhere: Elsewhere = lambda items: None
 ) -> tuple[dict[str, int], tuple[str, ...]]:
     """Let passages go that are not in the wanted languages ("auto": the corpus' main one; "any": all stay).
 
     Returns the characters in each language before, and the languages that were let through.
     """
-    languages = Languages(sieve.kept.values(), prose_by_id, tick)
+    languages = Languages(sieve.kept.values(), prose_by_id, tick, elsewhere)
     allowed = tuple(sorted({languages.main if language == "auto" else language for language in wanted}))
     language_of = languages.of(allowed)
     characters = characters_by_language(sieve.kept.values(), language_of)

@@ -6,6 +6,7 @@ from typing import Any
 
 from forge.phase import Context
 from forge.phases.audit import copies, filters, report, spotcheck, topics
+from forge.phases.audit.language import listen
 from forge.phases.audit.settings import AuditSettings
 from forge.phases.audit.sieve import Sieve
 from forge.records import Document, Passage, read_jsonl, write_json, write_jsonl
@@ -30,7 +31,7 @@ class Steps:
 
     def filter(self) -> None:
         """Drop what is no prose of an allowed language, and what was decided before."""
-        self.by_language, self.allowed = filters.drop_unfit(self.sieve, self.stop, self.settings)
+        self.by_language, self.allowed = filters.drop_unfit(self.sieve, self.stop, self.settings, lambda items: self.ctx.map_shards(listen, items))
         self.chosen = filters.drop_decided(self.sieve, self.stop, self.settings)
 
     def drop_copies(self) -> None:

@@ -21,6 +21,7 @@ from forge.phases.prep.read import Limits, read_files
 from forge.phases.prep.results import Results
 from forge.phases.prep.sample import NOT_SAMPLED, sample, text_bytes
 from forge.phases.prep.sidecars import endings
+from forge.phases.prep.spread import spread
 from forge.phases.prep.stamp import reading_stamp
 from forge.protocols import Option
 from forge.records import CorpusEntry, Document, read_jsonl, write_json
@@ -132,7 +133,7 @@ class Prep:
             read_files(
                 listing, ctx.corpus_root, make_reader(extractors, settings), results, ctx.work, limits=make_limits(settings),
                 cache=cache, stamp=_stamp(extractors, settings),
-                on_file=lambda progress: ctx.progress(**progress.fields()), tick=ctx.check_stop,
+                on_file=lambda progress: ctx.progress(**progress.fields()), tick=ctx.check_stop, spread=spread(ctx, settings),
             )
             tell_unread(listing, results)
             _write(results, ctx)

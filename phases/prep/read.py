@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import struct
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -42,6 +42,9 @@ class Progress:
         return asdict(self)
 
 
+Spread = Callable[[Sequence[ReadJob]], Iterator[list[tuple[str, float, bytes]]] | None]
+
+
 @dataclass(frozen=True)
 class Limits:
     """workers: files at once, 0 = default_workers(); seconds and MiB of memory that one file may take."""
@@ -54,17 +57,19 @@ class Limits:
 def read_files(
     listing: Listing, root: Path, reader: Reader, results: Results, work: Path, *, limits: Limits, cache: Cache | None = None,
     stamp: str = "", on_file: Callable[[Progress], None] = lambda progress: None, tick: Callable[[], None] = lambda: None,
+    spread: Spread | None = None,
 ) -> int:
     """Bring what every job of `listing` gives into `results`; returns how many files were read for it.
 
     cache: what earlier runs read, under `stamp` and the job's key. stamp: everything else that results depend on.
     work: a folder in which children get theirs. tick() is called between files and while waiting, and may raise.
+    spread: reads all of them in shards elsewhere, or gives None; the results are the same.
     Raises ForgeError when a file's characters do not add up.
     """
     _take_known(listing, results, cache, stamp, tick)
     total, all_bytes = listing.pending()
     done, size, began = 0, 0, time.monotonic()
-    for job, seconds, data in _run(listing.jobs(pending=True), root, reader, work, limits, tick):
+    for job, seconds, data in _elsewhere(listing, spread) or run_jobs(listing.jobs(pending=True), root, reader, work, limits, tick):
         held = unpack(data)
         _check(held)
         results.add(job.key, held, seconds=seconds)
@@ -94,7 +99,16 @@ def _take_known(listing: Listing, results: Results, cache: Cache | None, stamp: 
     results.add_many(found)
 
 
-def _run(
+def _elsewhere(listing: Listing, spread: Spread | None) -> Iterator[tuple[ReadJob, float, bytes]] | None:
+    """(job, seconds, packed results) of what was read in shards; None when it is to be read here."""
+    jobs = {job.key: job for job in listing.jobs(pending=True)} if spread else {}
+    shards = spread([*jobs.values()]) if spread and jobs else None
+    if shards is None:
+        return None
+    return ((jobs[key], seconds, data) for shard in shards for key, seconds, data in shard)
+
+
+def run_jobs(
     jobs: Iterable[ReadJob], root: Path, reader: Reader, work: Path, limits: Limits, tick: Callable[[], None]
 ) -> Iterator[tuple[ReadJob, float, bytes]]:
     """(job, seconds, packed results) in the order of completion."""

@@ -13,6 +13,7 @@ import json
 import math
 import os
 import re
+import shlex
 import shutil
 import sys
 import time
@@ -28,6 +29,7 @@ from forge.phase import Requirement, Settings
 from forge.plugins.compute import _slurm, _supervise
 from forge.plugins.compute._slurm import NodeKind, QueuedJob, Unanswered
 from forge.plugins.compute._slurm_channel import SharedFolderChannel
+from forge.plugins.compute._slurm_executor import SlurmExecutor, task_time
 from forge.plugins.compute._slurm_holder import replace, spans
 from forge.plugins.compute._state import private_folder
 from forge.protocols import Lease, Need, Offer, Resource
@@ -161,6 +163,30 @@ class Slurm:
             return 0
         seconds = sum(math.ceil(float(span["seconds"])) + SETTLE_SECONDS for span in spans(folder))
         return math.ceil(rate * seconds / 3600 * MICRO)
+
+    # --- shards -----------------------------------------------------------------------------------------------------
+
+    def executor(self, folder: Path, run: str, tasks: int, tick: Callable[[], None]) -> SlurmExecutor:
+        """Maps shards as an array; in `folder`, or in slurm.folder where that is set."""
+        place = Path(self._set.folder).expanduser() / "shards" / run / folder.parent.parent.name if self._set.folder else folder
+        return SlurmExecutor(self, place, run, tasks, tick)
+
+    def jobs_named(self, name: str) -> list[QueuedJob]:
+        """The queue's lines of a name that have not ended."""
+        return [row for row in self._patiently(_slurm.queued, self.patience_seconds) if row.name == name and row.stage != "gone"]
+
+    def task_options(self) -> list[str]:
+        """Options of sbatch for a task without GPUs: a day, or the partition's limit."""
+        kinds = [kind for kind in _slurm.node_kinds() if self._set.partition == kind.partition or (kind.default and not self._set.partition)]
+        asked = {"partition": self._set.partition, "account": self._set.account, "qos": self._set.qos}
+        return [
+            *(f"--{name}={value}" for name, value in asked.items() if value), f"--cpus-per-task={self._set.cores or 2}",
+            task_time(max((kind.limit for kind in kinds), default=0.0)), *self._set.options,
+        ]
+
+    def task_command(self, *words: str) -> str:
+        """A script that starts the nodes' Python."""
+        return "#!/bin/sh\nexec " + shlex.join([self._python(), "-P", *words]) + "\n"
 
     # --- what the channel asks ------------------------------------------------------------------------------------
 
