@@ -127,7 +127,7 @@ class SshTransport:
         seen = shown[0] if shown else "; ".join(fingerprint for _, fingerprint in scan(self.target)) or "another one"
         known = "; ".join(_fingerprint(key) for key in self.target.host_keys) or "what your known_hosts has"
         return MissingAccess(
-            f"{self.where} shows another host key than before; nothing was sent to it",
+            f"{self.where} shows another host key than the known one; nothing was sent to it",
             why=f"expected {known}, got {seen}: the machine was reinstalled, or somebody stands between you and it",
             next=f"ask whoever runs {self.where}; if the new key is right, replace it ({self._pin_command()})",
         )

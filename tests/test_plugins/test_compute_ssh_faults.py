@@ -126,7 +126,7 @@ def test_a_swapped_host_key_ends_the_work_before_a_byte_is_sent(tmp_path: Path, 
         log = host.swap_host_key()
         said = run.end()
         assert said.startswith("StillBilling")   # nobody could be asked whether the lease is gone
-        assert "shows another host key than before; nothing was sent to it" in said
+        assert "shows another host key than the known one; nothing was sent to it" in said
         assert "userauth-request" in host.log.read_text()
         seen = log.read_text()
         assert "Connection from" in seen
