@@ -1,0 +1,94 @@
+"""Shards of prep and audit as SLURM arrays on two nodes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from forge.errors import ForgeError
+from forge.plugins.compute.slurm import Slurm
+from tests.servers.slurm import Cluster, cluster
+from tests.test_engine.test_executor import prepared, write_corpus
+from tests.test_plugins.slurm_world import empty, provider, until
+
+NAMES = ("documents", "passages", "clean", "drops", "audit")
+
+
+@pytest.fixture(scope="module")
+def shared_cluster() -> Iterator[Cluster]:
+    with cluster(cores=4, min_job_age=3600) as found:
+        yield found
+
+
+@pytest.fixture
+def slurm(shared_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """The cluster, empty again afterwards."""
+    monkeypatch.setenv("SLURM_CONF", str(shared_cluster.place / "slurm.conf"))
+    yield shared_cluster
+    empty(shared_cluster)
+
+
+def where(shard: tuple[Path, int]) -> tuple[int, str]:
+    """The shard's number, and the node that did it. The first time shard 1 is begun its task is killed."""
+    folder, number = shard
+    if number == 1 and not (folder / "died").exists():
+        (folder / "died").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(0.3)
+    return number, os.environ["SLURMD_NODENAME"]
+
+
+def breaks(shard: int) -> int:
+    """Cannot do shard 1."""
+    if shard == 1:
+        raise ValueError("cannot be read")
+    return shard
+
+
+@pytest.fixture
+def site(slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Slurm:
+    """A provider whose nodes can import these tests."""
+    python = tmp_path / "python"
+    root = Path(__file__).resolve().parents[2]
+    python.write_text(f"#!/bin/sh\nexport PYTHONPATH={root}\nexec {sys.executable} \"$@\"\n")
+    python.chmod(0o755)
+    return provider(tmp_path / "shared", monkeypatch, python=str(python), cores=2)
+
+
+def test_shards_are_done_on_both_nodes_in_order_and_a_killed_task_costs_its_own(slurm: Cluster, site: Slurm, tmp_path: Path) -> None:
+    shards = [(tmp_path, number) for number in range(6)]
+    found = list(site.executor(tmp_path / "work" / "prep" / "work" / "shards", "run-a", 4, lambda: None).map_shards(where, shards))
+    assert [number for number, _ in found] == list(range(6))
+    assert {node for _, node in found} == {"n1", "n2"}
+    until(lambda: slurm.run("squeue", "-h") == "")
+
+
+def test_a_shard_that_cannot_be_done_says_why_and_a_stop_cancels_the_array(slurm: Cluster, site: Slurm, tmp_path: Path) -> None:
+    with pytest.raises(ForgeError, match="did not come to their end") as told:
+        list(site.executor(tmp_path / "a" / "b" / "shards", "run-a", 2, lambda: None).map_shards(breaks, [0, 1, 2]))
+    assert told.value.why == "ValueError: cannot be read"
+
+    def stop() -> None:
+        if slurm.run("squeue", "-h", "-t", "running"):
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        list(site.executor(tmp_path / "c" / "d" / "shards", "run-a", 2, stop).map_shards(time.sleep, [600, 600]))
+    assert not [one for one in site.find("all") if one.state in ("starting", "live")]
+
+
+def test_prep_and_audit_on_the_cluster_write_the_bytes_of_one_process(slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_corpus(tmp_path)
+    monkeypatch.setattr(Slurm, "queue_seconds", 0.3)
+    monkeypatch.setenv("FORGE_HOME", str(tmp_path / "here"))
+    here = prepared(tmp_path, "here")
+    monkeypatch.setenv("FORGE_HOME", str(tmp_path / "there"))
+    there = prepared(tmp_path, "there", executor="slurm", shards=3)
+    assert {name: there[name] for name in NAMES} == {name: here[name] for name in NAMES}
+    assert len(slurm.run("squeue", "-h", "--array", "--states=all", "-o", "%j").split()) >= 6
