@@ -391,6 +391,7 @@ class MachineRow(Record):
     """One machine that plan_fit considered, in USD and hours of the whole lease; or a provider without any (offer "").
 
     verdict: "alternate" is of the chosen one's kind and not dearer, and is leased when that one cannot be had. reason: one phrase.
+    tokens_per_second: of training, in tokens that are no padding.
     """
 
     provider: str
@@ -407,6 +408,7 @@ class MachineRow(Record):
     spot: bool = False
     usd_per_hour: float = 0.0
     price_source: str = ""
+    tokens_per_second: float = 0.0
     hours_p50: float = 0.0
     usd_p50: float = 0.0
     usd_p90: float = 0.0

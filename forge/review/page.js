@@ -179,11 +179,11 @@ function drawPlan() {
 function machineTable(plan) {
   const dollars = (value) => `$${value.toFixed(2)}`;
   const gpus = (one) => one.gpu ? `${one.gpus > 1 ? `${one.gpus} × ` : ""}${one.gpu}${one.gpu_memory_gib ? `, ${number(one.gpu_memory_gib)} GiB` : ""}` : "–";
-  return table([["provider", ""], ["machine", ""], ["", ""], ["GPU", ""], ["an hour", "right"], ["lease", "right"], ["cost", "right"], ["P90", "right"], ["at worst", "right"], ["why", "why"]],
+  return table([["provider", ""], ["machine", ""], ["", ""], ["GPU", ""], ["an hour", "right"], ["tokens/s", "right"], ["lease", "right"], ["cost", "right"], ["P90", "right"], ["at worst", "right"], ["why", "why"]],
     plan.machines.map((one) => one.offer
-      ? [one.provider, one.offer, badge({chosen: "pass", rejected: "", alternate: "undecided", possible: ""}[one.verdict], one.verdict), gpus(one), dollars(one.usd_per_hour),
+      ? [one.provider, one.offer, badge({chosen: "pass", rejected: "", alternate: "undecided", possible: ""}[one.verdict], one.verdict), gpus(one), dollars(one.usd_per_hour), count(Math.round(one.tokens_per_second)),
         `${number(one.hours_p50)} h`, dollars(one.usd_p50), dollars(one.usd_p90), dollars(one.worst_usd), one.reason]
-      : [one.provider, "–", badge("", one.verdict), "–", "–", "–", "–", "–", "–", one.reason]));
+      : [one.provider, "–", badge("", one.verdict), "–", "–", "–", "–", "–", "–", "–", one.reason]));
 }
 
 function drawMoney() {

@@ -18,7 +18,7 @@ from forge.phases.plan_fit.build import (
     grade,
     note_rehearsal,
 )
-from forge.phases.plan_fit.choice import choose, wanted_parameters
+from forge.phases.plan_fit.choice import Choice, choose, wanted_parameters
 from forge.phases.plan_fit.correct import correct, known_corrections
 from forge.phases.plan_fit.data import HASHED, Data, read_data
 from forge.phases.plan_fit.fit import needed_disk_gib
@@ -27,7 +27,7 @@ from forge.phases.plan_fit.outlook import outlook_rows
 from forge.phases.plan_fit.page import plan_page
 from forge.phases.plan_fit.rehearse import rehearse
 from forge.phases.plan_fit.settings import PlanFitSettings
-from forge.phases.plan_fit.speed import NOTHING_KNOWN, adapter_tokens_per_second, training_on
+from forge.phases.plan_fit.speed import NOTHING_KNOWN, Known, adapter_tokens_per_second, training_on
 from forge.phases.plan_fit.synth_checks import read_synth_checks
 from forge.phases.plan_fit.weigh import Weighed, find_fault, pick
 from forge.protocols import Need, Offer
@@ -133,13 +133,13 @@ def _weigh(data: Data, offer: Offer, settings: PlanFitSettings, world: World, *,
     choice = choose(data, offer, settings, dry_run=dry_run, known=known)
     corrections = {} if dry_run else world.corrections(offer)
     rows = forecast_rows(data, choice, offer, known=NOTHING_KNOWN if "train" in corrections else known)   # never corrected twice
-    return Weighed(offer, choice, tuple(correct(rows, corrections)))
+    return Weighed(offer, choice, tuple(correct(rows, corrections)), round(_rate(choice, offer, known), 1))
 
 
-def _rate(draft: Draft) -> float:
-    """Tokens a second of the adapter as the table has them, before any correction."""
-    used = training_on(draft.offer, alone=bool(draft.choice.scratch or draft.choice.sweep))
-    return adapter_tokens_per_second(draft.choice.parameters, used, draft.choice.precision)
+def _rate(choice: Choice, offer: Offer, known: Known = NOTHING_KNOWN) -> float:
+    """Tokens a second of the adapter: as the table has them, unless earlier runs are known."""
+    used = training_on(offer, alone=bool(choice.scratch or choice.sweep))
+    return adapter_tokens_per_second(choice.parameters, used, choice.precision, known)
 
 
 def _forecast_file(draft: Draft, rows: Sequence[Row], corrected: Sequence[Row], seconds: Mapping[str, float]) -> dict[str, object]:
@@ -150,7 +150,7 @@ def _forecast_file(draft: Draft, rows: Sequence[Row], corrected: Sequence[Row], 
         "rehearsal_seconds": dict(sorted(seconds.items())),
         "speed": {
             "gpu": draft.offer.gpu if draft.offer.device == "cuda" else "", "gpus": draft.offer.gpus * draft.offer.nodes,
-            "tokens_per_second": round(_rate(draft), 1),
+            "tokens_per_second": round(_rate(draft.choice, draft.offer), 1),
         },
         "spent_usd": draft.spend.committed / MICRO,
         "budget_usd": draft.spend.budget / MICRO,

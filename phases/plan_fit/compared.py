@@ -28,7 +28,7 @@ def machine_rows(chosen: Chosen) -> tuple[MachineRow, ...]:
 
 def machine_lines(plan: Plan) -> list[str]:
     """The table in Markdown."""
-    lines = ["| provider | machine | GPU | memory | $/h | lease P50 | cost P50 | P90 | at worst | |", "|---|---|---|---:|---:|---:|---:|---:|---:|---|"]
+    lines = ["| provider | machine | GPU | memory | $/h | tokens/s | lease P50 | cost P50 | P90 | at worst | |", "|---|---|---|---:|---:|---:|---:|---:|---:|---:|---|"]
     without: dict[str, list[str]] = {}
     for row in plan.machines:
         if not row.offer:
@@ -36,8 +36,8 @@ def machine_lines(plan: Plan) -> list[str]:
             continue
         costs = " | ".join(f"${usd:.2f}" for usd in (row.usd_p50, row.usd_p90, row.worst_usd))
         verdict = row.reason if row.verdict in ("possible", "rejected") else f"**{row.verdict}**: {row.reason}"
-        lines.append(f"| {row.provider} | {_name(row)} | {_gpus(row)} | {row.memory_gib:g} GiB | {row.usd_per_hour:.2f} | {told_hours(row.hours_p50)} | {costs} | {verdict} |")
-    return lines + [f"| {', '.join(names)} | - | - | - | - | - | - | - | - | {reason} |" for reason, names in without.items()]
+        lines.append(f"| {row.provider} | {_name(row)} | {_gpus(row)} | {row.memory_gib:g} GiB | {row.usd_per_hour:.2f} | {row.tokens_per_second:,.0f} | {told_hours(row.hours_p50)} | {costs} | {verdict} |")
+    return lines + [f"| {', '.join(names)} | - | - | - | - | - | - | - | - | - | {reason} |" for reason, names in without.items()]
 
 
 def _row(one: Weighed, chosen: Chosen, alternates: Sequence[Weighed]) -> MachineRow:
@@ -50,7 +50,7 @@ def _row(one: Weighed, chosen: Chosen, alternates: Sequence[Weighed]) -> Machine
     return MachineRow(
         provider=offer.provider, verdict=verdict, reason=reason, offer=offer.name, gpu=offer.gpu, gpus=offer.gpus, nodes=offer.nodes,
         gpu_memory_gib=offer.gpu_memory_gib, cores=offer.cores, memory_gib=offer.memory_gib, region=offer.region, spot=offer.spot,
-        usd_per_hour=offer.usd_per_hour, price_source=offer.price_source, hours_p50=round(one.hours, 3), usd_p50=cost.usd_p50,
+        usd_per_hour=offer.usd_per_hour, price_source=offer.price_source, tokens_per_second=one.tokens_per_second, hours_p50=round(one.hours, 3), usd_p50=cost.usd_p50,
         usd_p90=cost.usd_p90, worst_usd=round(one.worst_usd, 6),
     )
 

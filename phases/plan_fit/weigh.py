@@ -34,6 +34,7 @@ class Weighed:
     offer: Offer
     choice: Choice
     rows: tuple[Row, ...]
+    tokens_per_second: float = 0.0
     fault: Fault = ""
     why: str = ""
 
