@@ -31,6 +31,9 @@ TRANSIENT = {
 }
 """Asked again with the same ClientToken."""
 MOST_ATTEMPTS = 5
+NO_CREDENTIALS = {
+    "NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "TokenRetrievalError", "SSOTokenLoadError", "UnauthorizedSSOTokenError",
+}
 CLOCK = {"RequestExpired", "RequestTimeTooSkewed"}
 RIGHTS = "docs/machines.md has the policy that slm-forge needs"
 
@@ -114,15 +117,20 @@ def _session(profile: str) -> Any:
     return boto3.session.Session(profile_name=profile or None)
 
 
+SIGNS = (
+    "AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_WEB_IDENTITY_TOKEN_FILE",
+)
+
+
 def check_access() -> None:
     """Raise MissingAccess when there is no sign of credentials, without loading boto3 (half a second) or asking a network."""
-    named = any(os.environ.get(name) for name in (
-        "AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_WEB_IDENTITY_TOKEN_FILE",
-    ))
+    named = any(os.environ.get(name) for name in SIGNS)
     files = [os.environ.get("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"), os.environ.get("AWS_CONFIG_FILE", "~/.aws/config")]
     if named or any(_exists(file) for file in files) or _on_ec2():
         return
-    raise MissingAccess("no AWS credentials", why="neither AWS_ACCESS_KEY_ID nor AWS_PROFILE is set, and there is no ~/.aws", next="aws configure, or set AWS_PROFILE")
+    raise MissingAccess(
+        "no AWS credentials", why="neither AWS_ACCESS_KEY_ID nor AWS_PROFILE is set, and there is no ~/.aws", next="aws configure, or set AWS_PROFILE",
+    )
 
 
 def code_of(error: BaseException) -> str:
@@ -145,7 +153,7 @@ def explained(error: Exception, action: str) -> Exception:
         return MissingAccess(f"AWS does not allow {action}", why=text, next=RIGHTS)
     if code in CLOCK:
         return ForgeError("AWS does not take signatures of this machine's time", why=text, next="set this machine's clock, then forge resume")
-    if type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "TokenRetrievalError", "SSOTokenLoadError", "UnauthorizedSSOTokenError"):
+    if type(error).__name__ in NO_CREDENTIALS:
         return MissingAccess("no AWS credentials", why=text, next="aws configure, aws sso login, or set AWS_PROFILE")
     return error
 

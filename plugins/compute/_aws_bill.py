@@ -87,5 +87,7 @@ def _mean(changes: list[tuple[datetime, Fraction]], began: datetime, over: datet
 def need_rates(note: Note | None, machine: str) -> Note:
     """The note, when it has prices. Raises ForgeError otherwise: the reservation then stands."""
     if note is None or not note.rates:
-        raise ForgeError(f"what {machine} cost is not known here", why="this computer has no note of its lease", next="see the bill at AWS, by the tag forge:lease")
+        raise ForgeError(
+            f"what {machine} cost is not known here", why="this computer has no note of its lease", next="see the bill at AWS, by the tag forge:lease",
+        )
     return note

@@ -191,7 +191,8 @@ def _row(described: Mapping[str, Any]) -> dict[str, Any]:
         return row
     gpu = gpus[0]
     bf16 = gpu["Name"] not in ("T4", "V100", "M60", "K80", "T4g")   # before Ampere
-    return {**row, "gpu": f"{gpu['Manufacturer']} {gpu['Name']}", "gpus": gpu["Count"], "gpu_memory_gib": round(gpu["MemoryInfo"]["SizeInMiB"] / 1024, 1), "bf16": bf16}
+    memory_gib = round(gpu["MemoryInfo"]["SizeInMiB"] / 1024, 1)
+    return {**row, "gpu": f"{gpu['Manufacturer']} {gpu['Name']}", "gpus": gpu["Count"], "gpu_memory_gib": memory_gib, "bf16": bf16}
 
 
 def _on_demand(products: list[Any]) -> float | None:

@@ -36,7 +36,8 @@ def _quota(account: Account, offer: Offer, kind: Kind) -> str:
     used = _cores_in_use(account, kind, spot=offer.spot)
     if used + kind.cores > most:
         raise NoCapacity(
-            f"the account's quota does not allow a {kind.name} in {account.region}", why=f"{code} is {most:.0f} vCPUs, {used} are in use, {kind.cores} are needed",
+            f"the account's quota does not allow a {kind.name} in {account.region}",
+            why=f"{code} is {most:.0f} vCPUs, {used} are in use, {kind.cores} are needed",
             next=f"ask for more at https://{account.region}.console.aws.amazon.com/servicequotas/home/services/ec2/quotas/{code}",
         )
     return f"quota {code}: {kind.cores} of {most - used:.0f} free vCPUs"
@@ -72,10 +73,13 @@ def _rights(account: Account, offer: Offer, kind: Kind) -> list[str]:
 def _making(account: Account, offer: Offer, kind: Kind, vpc: str) -> list[tuple[str, dict[str, Any]]]:
     tags = {MANAGED: "1"}
     machine: dict[str, Any] = {
-        "ImageId": offer.image, "InstanceType": kind.name, "MinCount": 1, "MaxCount": 1, "TagSpecifications": specification(("instance", "volume"), tags),
+        "ImageId": offer.image, "InstanceType": kind.name, "MinCount": 1, "MaxCount": 1,
+        "TagSpecifications": specification(("instance", "volume"), tags),
         "MetadataOptions": {"HttpTokens": "required", "HttpPutResponseHopLimit": 1}, "InstanceInitiatedShutdownBehavior": "terminate",
     }
-    group = {"GroupName": "forge-preflight", "Description": "slm-forge", **({"VpcId": vpc} if vpc else {}), "TagSpecifications": specification(("security-group",), tags)}
+    group = {"GroupName": "forge-preflight", "Description": "slm-forge", "TagSpecifications": specification(("security-group",), tags)}
+    if vpc:
+        group["VpcId"] = vpc
     key = {"KeyName": "forge-preflight", "PublicKeyMaterial": NO_KEY, "TagSpecifications": specification(("key-pair",), tags)}
     return [("run_instances", machine), ("create_security_group", group), ("import_key_pair", key)]
 

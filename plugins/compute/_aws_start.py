@@ -156,7 +156,8 @@ class Starter:
         return name
 
     def _rates(self, kind: Kind) -> dict[str, float]:
-        return {"machine": kind.usd_per_hour, "disk_gib_month": float(self.catalogue.table["disk_usd_per_gib_month"]), "address": float(self.catalogue.table["address_usd_per_hour"])}
+        table = self.catalogue.table
+        return {"machine": kind.usd_per_hour, "disk_gib_month": float(table["disk_usd_per_gib_month"]), "address": float(table["address_usd_per_hour"])}
 
     def _tags(self, note: Note) -> dict[str, str]:
         return {
@@ -181,7 +182,8 @@ class Starter:
         """The machine's security group, made when it is not there; its name makes that idempotent."""
         request = {"GroupName": note.name, "Description": "slm-forge: ssh from one address", "VpcId": vpc}
         try:
-            return str(self.account.ec2("create_security_group", **request, TagSpecifications=specification(("security-group",), self._tags(note)))["GroupId"])
+            tags = specification(("security-group",), self._tags(note))
+            return str(self.account.ec2("create_security_group", **request, TagSpecifications=tags)["GroupId"])
         except Exception as error:
             if code_of(error) != "InvalidGroup.Duplicate":
                 raise

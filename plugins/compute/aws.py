@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -111,25 +112,23 @@ class Aws:
     def quote(self, need: Need) -> list[Offer]:
         """Types that fit, on demand and spot, cheapest first, at live prices. Raises MissingAccess without credentials."""
         check_access()
-        try:
+        with _asking(self.region):
             return self._catalogue(self.region).offers(need)
-        except ForgeError:
-            raise
-        except Exception as error:
-            raise ForgeError(f"EC2 in {self.region} cannot be asked", why=f"{type(error).__name__}: {error}", next="forge resume") from error
 
     def preflight(self, offer: Offer) -> list[str]:
         """Account, quota and rights, without starting anything."""
-        kind = self._catalogue(offer.region).kinds.get(offer.name.split()[0])
-        if kind is None:
-            raise NoCapacity(f"EC2 does not offer {offer.name} any more", next="forge resume --from plan_fit")
-        return _aws_preflight.preflight(self._account(offer.region), offer, kind)
+        with _asking(offer.region):
+            kind = self._catalogue(offer.region).kinds.get(offer.name.split()[0])
+            if kind is None:
+                raise NoCapacity(f"EC2 does not offer {offer.name} any more", next="forge resume --from plan_fit")
+            return _aws_preflight.preflight(self._account(offer.region), offer, kind)
 
     def start(self, lease: Lease) -> Resource:
         """The lease's machine, in the first zone that has room."""
         account = self._account(lease.offer.region or self.region)
         machine = Starter(account, self._catalogue(account.region), lease, look_seconds=self.look_seconds, pause_seconds=self.retry_seconds).start()
-        return self._machine(account, {**machine, "Tags": machine.get("Tags") or [{"Key": LEASE, "Value": lease.token}, {"Key": RUN, "Value": lease.run}]})
+        tags = machine.get("Tags") or [{"Key": LEASE, "Value": lease.token}, {"Key": RUN, "Value": lease.run}]
+        return self._machine(account, {**machine, "Tags": tags})
 
     def find(self, scope: str) -> list[Resource]:
         """Machines, and keys, groups and disks of machines that are gone, by tag, from every page of every region."""
@@ -167,11 +166,14 @@ class Aws:
         region, machine = _split(resource.id)
         account, note = self._account(region), read_note(resource.lease)
         if note is None or not note.has_keys():
-            raise MachineLost(f"{machine} cannot be reached from here", why="its key is on another computer, or was removed", next="forge resume leases another one")
+            raise MachineLost(
+                f"{machine} cannot be reached from here", why="its key is on another computer, or was removed", next="forge resume leases another one",
+            )
         self._admit(account, machine)
         address = wait_until_ready(account, machine, note, boot_seconds=self.boot_seconds, pause_seconds=self.pause_seconds)
         public = " ".join((note.folder / "host_key.pub").read_text(encoding="utf-8").split()[:2])
-        transport = SshTransport(Target(host=address, user=self._settings.user, key=note.folder / "key", host_keys=(public,)), alive_seconds=self.alive_seconds)
+        target = Target(host=address, user=self._settings.user, key=note.folder / "key", host_keys=(public,))
+        host = Host(SshTransport(target, alive_seconds=self.alive_seconds), patience_seconds=self.patience_seconds)
         watch = Watch(
             idle_seconds=self.idle_seconds, at_end=("sh", "-c", _aws_boot.END), notice_seconds=self.notice_seconds,
             notice=("python3", "-c", _aws_boot.NOTICE) if note.lease.offer.spot else (),
@@ -179,7 +181,7 @@ class Aws:
         place = f"{ROOT}/{note.lease.token}"
         left = (note.ends - account.now).total_seconds() - _aws_boot.BOOT_SECONDS
         kind = StagedChannel if self._settings.bucket else HostChannel
-        channel = kind(Host(transport, patience_seconds=self.patience_seconds), place, watch=watch, poll_seconds=self.poll_seconds, environment=self._environment())
+        channel = kind(host, place, watch=watch, poll_seconds=self.poll_seconds, environment=self._environment())
         if isinstance(channel, StagedChannel):
             channel.bucket, channel.stage_bytes, channel.seconds = Bucket(account, note.lease), self.stage_bytes, left
         channel.host.call("open", {
@@ -292,6 +294,17 @@ COMMANDS = {
     "i": "ec2 terminate-instances --instance-ids ", "vol": "ec2 delete-volume --volume-id ", "key": "ec2 delete-key-pair --key-pair-id ",
     "sg": "ec2 delete-security-group --group-id ",
 }
+
+
+@contextmanager
+def _asking(region: str) -> Iterator[None]:
+    """What botocore raises (no network, no such region) as a ForgeError: the plan then shows why there are no offers."""
+    try:
+        yield
+    except ForgeError:
+        raise
+    except Exception as error:
+        raise ForgeError(f"EC2 in {region} cannot be asked", why=f"{type(error).__name__}: {error}", next="forge resume") from error
 
 
 def _split(name: str) -> tuple[str, str]:

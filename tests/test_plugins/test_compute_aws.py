@@ -100,6 +100,13 @@ def test_the_image_is_found_by_its_name_where_the_parameter_is_missing(cloud: Cl
     assert aws(image="ami-1e749f67").quote(NEED)[0].image == "ami-1e749f67"
 
 
+def test_a_network_that_is_down_is_a_reason_for_no_offers(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    provider = aws()
+    cloud.fault("GetParameter", "error", times=-1)
+    with pytest.raises(ForgeError, match="EC2 in us-east-1 cannot be asked"):
+        provider.quote(NEED)
+
+
 def test_without_credentials_nothing_is_asked_and_the_remedy_is_named(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     for verb in (lambda: aws().quote(NEED), lambda: aws().find("all")):
