@@ -39,18 +39,19 @@ BROKEN_LOOKS = 5
 
 
 class Thing(Record):
-    """A machine, or a thing made for one (key, group, volume), as it was listed last; "gone" once that is proven."""
+    """A machine, or a thing made for one (key, group, volume), as it was listed last; "gone" once that is proven, at seen_gone."""
 
     kind: str
     id: str
     state: str
+    seen_gone: tuple[str, ...] = ()
 
 
 class Proof(Record):
     """What is known of one lease: its state, the machine, what it cost, and when the provider did not list it any more.
 
     seen_gone: UTC times of the looks that found nothing. command: ends the machine by hand, where the provider knows one.
-    things: all that the provider ever listed for it.
+    things: all that the provider ever listed for it, those of machines that were lost and replaced too.
     """
 
     lease: str
@@ -179,7 +180,7 @@ class Leases:
             Proof(
                 lease=row["token"], provider=row["provider"], resource=row["resource"], state=row["state"], micro_usd=row["actual"],
                 seen_gone=tuple(proof.get("seen_gone", ())), why=proof.get("why", ""), command=proof.get("command", ""),
-                things=tuple(Thing(id=name, **told) for name, told in sorted(proof.get("things", {}).items())),
+                things=tuple(Thing(id=name, **told) for name, told in sorted({**proof.get("earlier", {}), **proof.get("things", {})}.items())),
             )
             for row in rows for proof in [json.loads(row["proof"] or "{}")]
         ]
@@ -236,14 +237,17 @@ class Leases:
     def _intend(self, offer: Offer, deadline_seconds: int, token: str) -> None:
         """The intent and its worst case, in the transaction that checks the cap. Raises OverBudget."""
         worst, now = micro_usd(offer.usd_per_hour * deadline_seconds / 3600 * SLACK), time.time()
+        was = self.run.state.row("SELECT proof FROM lease WHERE token=?", token)
+        told = json.loads(was["proof"] or "{}") if was else {}
+        earlier = json.dumps({"earlier": {**told.get("earlier", {}), **told.get("things", {})}}, sort_keys=True) if told else ""
 
         def write(db: sqlite3.Connection, spend: int) -> None:
             db.execute(
                 "INSERT INTO lease(token, provider, offer, state, resource, deadline_seconds, spend_id, created, changed)"
                 " VALUES(?,?,?,'INTENT','',?,?,?,?) ON CONFLICT(token) DO UPDATE SET provider=excluded.provider, offer=excluded.offer,"
                 " state='INTENT', resource='', deadline_seconds=excluded.deadline_seconds, spend_id=excluded.spend_id,"
-                " created=excluded.created, changed=excluded.changed, attempt=attempt+1, proof=''",
-                (token, offer.provider, canonical_json(offer), deadline_seconds, spend, now, now),
+                " created=excluded.created, changed=excluded.changed, attempt=attempt+1, proof=?",
+                (token, offer.provider, canonical_json(offer), deadline_seconds, spend, now, now, earlier),
             )
 
         self.run.ledger.reserve_and(f"lease {token}", worst, f"{offer.provider} {offer.name}", write)
@@ -290,7 +294,8 @@ class Leases:
                 self._note(token, why=why, command=self._command(row))
                 return
             things = json.loads(self._row(token)["proof"] or "{}").get("things", {})
-            things = {name: {**told, "state": "gone"} for name, told in things.items()}
+            things = {name: {"kind": "machine"} for name in self._machines(token)} | things   # one that vanished was never listed here
+            things = {name: {**told, "state": "gone", "seen_gone": looks.times} for name, told in things.items()}
             self._note(token, seen_gone=looks.times, why="", command="", things=things)
             self._mark(token, "CONFIRMED_GONE")
         self._settle(self._row(token), never_asked=state == "INTENT")

@@ -117,14 +117,17 @@ def _show_proofs(found: list[tuple[str, list[Proof]]]) -> None:
 
 def _rows(run: str, proof: Proof) -> list[tuple[str, str, str, str, str, str, str]]:
     """A line for each thing of the lease; the machine carries cost and reason. One that was never listed is named by its lease."""
-    machines = [one for one in proof.things if one.kind == "machine"]
-    first = (machines[0].id if machines else proof.resource) or proof.lease
-    state = "gone" if proof.is_gone else "may be up"
-    rows = [(run, proof.provider, "machine", first, state, _cost(proof), _evidence(proof))]
-    for one in [*machines[1:], *(one for one in proof.things if one.kind != "machine")]:
-        gone = one.state == "gone"
-        rows.append((run, proof.provider, one.kind, one.id, "gone" if gone else "may be up", "", _evidence(proof) if gone else one.state))
+    machine = proof.resource or next((one.id for one in proof.things if one.kind == "machine"), proof.lease)
+    rows = [(run, proof.provider, "machine", machine, "gone" if proof.is_gone else "may be up", _cost(proof), _evidence(proof))]
+    for one in sorted(proof.things, key=lambda one: one.kind != "machine"):
+        if one.id != machine:
+            told = _not_listed(one.seen_gone) if one.state == "gone" else one.state
+            rows.append((run, proof.provider, one.kind, one.id, "gone" if one.state == "gone" else "may be up", "", told))
     return rows
+
+
+def _not_listed(times: tuple[str, ...]) -> str:
+    return f"not listed at {times[0]} and {times[-1]}" if times else ""
 
 
 def _cost(proof: Proof) -> str:
@@ -135,7 +138,7 @@ def _cost(proof: Proof) -> str:
 
 def _evidence(proof: Proof) -> str:
     if proof.seen_gone:
-        return f"not listed at {proof.seen_gone[0]} and {proof.seen_gone[-1]}"
+        return _not_listed(proof.seen_gone)
     return proof.why or ("settled earlier" if proof.is_gone else proof.state.lower())
 
 

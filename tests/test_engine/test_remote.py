@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from forge.cli.ending import _rows
 from forge.lease import Leases, as_provider
 from forge.machines import everywhere
 from forge.protocols import Resource
@@ -343,6 +344,19 @@ def test_every_thing_that_was_made_is_proven_gone(begun: None, cloud: Rented) ->
     run.close()
     assert [(one.kind, one.state) for one in proof.things] == [("machine", "gone"), ("key", "gone")]
     assert proof.micro_usd == cloud.bill()
+
+
+def test_the_proof_names_the_machines_that_were_lost_too(begun: None, cloud: Rented) -> None:
+    cloud.step = when("before spawn", 1, lambda: cloud.lose(cloud.machines()[0]))
+    assert life(lambda: work_on({"rented": cloud})) == "done"
+    run = Run.open("toy")
+    (proof,) = Leases(run, {"rented": as_provider(cloud)}).proofs()
+    run.close()
+    assert sorted(one.kind for one in proof.things) == ["key", "key", "machine", "machine"]
+    assert all(one.state == "gone" and len(one.seen_gone) >= 2 for one in proof.things)
+    rows = _rows("toy", proof)
+    assert [row[2:5:2] for row in rows] == [("machine", "gone"), ("machine", "gone"), ("key", "gone"), ("key", "gone")]
+    assert all("not listed at 20" in row[-1] for row in rows)
 
 
 @pytest.fixture
