@@ -180,6 +180,7 @@ class Phase(Protocol[C]):
         A new run then takes the result over from an earlier one that had all the same, if
     access(section, plugin, plan) -> str: looks, before anything is spent and again before the gate, whether it will be let in where it
         goes (a hub); section(name) gives settings, plugin(kind, name) plugins, plan the plan or None. One line to tell, "" for none.
+    every_node: bool: on a lease of several nodes it runs on each of them at once (FORGE_NODES); the first one's outputs count.
     may_require: requirements of some of its settings only; `forge doctor` tells of them.
     named_files(settings) -> str: a hash over the contents of files that its settings name; "" without any. A changed one runs it again.
     reusable(metrics) -> Mapping | None: the numbers to show there; None: this result is not for other runs.

@@ -60,6 +60,7 @@ class Train:
     )
     settings: ClassVar[type[Settings]] = TrainSettings
     where: ClassVar[Literal["engine", "machine"]] = "machine"
+    every_node: ClassVar[bool] = True
     libraries: ClassVar[tuple[str, ...]] = ("torch", "transformers", "trl", "peft", "tokenizers")
     requires: ClassVar[tuple[Requirement, ...]] = tuple(
         Requirement(module=module, extra="train") for module in ("torch", "transformers", "trl", "peft", "datasets")

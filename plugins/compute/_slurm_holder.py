@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
+import re
 import signal
 import subprocess
 import sys
@@ -35,6 +35,7 @@ from forge.plugins.compute import _supervise
 PREEMPTED, PAST_DEADLINE, ABANDONED = 85, 86, 87   # as in forge.protocols, which would import pydantic here
 TICK_SECONDS, BEAT_SECONDS = 0.2, 1.0
 NEVER = 10.0**9
+FIRST_PORT, PORTS = 20000, 12000   # below the ports that Linux gives to outgoing connections
 USR1_EARLY_SECONDS = 60.0   # sbatch(1), --signal: "may be sent up to 60 seconds earlier than specified"
 STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 """Codes of a job that was asked to end: SLURM's SIGTERM goes to every process of the job, not to the holder alone."""
@@ -157,7 +158,7 @@ class Holder:
         for left in ("rc", "grace"):
             (folder / ".job" / left).unlink(missing_ok=True)   # of an earlier incarnation
         kept = {key: value for key, value in os.environ.items() if key in PASSED_ON or (key.startswith("SLURM_") and key != "SLURM_EXPORT_ENV")}
-        command = [sys.executable, "-I", "-S", _supervise.__file__, str(folder), str(NEVER), str(self.grace), *argv]
+        command = [sys.executable, "-I", "-S", _supervise.__file__, str(folder), str(NEVER), str(self.grace), *on_each_node(argv)]
         watcher = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, cwd=folder,
             env={**kept, **env, **nodes_environment(), "FORGE_SECONDS_LEFT": f"{max(0.0, self._left()):.0f}"},
@@ -247,23 +248,45 @@ def slurm_id() -> str:
     return f"{array}_{task}" if array else os.environ.get("SLURM_JOB_ID", "0")
 
 
-def nodes_environment() -> dict[str, str]:
-    """What tells a job that the lease has several nodes; empty for one.
+def on_each_node(argv: list[str]) -> list[str]:
+    """The command as it is started on a lease of several nodes: once on each, by srun. Unchanged on one node."""
+    nodes = os.environ.get("SLURM_JOB_NUM_NODES", "1")
+    if nodes == "1":
+        return argv
+    return [
+        "srun", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", "--export=ALL", "--kill-on-bad-exit=1", "--overlap", "--unbuffered",
+        sys.executable, "-P", "-m", "forge.plugins.compute._slurm_holder", "node", *argv,
+    ]
 
-    FORGE_NODES, FORGE_NODE_RANK (0 here, the first), FORGE_HEAD (this node's name), and FORGE_ON_EACH_NODE: put before a command,
-    it runs it once on every node, with the node's own FORGE_NODE_RANK.
-    """
+
+def nodes_environment() -> dict[str, str]:
+    """What tells a job that the lease has several nodes: how many, and where they meet (the first one's name and a port); empty for one."""
     nodes = os.environ.get("SLURM_JOB_NUM_NODES", "1")
     if nodes == "1":
         return {}
-    each = [
-        "srun", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", "--export=ALL", "--kill-on-bad-exit=1", "--overlap", "--unbuffered",
-        sys.executable, "-P", "-m", __spec__.name if __spec__ else "", "node",
-    ]
-    return {
-        "FORGE_NODES": nodes, "FORGE_NODE_RANK": "0", "FORGE_HEAD": os.environ.get("SLURMD_NODENAME", os.uname().nodename),
-        "FORGE_ON_EACH_NODE": shlex.join(each),
-    }
+    port = FIRST_PORT + int(re.sub(r"\D", "", slurm_id())) % PORTS   # another one for another job on the same node
+    return {"FORGE_NODES": nodes, "FORGE_HEAD": f"{os.environ.get('SLURMD_NODENAME', os.uname().nodename)}:{port}"}
+
+
+def for_node(argv: list[str], rank: int) -> list[str]:
+    """What a node runs: the first one the command itself; the others its worker in folders of their own, or nothing for a phase
+    that needs one node only (it says `every_node` otherwise).
+    """
+    job = Path(argv[-1])
+    if rank == 0 or job.name != "job.json":
+        return argv
+    from forge.registry import Registry
+
+    told: dict[str, Any] = json.loads(job.read_text(encoding="utf-8"))
+    registry = Registry(tuple(Path(folder) for folder in told["plugin_dirs"]))
+    if not all(getattr(registry.phase(one["name"]), "every_node", False) for one in told["phases"]):
+        return ["true"]
+    for one in told["phases"]:
+        one["folder"] += f".node{rank}"
+    own = job.parent / f"node{rank}" / job.name
+    own.parent.mkdir(exist_ok=True)
+    replace(own, json.dumps(told))
+    return [*argv[:-1], str(own)]
 
 
 def replace(path: Path, text: str) -> None:
@@ -286,8 +309,9 @@ def _changed(path: Path) -> int:
 def main(argv: list[str]) -> int:
     """Do what the first argument says."""
     if argv[0] == "node":
-        os.environ["FORGE_NODE_RANK"] = os.environ.get("SLURM_NODEID", "0")
-        os.execvp(argv[1], argv[1:])
+        rank = os.environ["FORGE_NODE_RANK"] = os.environ.get("SLURM_NODEID", "0")
+        command = for_node(argv[1:], int(rank))
+        os.execvp(command[0], command)
     holder = Holder(Path(argv[1]), Path(argv[2]), seconds=float(argv[3]), idle=float(argv[4]), grace=float(argv[5]))
     if argv[0] == "hold":
         return holder.hold()

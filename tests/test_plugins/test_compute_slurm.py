@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from forge.errors import MissingAccess, NoCapacity
+from forge.plugins.compute._slurm_holder import for_node
 from forge.plugins.compute.slurm import Slurm
 from tests.servers.slurm import Cluster, cluster
 from tests.test_plugins.slurm_world import (
@@ -110,3 +113,27 @@ def test_a_job_gets_its_gpu_and_only_the_environment_that_it_is_given(slurm: Clu
     assert channel.poll("a") == 6
     assert log(channel, "a") == "0 red None\n"
     assert Path(channel.path("jobs/a/made")).exists()
+
+
+def test_a_job_runs_on_every_node_of_its_lease_and_is_told_where_they_meet(slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = provider(tmp_path, monkeypatch, nodes=2)
+    channel = open_channel(site, tmp_path, lease(nodes=2))
+    script = "import os; print(os.environ['SLURMD_NODENAME'], *(os.environ['FORGE_' + name] for name in ('NODES', 'NODE_RANK', 'HEAD')))"
+    channel.spawn("a", [sys.executable, "-c", script], {})
+    until(lambda: channel.poll("a") is not None)
+    assert channel.poll("a") == 0, log(channel, "a")
+    lines = sorted(log(channel, "a").splitlines())
+    head = lines[0].split()[3]
+    assert re.fullmatch(r"n1:2\d{4}", head)
+    assert lines == [f"n1 2 0 {head}", f"n2 2 1 {head}"]
+
+
+def test_other_nodes_work_in_folders_of_their_own_and_only_for_phases_that_need_them(tmp_path: Path) -> None:
+    job = tmp_path / "jobs" / "train-1" / "job.json"
+    job.parent.mkdir(parents=True)
+    command = ["python", "-m", "forge.worker", str(job)]
+    for phase, expected in {"train": str(tmp_path / "jobs" / "train-1" / "node1" / "job.json"), "eval": "true"}.items():
+        job.write_text(json.dumps({"plugin_dirs": [], "phases": [{"name": phase, "folder": "/shared/phases/train"}]}))
+        assert for_node(command, 0) == command
+        assert for_node(command, 1)[-1] == expected
+    assert json.loads((job.parent / "node1" / "job.json").read_text())["phases"][0]["folder"] == "/shared/phases/train.node1"
