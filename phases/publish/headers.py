@@ -35,6 +35,17 @@ def read_safetensors(folder: Path) -> SafetensorsHeader:
     return SafetensorsHeader(tensors=tensors)
 
 
+def metadata_text(path: Path) -> str:
+    """The free text of a safetensors file's header ("__metadata__"), one entry a line. Raises ArtifactDamaged when it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            found = json.loads(file.read(min(length, path.stat().st_size))).get("__metadata__", {})
+    except (struct.error, ValueError, AttributeError) as error:
+        raise ArtifactDamaged(f"{path.name} is not a readable safetensors file", why=str(error)) from error
+    return "\n".join(f"{key}: {value}" for key, value in found.items())
+
+
 def _safetensors(path: Path) -> dict[str, int]:
     size = path.stat().st_size
     with path.open("rb") as file:

@@ -21,6 +21,7 @@ from forge.errors import ForgeError
 from forge.gguf_header import read_gguf
 from forge.phases.publish.card import NOT_EVALUATED, model_index_entry, render_card
 from forge.phases.publish.facts import count_parameters
+from forge.phases.publish.headers import metadata_text
 from forge.phases.publish.leaks import find_machine_paths, find_secrets
 from forge.phases.publish.licence import HUB_LICENCES
 from forge.phases.publish.modelfile import ollama_files, parse_modelfile
@@ -283,12 +284,12 @@ def snippets_work(staged: Staged) -> list[str]:
 
 
 def nothing_leaks(staged: Staged) -> list[str]:
-    """No credential and no folder of a machine in any text file of the publication."""
+    """No credential and no folder of a machine in any file: texts, and what weights say in their headers."""
     problems = []
     for path in sorted(staged.folder.rglob("*")):
-        if not path.is_file() or path.suffix in BINARY:
+        if not path.is_file():
             continue
-        name, text = path.relative_to(staged.folder).as_posix(), path.read_text(encoding="utf-8", errors="replace")
+        name, text = path.relative_to(staged.folder).as_posix(), _text_in(path)
         quotes_a_corpus = name in ("eval.json", "ship-eval.json")   # evidence may quote "/var/log" from a document
         problems += [f"{name} contains a secret: {kind}" for kind in find_secrets(text, quotes_a_corpus=quotes_a_corpus)]
         own = [str(root) for root in (Path.home(), Path.cwd(), Path(tempfile.gettempdir())) if len(root.parts) > 1]
@@ -311,6 +312,16 @@ def _without_quotes(staged: Staged) -> str:
     for quoted in (staged.decision.first_line, staged.decision.headline):
         body = body.replace(quoted, "") if quoted else body
     return f"{yaml.safe_dump(staged.meta)}\n{body}"
+
+
+def _text_in(path: Path) -> str:
+    """A file's text; of weights their metadata. A damaged header has none: headers_are_readable tells of it."""
+    if path.suffix not in BINARY:
+        return path.read_text(encoding="utf-8", errors="replace")
+    try:
+        return "\n".join(str(value) for value in read_gguf(path).values.values()) if path.suffix == ".gguf" else metadata_text(path)
+    except ForgeError:
+        return ""
 
 
 def _where(staged: Staged, line: str) -> str:

@@ -132,9 +132,9 @@ def write_safetensors(path: Path, tensors: Mapping[str, tuple[int, ...]]) -> Non
     path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(offset))
 
 
-def write_gguf(path: Path, tensors: Mapping[str, tuple[int, ...]], *, kind: int = 1, bytes_per_value: float = 2.0) -> None:
+def write_gguf(path: Path, tensors: Mapping[str, tuple[int, ...]], *, kind: int = 1, bytes_per_value: float = 2.0, name: str = "") -> None:
     """A valid GGUF 3 header with zeros behind it."""
-    values = [_text("general.architecture", "llama"), _text("general.name", path.stem), _number("tokenizer.ggml.eos_token_id", 2),
+    values = [_text("general.architecture", "llama"), _text("general.name", name or path.stem), _number("tokenizer.ggml.eos_token_id", 2),
               _string("tokenizer.ggml.tokens") + struct.pack("<IIQ", 9, 8, 2) + _string("a") + _string("b")]
     infos, offset = b"", 0
     for name, shape in tensors.items():

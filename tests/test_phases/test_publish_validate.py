@@ -71,6 +71,14 @@ def card(old: str, new: str) -> Damage:
     return edit("README.md", old, new)
 
 
+def add_metadata(path: Path, told: dict[str, str]) -> None:
+    """Put free text into the header of a safetensors file."""
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    text = json.dumps({"__metadata__": told, **json.loads(data[8 : 8 + length])}).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :])
+
+
 GGUF = f"gguf/{NAME}-Q8_0.gguf"
 
 BAD: list[tuple[str, Damage]] = [
@@ -115,6 +123,8 @@ BAD: list[tuple[str, Damage]] = [
     ("snippets_work", card("messages = [", "messages = [[")),
     ("snippets_work", card(f"-m gguf/{NAME}-Q4_K_M.gguf", f"-m gguf/{NAME}-Q5_K_M.gguf")),
     ("nothing_leaks", edit("NOTICE", "Terms", "AKIAABCDEFGHIJKLMNOP Terms")),
+    ("nothing_leaks", lambda s: write_gguf(s.folder / GGUF, {"a": (32,)}, name="AKIAABCDEFGHIJKLMNOP")),
+    ("nothing_leaks", lambda s: add_metadata(s.folder / "model.safetensors", {"trained_in": "/home/ann/secret-project"})),
     ("nothing_leaks", edit("config.json", "5.23.0", "/home/ann/secret-project")),
     ("nothing_leaks", lambda s: (s.folder / "eval.json").write_text(json.dumps({"evidence": str(Path.cwd() / "x")}), encoding="utf-8")),
 ]

@@ -20,7 +20,13 @@ from forge.phases.quantize.parity import judge_logits, judge_markers, judge_toke
 from forge.phases.quantize.reference import ChatTokenizer, Reference, load_model
 from forge.phases.quantize.rows import Row, encode_row
 from forge.records import Chat, Verdict
-from tests.test_phases.tiny_llama import THRESHOLDS, examples, random_model, write_tokenizer
+from tests.test_phases.tiny_llama import (
+    THRESHOLDS,
+    examples,
+    random_model,
+    trained_model,
+    write_tokenizer,
+)
 
 pytestmark = pytest.mark.local
 
@@ -80,6 +86,24 @@ def test_an_export_computes_what_transformers_computes(tmp_path: Path, llama: Ll
 
     assert worst(list(verdicts.values())) == "pass", verdicts
     assert (verdicts["logit_diff_f16"].estimate or 1) < 0.01
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "changes"), [("llama", {"rope_parameters": LLAMA3, "tie_word_embeddings": True}), ("mistral", {}), ("qwen2", {}), ("qwen3", {})],
+    ids=["llama3-rope-tied", "mistral", "qwen2", "qwen3"],
+)
+def test_a_trained_model_answers_token_for_token_as_in_transformers(tmp_path: Path, llama: Llama, kind: str, changes: dict[str, Any]) -> None:
+    """Issue 7, show 1: answers that were learnt, to all twelve questions."""
+    model = trained_model(tmp_path, kind, **changes)
+    export_f16(model, model / "test-F16.gguf", name="test", license="")
+    tokenizer = ChatTokenizer(model)
+    llama.open(model / "test-F16.gguf", context_tokens=256)
+    reference = Reference(load_model(model), tokenizer)
+    rows = [encode_row(_row(example), tokenizer) for example in examples()]
+    expected = [reference.generate(row.prompt, limit=24) for row in rows]
+    assert sum(one.text == row.row.answer for one, row in zip(expected, rows, strict=True)) >= 6, "it did learn them"
+    assert [llama.generate(list(row.prompt), limit=24).ids for row in rows] == [one.ids for one in expected]
 
 
 @pytest.mark.parametrize("pre", ["gpt-2", "llama-bpe", "qwen2", "smollm"])

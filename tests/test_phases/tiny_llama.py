@@ -107,6 +107,20 @@ def random_model(folder: Path, kind: str = "llama", *, pre: str = "gpt-2", **cha
     return folder
 
 
+def trained_model(folder: Path, kind: str = "llama", *, steps: int = 40, **changes: Any) -> Path:
+    """A whole model, without an adapter, that knows the twelve answers."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    write_tokenizer(folder)
+    model = AutoModelForCausalLM.from_config(config(kind, **changes))
+    _fit(model, folder, steps, 3e-3)
+    model.save_pretrained(folder)
+    return folder
+
+
 def trained_run(folder: Path, *, steps: int = 40, never_told_to_stop: bool = False) -> dict[str, Path]:
     """Every artifact that quantize reads: a base trained on the facts, a LoRA adapter trained on, rows, predictions.
 
