@@ -67,4 +67,19 @@ def _ask(ctx: Context, name: str, need: Need, *, is_wanted: bool) -> Answer:
             raise
         told = " ".join(str(error).split())[:200]   # one of several: its fault is told in the table, the plan is made without it
         return Answer(provider=name, offers=(), note=f"cannot answer: {type(error).__name__}: {told}")
-    return Answer(provider=name, offers=offers, note="" if offers else "offers nothing: it is not set up (no host, no login), or has nothing large enough")
+    return Answer(provider=name, offers=offers, note="" if offers else _why_nothing(ctx, name, is_wanted=is_wanted))
+
+
+def _why_nothing(ctx: Context, name: str, *, is_wanted: bool) -> str:
+    """A provider without offers says what it lacks when it is asked for what it has made."""
+    find = getattr(ctx.use("provider", name), "find", None)
+    try:
+        if find is not None:
+            find("all")
+    except MissingAccess as error:
+        if is_wanted:
+            raise
+        return f"{error.fact}: {error.why}" if error.why else error.fact
+    except Exception as error:  # noqa: BLE001 - told below: that it has none is what counts
+        return f"offers nothing ({type(error).__name__})"
+    return "offers nothing that is large enough"

@@ -68,7 +68,7 @@ def test_the_cheapest_machine_at_p90_that_fits_is_planned_and_every_other_has_it
     assert "spot" in row(plan, "a10g spot").reason
     assert row(plan, "h100").reason.startswith("too dear: $")
     assert "GiB of memory, has" in row(plan, "cpu").reason
-    assert next(one.reason for one in plan.machines if one.provider == "empty") == "offers nothing: it is not set up (no host, no login), or has nothing large enough"
+    assert next(one.reason for one in plan.machines if one.provider == "empty") == "offers nothing that is large enough"
     assert plan.alternates == ("a10g west",)
     page = (run.out / "plan.md").read_text(encoding="utf-8")
     for part in ("| cloud | a10g | NVIDIA A10G, 22.3 GiB | 32 GiB | 1.20 |", "**chosen**: the cheapest at P90 of 2 that fit", "- price: list of 2026-07-20",
@@ -215,6 +215,14 @@ def test_a_login_that_may_not_start_machines_stops_a_plan_that_names_it_and_pass
     plan = plan_of(fit(tmp_path, market, where="auto"))
     assert plan.offer == "h100"
     assert "ec2:RunInstances is denied" in row(plan, "a10g").reason
+
+
+def test_a_provider_without_a_login_says_what_it_lacks_and_stops_a_plan_that_names_it(tmp_path: Path, market: Market) -> None:
+    market.put("empty", locked=True)
+    assert next(one.reason for one in plan_of(fit(tmp_path, market)).machines if one.provider == "empty") == "no login: empty login was never run"
+    with pytest.raises(MissingAccess, match="no login") as caught:
+        fit(tmp_path, market, settings={"provider": "empty"}, where="named")
+    assert caught.value.next == "empty login"
 
 
 def test_a_provider_that_breaks_is_told_in_the_table_and_stops_only_a_plan_that_names_it(tmp_path: Path, market: Market) -> None:
