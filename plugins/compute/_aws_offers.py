@@ -14,9 +14,10 @@ from forge.protocols import Need, Offer
 GIB = 1024**3
 HOURS_A_MONTH = 730
 """AWS bills a disk's month by the second, as a share of its hours (aws.amazon.com/ebs/pricing)."""
-GPU_IMAGE = "/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-22.04/latest/ami-id"
-CPU_IMAGE = "/aws/service/canonical/ubuntu/server/22.04/stable/current/amd64/hvm/ebs-gp2/ami-id"
-GPU_IMAGES, CPU_IMAGES = "Deep Learning Base OSS Nvidia Driver GPU AMI (Ubuntu 22.04)*", "ubuntu/images/hvm-ssd*/ubuntu-jammy-22.04-amd64-server-*"
+GPU_IMAGE = "/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-24.04/latest/ami-id"
+CPU_IMAGE = "/aws/service/canonical/ubuntu/server/24.04/stable/current/amd64/hvm/ebs-gp3/ami-id"
+"""24.04 has Python 3.12; that of 22.04 (3.10) is too old for slm-forge."""
+GPU_IMAGES, CPU_IMAGES = "Deep Learning Base OSS Nvidia Driver GPU AMI (Ubuntu 24.04)*", "ubuntu/images/hvm-ssd*/ubuntu-noble-24.04-amd64-server-*"
 CANONICAL = "099720109477"
 
 

@@ -12,7 +12,7 @@ from forge.protocols import Offer
 
 QUOTAS = {
     # Family letters -> (on demand, spot), in vCPUs; codes from the Service Quotas console, EC2.
-    "g": ("L-DB2E81BA", "L-3819A6DF"), "p": ("L-417A185B", "L-7212CCBC"), "": ("L-1216C47A", "L-34B43A08"),
+    "g": ("L-DB2E81BA", "L-3819A6DF"), "p": ("L-417A185B", "L-7212CCBC"), "p5": ("L-417A185B", "L-C4BD4855"), "": ("L-1216C47A", "L-34B43A08"),
 }
 NOT_THERE = "0" * 17
 """Of a thing that does not exist: whether it might be removed is asked with DryRun."""
@@ -51,10 +51,12 @@ def _cores_in_use(account: Account, kind: Kind, *, spot: bool) -> int:
 
 
 def _family(kind: str) -> str:
-    """ "g" for G and VT, "p" for P, "" for the standard families: they have quotas of their own."""
+    """ "g" for G and VT, "p" for P to P4, "p5" for those after it, "" for the standard families: they have quotas of their own."""
     letters = re.match("[a-z]+", kind)
     first = letters[0] if letters else ""
-    return {"g": "g", "gr": "g", "vt": "g", "p": "p"}.get(first, "")
+    if first == "p":
+        return "p" if kind[1] in "234" else "p5"
+    return "g" if first in ("g", "gr", "vt") else ""
 
 
 def _rights(account: Account, offer: Offer, kind: Kind) -> list[str]:

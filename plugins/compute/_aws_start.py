@@ -129,7 +129,7 @@ class Starter:
             "ClientToken": client_token(lease, kind.name, subnet), "InstanceInitiatedShutdownBehavior": "terminate",
             "UserData": user_data(
                 deadline_seconds=lease.deadline_seconds, idle_seconds=60.0 * settings.idle_minutes, look_seconds=self.look_seconds,
-                grace_seconds=self.look_seconds, user=settings.user, host_key=note.key("host_key"),
+                grace_seconds=self.look_seconds, user=settings.user, host_key=note.key("host_key"), packages=not settings.python,
             ),
             "NetworkInterfaces": [{"DeviceIndex": 0, "SubnetId": subnet, "Groups": [group], "AssociatePublicIpAddress": True, "DeleteOnTermination": True}],
             "BlockDeviceMappings": [{

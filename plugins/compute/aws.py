@@ -56,7 +56,7 @@ class AwsSettings(Settings):
     profile: str = Field("", description="a profile of ~/.aws; empty: AWS's usual order (environment, profile, role)")
     types: tuple[str, ...] = Field((), description="instance types to consider; none: those with a GPU in configs/prices.yaml")
     disk_gib: int = Field(200, ge=8, le=16384, description="size of a machine's encrypted gp3 disk, GiB")
-    image: str = Field("", description="machine image (ami-…); empty: AWS's newest Ubuntu 22.04 image, with NVIDIA's driver for GPUs")
+    image: str = Field("", description="machine image (ami-…); empty: AWS's newest Ubuntu 24.04 image, with NVIDIA's driver for GPUs")
     user: str = Field("ubuntu", pattern="[a-z_][a-z0-9_-]*", description="the image's login; it may use sudo")
     subnets: tuple[str, ...] = Field((), description="subnets to use, with a public address; none: the default one of each zone")
     my_ip: str = Field("", description="the only address that may reach a machine's ssh port; empty: as AWS sees this computer")

@@ -26,7 +26,9 @@ for name in shutdown poweroff halt reboot systemctl; do
     if [[ -e $real ]]; then mount --bind /usr/local/sbin/shutdown "$(readlink -f $real)" 2>/dev/null; fi
   done
 done
-printf '#!/bin/sh\nexit 1\n' > /usr/local/sbin/systemd-run; chmod +x /usr/local/sbin/systemd-run
+printf '#!/bin/sh\nexit 1\n' > /usr/local/sbin/systemd-run
+printf '#!/bin/sh\necho apt-get "$@"\n' > /usr/local/sbin/apt-get   # nothing is installed on this machine
+chmod +x /usr/local/sbin/systemd-run /usr/local/sbin/apt-get
 
 # The image's user may use sudo without a password; here it is root by another name.
 { echo 'ubuntu:x:0:0::/home/ubuntu:/bin/bash'; grep -v '^ubuntu:' /etc/passwd; } > /run/passwd; mount --bind /run/passwd /etc/passwd

@@ -198,6 +198,7 @@ def test_a_machine_is_closed_encrypted_tagged_and_ends_itself(cloud: Cloud) -> N
     assert disk == {"VolumeSize": "200", "VolumeType": "gp3", "Encrypted": "true", "DeleteOnTermination": "true"}
     script = base64.b64decode(asked["UserData"]).decode().splitlines()
     assert script[:2] == ["#!/bin/bash", "shutdown -P +60"]
+    assert "apt-get" not in "".join(script), "aws.python is ready"
     assert len(asked["ClientToken"]) <= 64
     assert "IamInstanceProfile.Name" not in asked
     machine = cloud.machines[0].state
@@ -208,6 +209,15 @@ def test_a_machine_is_closed_encrypted_tagged_and_ends_itself(cloud: Cloud) -> N
     assert resource.id == f"us-east-1/{machine.id}"
     assert {one.kind for one in provider.find("lease-1")} == {"machine", "key", "group"}
     assert cloud.left() == {"instances": 1, "keys": 1, "groups": 1, "volumes": 1}
+
+
+def test_a_machine_whose_python_is_to_be_made_gets_what_that_needs_after_its_deadline_and_before_its_key(cloud: Cloud) -> None:
+    provider = aws(python="")
+    provider.start(lease(offer(provider)))
+    script = base64.b64decode(cloud.asked["UserData"]).decode()
+    places = [script.index(word) for word in ("shutdown -P +59", "nohup setsid", "install -y --no-install-recommends python3-venv", "ssh_host_ed25519_key <<")]
+    assert places == sorted(places)
+    assert len(script) < 16384, "EC2's limit"
 
 
 def test_only_our_address_may_reach_the_ssh_port_and_a_new_address_takes_the_place_of_the_old(cloud: Cloud) -> None:
