@@ -42,4 +42,5 @@ def main() -> None:
     subprocess.Popen(["/bin/sh", "-c", command], start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -130,7 +130,7 @@ def test_kill_9_of_the_engine_here_and_there_ends_in_the_same_bytes_and_the_hubs
         assert settled in (UNIT_MICRO_USD, 2 * UNIT_MICRO_USD)
         made = artifacts()
         assert {name: made[name] for name in ("weights", "curve", "model")} == {name: straight[name] for name in ("weights", "curve", "model")}, number
-        number += 13   # every single step: test_compute_hf_jobs.py, without the engine's phases
+        number += 17   # a sample: CI has two cores; the provider's own steps are all in test_compute_hf_jobs.py
     assert said == "done"
     assert number > 40
     assert max(map(len, steps(hub))) == STEPS

@@ -200,7 +200,7 @@ def test_kill_9_at_every_step_leaves_no_cluster_and_the_ledger_says_what_it_cost
     told = {
         "provider": "sky", "settings": {"python": sys.executable}, "offer": offer(cloud).model_dump(), "corpus": str(tiny_corpus(tmp_path / "corpus", {"a.txt": "a"})),
         "patches": {"forge.plugins.compute._sky_channel.POLL_SECONDS": 0.05},
-        "only": ["start", "find", "prepare", "get", "stop", "settle"],   # what lies between is the channel that ssh has, too
+        "only": ["start", "prepare", "get", "stop", "settle"],   # what lies between is the channel that ssh has, too
     }
     walked = subprocess.run(
         [sys.executable, "-m", "tests.test_plugins.machine_walk", json.dumps(told)], env={**os.environ, "FORGE_HOME": str(tmp_path / "home")},
