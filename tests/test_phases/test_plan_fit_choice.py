@@ -187,6 +187,24 @@ def test_every_price_says_where_it_was_read_and_unpaid_ones_have_none() -> None:
         assert bool(teacher.get("tiers")) == teacher["paid"], name
 
 
+def test_the_table_of_machines_is_dated_and_every_machine_in_it_is_whole_and_has_a_price() -> None:
+    table = load_data("prices")["machines"]["aws"]
+    assert table["as_of"].year >= 2026
+    assert table["source"]
+    assert table["disk_usd_per_gib_month"] > 0 < table["address_usd_per_hour"]
+    for name, kind in table["types"].items():
+        assert set(kind) == {"usd_per_hour", "gpu", "gpus", "gpu_memory_gib", "cores", "memory_gib", "bf16"}, name
+        assert kind["usd_per_hour"] > 0.1, name
+        assert kind["gpus"] in (1, 4, 8), name
+        assert kind["bf16"] == (not name.startswith("g4dn.")), name
+
+
+def test_the_speed_of_a_gpu_is_not_that_of_another_with_a_similar_name() -> None:
+    rates = {name: tokens_per_second(7_615_000_000, GPU.model_copy(update={"gpu": f"NVIDIA {name}"}), "bf16")[0] for name in ("T4", "L4", "A10G", "L40S", "A100", "H100", "H200")}
+    assert list(rates) == sorted(rates, key=lambda name: rates[name])
+    assert len(set(rates.values())) == len(rates)
+
+
 @pytest.mark.local
 @pytest.mark.parametrize("name", ["tiny", "small", "base"])
 def test_parameters_are_counted_as_a_real_llama_has_them(name: str) -> None:
