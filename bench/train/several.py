@@ -67,7 +67,7 @@ def _line(ask: argparse.Namespace, name: str, count: int, how: str, compiled: bo
     """Measure one line; a failure is told and does not end the others."""
     folder = Path(tempfile.mkdtemp(prefix="several-"))
     own = [__file__, "--worker", str(folder), "--how", how, "--shape", ask.shape, "--device", ask.device, "--steps", str(ask.steps), "--warmup", str(ask.warmup),
-           "--per-step", str(ask.per_step), "--precision", ask.precision, "--limit-gib", str(ask.limit_gib), *(["--compile"] if compiled and (ask.device == "cuda" or ask.compile) else [])]
+           "--per-step", str(ask.per_step), "--precision", ask.precision, "--limit-gib", str(ask.limit_gib), "--copies", str(ask.copies), *(["--compile"] if compiled and (ask.device == "cuda" or ask.compile) else [])]
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"] if count > 1 else []
     began = time.time()
     environment = {**os.environ, **({"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]} if count == 1 else {})}
@@ -135,7 +135,7 @@ def _work(ask: argparse.Namespace) -> None:
     figures |= {
         "rank": rank(), "tokens_per_second": tokens / figures.pop("seconds"), "gib": torch.cuda.max_memory_allocated() / GIB if ask.device == "cuda" else 0.0,
         "loss": next(line["loss"] for line in reversed(trainer.state.log_history) if "loss" in line), "link": link,
-        "way": f"{packed.rows_per_step} of <= {way.row_tokens:,}, checkpointing {way.checkpoint_every}{', compiled' if way.compile else ''}",
+        "way": f"{packed.rows_per_step} of <= {way.row_tokens:,}, checkpointing {way.checkpoint_every}{', compiled' if way.compile else ''}{', one copy' if way.one_copy else ''}",
     }
     (Path(ask.worker) / f"rank-{rank()}.json").write_text(json.dumps(figures))
     leave()
@@ -152,7 +152,7 @@ def _ways(ask: argparse.Namespace, lengths: list[int], total: int) -> list[Any]:
     from forge.phases.train.ways import Machine, Way, choose_way, shape_of
 
     if ask.device == "cpu":
-        return [Way("cpu", ask.precision, ask.compile, 700, 0, {}, processes() if ask.how == "fsdp" else 1)]
+        return [Way("cpu", ask.precision, ask.compile, 700, 0, {}, processes() if ask.how == "fsdp" else 1, one_copy=ask.copies == 1)]
     whole = pack_steps(lengths, total, ask.per_step, 0, 10**9)
     each = int(1.02 * max(whole.tokens) / processes()) if processes() > 1 else max(whole.tokens)
     if ask.how == "fsdp":
@@ -160,10 +160,11 @@ def _ways(ask: argparse.Namespace, lengths: list[int], total: int) -> list[Any]:
     config = Qwen2Config(tie_word_embeddings=False, **SHAPES[ask.shape])
     size = 7_615_616_512 if ask.shape == "7b" else sum(SHAPES[ask.shape].values()) * 1000
     machine = Machine("cuda", torch.cuda.get_device_name(), torch.cuda.get_device_capability(), torch.cuda.mem_get_info()[0], True, 0.0)
-    return choose_way(
+    found = choose_way(
         machine, shape_of(config, size, adapter_parameters(config, 32)), asked=ask.precision, step_tokens=each, longest=max(lengths), total_tokens=0.0, compile=True,
         limit_bytes=int(ask.limit_gib * GIB),
     )
+    return [way for way in found if not ask.copies or way.one_copy == (ask.copies == 1)] or found
 
 
 def _adapter() -> Any:
@@ -306,6 +307,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     parser.add_argument("--precision", default="bf16", choices=["bf16", "fp8"])
     parser.add_argument("--limit-gib", type=float, default=0.0, help="memory that a GPU may use; 0: what is free")
+    parser.add_argument("--copies", type=int, default=0, choices=[0, 1, 2], help="of an FP8 base; 0: as chosen")
     parser.add_argument("--per-step", type=int, default=160, help="examples an optimizer step, over all processes")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--warmup", type=int, default=4)

@@ -63,7 +63,7 @@ def adapt(base: Any, adapter: Any, way: Way, *, seed: int) -> Any:
     if way.lean:
         _adapters_in_bfloat16(model)
     if way.precision == "fp8":
-        freeze_in_fp8(model)
+        freeze_in_fp8(model, one_copy=way.one_copy)
     set_checkpointing(model, way.checkpoint_every)
     if way.compile:
         compile_layers(model)

@@ -28,8 +28,11 @@ MARGIN, HEAD_BYTES, WORKSPACE = 1.01, 6.6, 0.25 * GIB
 LARGEST_ROW, SMALLEST_ROW = 26000, 512
 SPREAD_SLACK = 1.015
 """Rows of one step are equally long up to this."""
-PASS_OVERHEAD_TOKENS = 180.0
-"""What a pass costs besides its tokens, in tokens' time: launches, and the optimizer."""
+PASS_OVERHEAD_TOKENS = 380.0
+"""What a pass costs besides its tokens, in tokens' time: launches by the processor (79 to 110 ms a pass of 28 layers on two hosts), and the
+optimizer. FP8: 22,708 tokens/s in rows of 2,050, 29,096 in one of 24,000."""
+TURNING_TOKENS = 200.0
+"""What a pass costs more with one copy of an FP8 base: 6.5 GB that are read and written, about 7 ms on an H200."""
 CHECKPOINT_COST = 0.5
 """Extra time when every layer is computed twice: a third more arithmetic and what cannot be overlapped (18,693 -> 15,430 at half)."""
 COMPILE_SECONDS, COMPILE_GAIN, EAGER_SHARE = 20.0, 0.21, 0.5
@@ -74,7 +77,7 @@ class Shape(NamedTuple):
 class Way(NamedTuple):
     """How a step is computed. checkpoint_every: 0 none, 1 all layers, n every n-th is computed twice to save memory.
 
-    shards: over how many processes the weights are split (shards.py); 1: each has all of them. full: all weights are trained.
+    shards: over how many processes the weights are split (shards.py); 1: each has all of them. full: all weights are trained. one_copy: of an FP8 base (fp8.py).
     """
 
     device: str
@@ -85,6 +88,7 @@ class Way(NamedTuple):
     reasons: dict[str, str]
     shards: int = 1
     full: bool = False
+    one_copy: bool = False
 
     @property
     def lean(self) -> bool:
@@ -144,12 +148,14 @@ def adapter_parameters(config: Any, rank: int, target_modules: str) -> int:
 
 
 def needed_bytes(
-    shape: Shape, precision: Precision, *, row_tokens: int, checkpoint_every: int, compiled: bool, shards: int = 1, full: bool = False
+    shape: Shape, precision: Precision, *, row_tokens: int, checkpoint_every: int, compiled: bool, shards: int = 1, full: bool = False, one_copy: bool = False,
 ) -> int:
-    """The peak of a training step. shards: processes that share the weights; full: all weights are trained, not an adapter."""
+    """The peak of a training step. shards: processes that share the weights; full: all weights are trained, not an adapter; one_copy: of
+    an FP8 base (fp8.py).
+    """
     matrices = shape.parameters - shape.embeddings
     each = 4 if precision == "fp32" else 2
-    weights = (BYTES_PER_WEIGHT[precision] * matrices + each * shape.embeddings) * (0 if full else 1)  # of a full training they are in `trained`
+    weights = (BYTES_PER_WEIGHT[precision] / (2 if one_copy else 1) * matrices + each * shape.embeddings) * (0 if full else 1)  # of a full training they are in `trained`
     trained = ADAPTER_BYTES["fp32" if precision == "fp32" else "bf16"] * (shape.parameters if full else shape.adapter)
     weights, adapter = weights / shards, trained / shards
     if shards > 1:  # gathered: both ends of the model, the layer at work and the next one
@@ -162,9 +168,9 @@ def needed_bytes(
     return int(weights + adapter + MARGIN * row_tokens * kept + head + WORKSPACE)
 
 
-def relative_time(row_tokens: int, checkpoint_every: int) -> float:
+def relative_time(row_tokens: int, checkpoint_every: int, *, one_copy: bool = False) -> float:
     """Time of a token against the best case."""
-    return (1 + PASS_OVERHEAD_TOKENS / row_tokens) * (1 + (CHECKPOINT_COST / checkpoint_every if checkpoint_every else 0.0))
+    return (1 + (PASS_OVERHEAD_TOKENS + (TURNING_TOKENS if one_copy else 0.0)) / row_tokens) * (1 + (CHECKPOINT_COST / checkpoint_every if checkpoint_every else 0.0))
 
 
 def choose_way(
@@ -251,13 +257,18 @@ def _candidates(first: Way, shape: Shape, limit: int, step_tokens: int, longest:
         if size >= longest:
             sizes.append(size)
     sizes = sizes or [longest]
-    ways = [first._replace(row_tokens=size, checkpoint_every=every) for size in sizes for every in (0, 4, 2, 1)]
+    copies = (False, True) if first.precision == "fp8" else (False,)
+    ways = [first._replace(row_tokens=size, checkpoint_every=every, one_copy=one) for size in sizes for every in (0, 4, 2, 1) for one in copies]
     fits = [way for way in ways if _bytes(way, shape) <= limit]
-    ordered = sorted(fits, key=lambda way: relative_time(way.row_tokens, way.checkpoint_every))
+    ordered = sorted(fits, key=_time)
     smallest = min(ways, key=lambda way: _bytes(way, shape))
     best = ordered[0] if ordered else smallest
-    smaller = sorted((way for way in ways if _bytes(way, shape) < 0.85 * _bytes(best, shape)), key=lambda way: relative_time(way.row_tokens, way.checkpoint_every))
+    smaller = sorted((way for way in ways if _bytes(way, shape) < 0.85 * _bytes(best, shape)), key=_time)
     return _falling([best, *smaller, smallest], shape)
+
+
+def _time(way: Way) -> float:
+    return relative_time(way.row_tokens, way.checkpoint_every, one_copy=way.one_copy)
 
 
 def _falling(ways: list[Way], shape: Shape) -> list[Way]:
@@ -271,10 +282,11 @@ def _falling(ways: list[Way], shape: Shape) -> list[Way]:
 
 def _bytes(way: Way, shape: Shape) -> int:
     return needed_bytes(
-        shape, way.precision, row_tokens=way.row_tokens, checkpoint_every=way.checkpoint_every, compiled=way.compile, shards=way.shards, full=way.full
+        shape, way.precision, row_tokens=way.row_tokens, checkpoint_every=way.checkpoint_every, compiled=way.compile, shards=way.shards, full=way.full,
+        one_copy=way.one_copy,
     )
 
 
 def _told(way: Way, shape: Shape, limit: int) -> str:
     twice = {0: "nothing computed twice", 1: "all layers computed twice"}.get(way.checkpoint_every, f"every {way.checkpoint_every}th layer computed twice")
-    return f"at most {way.row_tokens:,} tokens a pass, {twice}: about {_bytes(way, shape) / GIB:.1f} of {limit / GIB:.1f} GiB"
+    return f"at most {way.row_tokens:,} tokens a pass, {twice}{', one copy of the base' if way.one_copy else ''}: about {_bytes(way, shape) / GIB:.1f} of {limit / GIB:.1f} GiB"

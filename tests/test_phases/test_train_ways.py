@@ -93,12 +93,39 @@ def test_a_long_run_on_a_hopper_gpu_uses_fp8_with_compile_and_a_short_one_plain_
 
 def test_a_smaller_gpu_gets_shorter_rows_then_checkpointing_then_four_bits() -> None:
     assert choose(A10G)[0].precision == "bf16"
-    assert choose(H200, limit_bytes=22 * GIB)[0].row_tokens < 2_000
-    assert choose(H200, limit_bytes=int(15.9 * GIB), longest=400)[0].checkpoint_every > 0
+    assert choose(H200, asked="bf16", limit_bytes=22 * GIB)[0].row_tokens < 2_000
+    assert choose(H200, asked="bf16", limit_bytes=int(15.9 * GIB), longest=400)[0].checkpoint_every > 0
     assert choose(H200, limit_bytes=12 * GIB)[0].precision == "nf4"
-    falling = [needed_bytes(SEVEN, way.precision, row_tokens=way.row_tokens, checkpoint_every=way.checkpoint_every, compiled=way.compile) for way in choose(H200)]
+    falling = [needed_bytes(SEVEN, way.precision, row_tokens=way.row_tokens, checkpoint_every=way.checkpoint_every, compiled=way.compile, one_copy=way.one_copy) for way in choose(H200)]
     assert falling == sorted(falling, reverse=True)
     assert len(falling) > 2
+
+
+def test_an_fp8_base_keeps_one_copy_where_two_leave_only_short_rows() -> None:
+    tight, roomy = choose(H200, limit_bytes=23 * GIB)[0], choose(H200)[0]
+    assert (tight.precision, tight.one_copy, tight.row_tokens > 3_000) == ("fp8", True, True)
+    assert (roomy.precision, roomy.one_copy) == ("fp8", False)
+    assert "one copy of the base" in tight.reasons["memory"]
+
+
+@pytest.mark.local
+def test_one_copy_of_an_fp8_base_gives_the_products_of_two_within_their_rounding() -> None:
+    import torch
+
+    from forge.phases.train.fp8 import freeze_in_fp8
+
+    model = tiny_model("bfloat16").requires_grad_(False)
+    asked, gradient = torch.randn(32, 64).to(torch.bfloat16), torch.randn(32, 128).to(torch.bfloat16)
+    weight = model.model.layers[0].mlp.up_proj.weight.float().clone()
+    for one_copy in (False, True):
+        model = tiny_model("bfloat16").requires_grad_(False)
+        freeze_in_fp8(model, one_copy=one_copy)
+        values = asked.clone().requires_grad_(True)
+        out = model.model.layers[0].mlp.up_proj(values)
+        out.backward(gradient)
+        assert values.grad is not None
+        for ours, exact in ((out, asked.float() @ weight.T), (values.grad, gradient.float() @ weight)):
+            assert float((ours.float() - exact).norm().detach() / exact.norm()) < 0.05
 
 
 def test_a_precision_that_the_machine_lacks_is_refused_with_the_way_out() -> None:
