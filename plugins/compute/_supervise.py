@@ -91,16 +91,16 @@ def start(folder: Path, argv: list[str]) -> subprocess.Popen[bytes]:
 
     def die_with_watcher() -> None:
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        # by the job itself, so that it stands before the job's first instruction, however early the watcher is killed
+        replace(folder / ".job" / "session", str(os.getpid()))
         if os.getppid() != watcher:
             os._exit(NOT_STARTED_RC)
 
     with (folder / "log").open("ab") as log:
-        job = subprocess.Popen(
+        return subprocess.Popen(
             argv, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
             start_new_session=True, preexec_fn=die_with_watcher,
         )
-    replace(folder / ".job" / "session", str(job.pid))
-    return job
 
 
 def _watch(job: subprocess.Popen[bytes], wakeup: int, deadline: float) -> str:
