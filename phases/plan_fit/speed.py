@@ -62,4 +62,4 @@ def _speed(offer: Offer, precision: str) -> Speed:
     speeds = load_tables().speed
     if offer.device == "cpu":
         return speeds.cpu_bf16 if precision == "bf16" else speeds.cpu_fp32
-    return next(speed for speed in speeds.gpu if speed.name in offer.gpu)
+    return next(speed for speed in speeds.gpu if speed.name.lower() in offer.gpu.lower())   # SLURM's sites write "a100"

@@ -202,6 +202,7 @@ def test_the_table_of_machines_is_dated_and_every_machine_in_it_is_whole_and_has
 def test_the_speed_of_a_gpu_is_not_that_of_another_with_a_similar_name() -> None:
     rates = {name: tokens_per_second(7_615_000_000, GPU.model_copy(update={"gpu": f"NVIDIA {name}"}), "bf16")[0] for name in ("T4", "L4", "A10G", "L40S", "A100", "H100", "H200")}
     assert list(rates) == sorted(rates, key=lambda name: rates[name])
+    assert tokens_per_second(7_615_000_000, GPU.model_copy(update={"gpu": "a100"}), "bf16")[0] == rates["A100"]
     assert len(set(rates.values())) == len(rates)
 
 
