@@ -128,7 +128,7 @@ def _why(text: str) -> str:
     """pip's own reason: the line that says ERROR, and for a wrong hash all that follows."""
     at = text.find("DO NOT MATCH THE HASHES")
     if at >= 0:
-        return " ".join(text[text.rfind("\n", 0, at) + 1:].split())[:600]
+        return " ".join(text[text.rfind("\n", 0, at) + 1:].split())[:2000]
     errors = [line.strip() for line in text.splitlines() if "error" in line.lower() or "No space left" in line]
     return errors[-1] if errors else ""
 
