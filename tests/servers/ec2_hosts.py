@@ -102,6 +102,8 @@ class Host:
         if self._metadata is not None:
             self._metadata.shutdown()
             self._metadata.server_close()
+        # The kernel takes the cable with the last of the network namespace, which a connection that hangs may hold for minutes.
+        subprocess.run(["ip", "link", "del", self.link], check=False, capture_output=True)
         if not self._stopped.is_set():
             self._stopped.set()
             self.ended("shutdown")
