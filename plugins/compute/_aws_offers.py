@@ -142,7 +142,7 @@ class Catalogue:
 
     def _spot(self, kinds: Iterable[str]) -> dict[str, dict[str, float]]:
         """Spot prices now, by type and zone; none when the account may not ask."""
-        request = {"InstanceTypes": list(kinds), "ProductDescriptions": ["Linux/UNIX"], "StartTime": self.account.now}
+        request: dict[str, Any] = {"InstanceTypes": list(kinds), "ProductDescriptions": ["Linux/UNIX"], "StartTime": self.account.now}
         found: dict[str, dict[str, float]] = {}
         try:
             for row in self.account.pages("describe_spot_price_history", "SpotPriceHistory", **request):
