@@ -36,7 +36,8 @@ def test_compare_writes_a_page_that_stands_alone(two: Command, work: Path) -> No
     checker = HTMLParser()
     checker.feed(html)
     assert "1 questions answered differently" not in html   # one:base has no generated answers, so nothing is side by side
-    assert "http:" not in html and "https:" not in html
+    assert "http:" not in html
+    assert "https:" not in html
     assert "<script" not in html
     assert two("compare", "one", "two", "--html", work / "two.html").code == 0
     assert "<td>red paint</td>" in (work / "two.html").read_text(encoding="utf-8")
