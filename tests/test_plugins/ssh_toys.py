@@ -93,11 +93,14 @@ class HostProvision(Provision):
         return {}
 
 
-RemoteToys.toys = {**RemoteToys.toys, "train": HostTrain(), "provision": HostProvision()}
+def use_host_toys() -> None:
+    """These phases instead of the other ones; in a process of its own, since it is not undone."""
+    RemoteToys.toys = {**RemoteToys.toys, "train": HostTrain(), "provision": HostProvision()}
 
 
 def job(path: Path) -> int:
     """forge.worker with these phases."""
+    use_host_toys()
     return run_job(path)
 
 
@@ -191,4 +194,5 @@ class Engine:
         until(lambda: any((self.host.home / ".slm-forge").glob(f"leases/lease-*/{name}")), seconds)
 
     def _work(self, **values: Any) -> None:
+        use_host_toys()
         work_on({"ssh": self.provider}, plan_it__provider="ssh", **values)  # type: ignore[dict-item]  # toys of the other provider
