@@ -1,6 +1,6 @@
 """What the world said while the plan was made: offers, what was proven about them, what earlier runs took.
 
-It is journalled until the plan is written, so that a killed and resumed plan_fit writes the same plan, and forgotten then: the next
+It is kept in a file until the plan is written, so that a killed and resumed plan_fit writes the same plan, and forgotten then: the next
 plan is made at that day's prices.
 """
 
@@ -15,9 +15,10 @@ from forge.phase import Context
 from forge.phases.plan_fit.machines import Answer, ask_all
 from forge.phases.plan_fit.speed import NOTHING_KNOWN, Known
 from forge.protocols import Need, Offer
-from forge.records import Record
+from forge.records import Record, canonical_json, read_record
+from forge.store import write_durably
 
-KEY = "asked"
+FILE = "asked.json"
 
 
 class Asked(Record):
@@ -30,12 +31,11 @@ class Asked(Record):
 
 
 class World:
-    """Asks once, and again only when nothing is journalled."""
+    """Asks once, and again only when nothing is kept."""
 
     def __init__(self, ctx: Context, need: Need, wanted: str) -> None:
-        self._ctx, self._journal = ctx, ctx.journal("machines")
-        kept = self._journal.get(KEY)
-        self.asked = Asked.model_validate(kept) if kept else self._ask(need, wanted)
+        self._ctx, self._file = ctx, ctx.work / FILE
+        self.asked = read_record(self._file, Asked) if self._file.exists() else self._ask(need, wanted)
 
     def speed(self, offer: Offer) -> Known:
         """How fast training was on that kind of GPU; nothing of machines that cost nothing, whose plans stay the same."""
@@ -66,11 +66,11 @@ class World:
     def remember(self, refused: dict[str, str]) -> None:
         """From now on a killed plan_fit goes on with these answers. refused: by provider/offer, why it cannot be had."""
         self.asked = self.asked.model_copy(update={"refused": refused})
-        self._journal.put(KEY, self.asked.model_dump(mode="json"))
+        write_durably(self._file, canonical_json(self.asked) + "\n")
 
     def forget(self) -> None:
         """The plan is written, or could not be made: the next one asks again."""
-        self._journal.put(KEY, None)
+        self._file.unlink(missing_ok=True)
 
     def _ask(self, need: Need, wanted: str) -> Asked:
         answers = tuple(ask_all(self._ctx, need, wanted))
