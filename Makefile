@@ -25,7 +25,7 @@ run: $(STAMP)
 	$(BIN)/forge run $(CORPUS) --budget $(BUDGET)
 
 test: setup check
-	$(BIN)/python -m pytest
+	tests/lanes.sh $(BIN)/python
 
 setup: $(STAMP) .wheelhouse/.filled .wheelhouse/llama.cpp/LICENSE
 
