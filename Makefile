@@ -25,7 +25,7 @@ run: $(STAMP)
 	$(BIN)/forge run $(CORPUS) --budget $(BUDGET)
 
 test: setup check
-	tests/lanes.sh $(BIN)/python
+	bash tests/lanes.sh $(BIN)/python
 
 setup: $(STAMP) .wheelhouse/.filled .wheelhouse/llama.cpp/LICENSE
 
