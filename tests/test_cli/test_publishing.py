@@ -10,6 +10,8 @@ import pytest
 from tests.servers.model_hub import READER, WRITER, ModelHub, model_hub
 from tests.test_cli.conftest import Command
 
+pytestmark = pytest.mark.local   # a whole run's phases are checked for their libraries before the hub is asked
+
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModelHub]:
