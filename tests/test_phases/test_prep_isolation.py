@@ -137,7 +137,7 @@ def test_scratch_is_cleaned_after_a_crash_and_a_hang(tmp_path: Path) -> None:
 @linux
 def test_a_process_that_a_plugin_leaves_running_is_ended_and_its_file_has_failed(tmp_path: Path) -> None:
     body = """
-        subprocess.Popen(['sh', '-c', 'sleep 600 & exit'], stdout=subprocess.DEVNULL).wait()
+        subprocess.Popen(['sh', '-c', 'sleep 637 & exit'], stdout=subprocess.DEVNULL).wait()
         text = 'good'
     """
     assert only_x_failed(prep(tmp_path, body)) == "its extractor left a process running"
@@ -158,7 +158,7 @@ def sleepers() -> list[str]:
             found.append(line.read_bytes().decode())
         except OSError:
             continue   # it ended meanwhile
-    return [line for line in found if line == "sleep\x00600\x00"]
+    return [line for line in found if line == "sleep\x00637\x00"]
 
 
 @linux
