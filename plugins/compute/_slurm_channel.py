@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
-from forge.errors import ForgeError, MachineLost, UsageError
+from forge.errors import ForgeError, MachineLost
+from forge.plugins.compute._folder import FolderChannel, copy
 from forge.plugins.compute._slurm import QueuedJob, Unanswered, seconds_of
 from forge.plugins.compute._slurm_holder import PAST_DEADLINE, replace, spans
 
@@ -41,15 +40,14 @@ class Asks(Protocol):
         ...
 
 
-class SharedFolderChannel:
+class SharedFolderChannel(FolderChannel):
     """forge.protocols.Channel below `root`; `lease` is the folder in it that the job's holder looks at."""
-
-    durable: ClassVar[bool] = True
 
     def __init__(self, provider: Asks, root: Path, lease: Path, python: str, poll_seconds: float, *, arrays: bool = False) -> None:
         """arrays: spawn_array() may be used."""
+        super().__init__(root)
         self.poll_seconds, self.arrays = poll_seconds, arrays
-        self._provider, self._root, self._lease, self._python = provider, root, lease, python
+        self._provider, self._lease, self._python = provider, lease, python
         self._beat: tuple[list[dict[str, Any]], float] = ([], -1e9)
         self._queue: tuple[float, list[QueuedJob]] = (-1e9, [])
         self._silent_since: float | None = None
@@ -76,22 +74,6 @@ class SharedFolderChannel:
         copy(local, target)
         if sha256:
             replace(mark, sha256)
-
-    def get(self, remote: str, local: Path) -> None:
-        """Copy a file or folder back. Raises ForgeError when it is not there."""
-        source = self._inside(remote)
-        if not source.exists():
-            raise ForgeError(f"the job left no {remote}", next="forge logs shows what it wrote")
-        copy(source, local)
-
-    def read(self, remote: str, offset: int) -> bytes:
-        """The bytes of a file from an offset on; empty when there is none (yet)."""
-        path = self._inside(remote)
-        if not path.is_file():
-            return b""
-        with path.open("rb") as file:
-            file.seek(offset)
-            return file.read()
 
     def spawn(self, job: str, argv: Sequence[str], env: Mapping[str, str]) -> None:
         """Ask the holder to start a job, now or when it has come through the queue; a second request does nothing."""
@@ -127,10 +109,6 @@ class SharedFolderChannel:
         if self._is_heard(array):
             return None
         return self._ask_the_queue(job, array)
-
-    def path(self, remote: str) -> str:
-        """The absolute path of a remote name, the same on every node."""
-        return str(self._inside(remote))
 
     def stop(self, job: str, *, grace_seconds: float) -> None:
         """Ask the job's watcher to end it with all it started, and wait for the code. One in the queue is withdrawn."""
@@ -252,30 +230,3 @@ class SharedFolderChannel:
         if time.monotonic() - self._asked > 1.0:
             self._asked = time.monotonic()
             (self._lease / "asked").touch()
-
-    def _inside(self, remote: str) -> Path:
-        place = Path(os.path.normpath(self._root / remote))
-        if not place.is_relative_to(self._root):
-            raise UsageError(f"{remote} leads out of the working folder")
-        return place
-
-
-def copy(source: Path, target: Path) -> None:
-    """Copy to a temporary name beside the target, then rename: the target is whole or not there."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.partial")
-    _remove(partial)
-    if source.is_dir():
-        shutil.copytree(source, partial, symlinks=True)
-    else:
-        shutil.copyfile(source, partial)
-    if target.is_dir():
-        _remove(target)
-    partial.replace(target)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

@@ -30,6 +30,7 @@ from forge.errors import ForgeError, NoCapacity, UsageError
 from forge.ledger import MICRO
 from forge.phase import Requirement
 from forge.plugins.compute import _supervise
+from forge.plugins.compute._folder import FolderChannel, copy
 from forge.plugins.compute._machine import cpu_offer, gpu_offers, read_text
 from forge.plugins.compute._state import state_home
 from forge.protocols import Lease, Need, Offer, Resource
@@ -198,14 +199,14 @@ class Local:
         return self._leases() / token
 
 
-class LocalChannel:
-    """Files and jobs of one lease, below `root`; nothing outside `root` is written."""
+class LocalChannel(FolderChannel):
+    """Files and jobs of one lease, below `root`."""
 
     poll_seconds: ClassVar[float] = 0.1
-    durable: ClassVar[bool] = True
 
     def __init__(self, provider: Local, resource: Resource, root: Path) -> None:
-        self._provider, self._resource, self._root = provider, resource, root.resolve()
+        super().__init__(root.resolve())
+        self._provider, self._resource = provider, resource
 
     def prepare(self, tell: Callable[[str], None]) -> str:
         """This Python: what the engine runs on can run jobs."""
@@ -213,23 +214,7 @@ class LocalChannel:
 
     def put(self, local: Path, remote: str, sha256: str = "") -> None:
         """Copy a file or folder to `remote`, replacing it whole. A copy, so that a job cannot change a stored artifact."""
-        _copy(local, self._inside(remote))
-
-    def get(self, remote: str, local: Path) -> None:
-        """Copy a file or folder back. Raises ForgeError when it is not there."""
-        source = self._inside(remote)
-        if not source.exists():
-            raise ForgeError(f"the job left no {remote}", next="forge logs shows what it wrote")
-        _copy(source, local)
-
-    def read(self, remote: str, offset: int) -> bytes:
-        """The bytes of a file from an offset on; empty when there is none (yet)."""
-        path = self._inside(remote)
-        if not path.is_file():
-            return b""
-        with path.open("rb") as file:
-            file.seek(offset)
-            return file.read()
+        copy(local, self._inside(remote))
 
     def spawn(self, job: str, argv: Sequence[str], env: Mapping[str, str]) -> None:
         """Start a job in its folder; a second call with the same id does nothing, whatever became of the first."""
@@ -245,15 +230,12 @@ class LocalChannel:
         """The job's exit code, None while it runs, -1 when it is gone without one or was never started."""
         return self._provider.job_code(self._inside(f"jobs/{job}"))
 
-    def path(self, remote: str) -> str:
-        """The absolute path of a remote name."""
-        return str(self._inside(remote))
-
     def stop(self, job: str, *, grace_seconds: float) -> None:
         """SIGTERM, then SIGKILL after the grace, to the job and everything it started."""
         self._provider.end_job(self._inside(f"jobs/{job}"), grace_seconds)
 
     def _inside(self, remote: str) -> Path:
+        """Links are followed: what a job leaves here must not lead out of its folder."""
         place = (self._root / remote).resolve()
         if not place.is_relative_to(self._root):
             raise UsageError(f"{remote} leads out of the working folder")
@@ -331,27 +313,6 @@ def _wait_for(path: Path, watcher: subprocess.Popen[bytes]) -> None:
         if watcher.poll() is not None or time.monotonic() > until:
             raise ForgeError("a job's watcher did not start", why=f"{path.parent} has no pid file")
         time.sleep(0.005)
-
-
-def _copy(source: Path, target: Path) -> None:
-    """Copy to a temporary name beside the target, then rename: the target is whole or not there."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.partial")
-    _remove(partial)
-    if source.is_dir():
-        shutil.copytree(source, partial, symlinks=True)
-    else:
-        shutil.copyfile(source, partial)
-    if target.is_dir():
-        _remove(target)
-    partial.replace(target)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _write(path: Path, text: str) -> None:
