@@ -17,6 +17,7 @@ from forge.plugins.compute.slurm import Slurm, SlurmSettings
 from forge.protocols import Lease, Need, Offer
 from tests.servers.slurm import Cluster
 
+ROOT = Path(__file__).resolve().parents[2]
 NEED = Need(parameters=1, memory_gib=0.1, gpu=False, seconds=60)
 OFFER = Offer(
     provider="slurm", name="main 1 x h200", usd_per_hour=0, device="cuda", cores=1, memory_gib=1, gpu="h200", gpus=1, region="main",
@@ -46,6 +47,19 @@ def provider(folder: Path, monkeypatch: pytest.MonkeyPatch, **settings: object) 
     monkeypatch.setattr(Slurm, "queue_seconds", 0.3)
     monkeypatch.setattr(Slurm, "patience_seconds", 0.0)
     return Slurm(SlurmSettings(folder=str(folder), **settings))
+
+
+def nodes_python(folder: Path, registry: str = "tests.test_engine.remote_toys.RemoteToys") -> str:
+    """This Python on the nodes: it can import the tests, and `-m forge.worker` knows the phases of this registry."""
+    module, _, name = registry.rpartition(".")
+    worker = f"import sys; from {module} import {name}; from forge import worker; worker.Registry = {name}; sys.exit(worker.main(['worker', sys.argv[1]]))"
+    path = folder / "python"
+    path.write_text(
+        f'#!/bin/sh\nexport PYTHONPATH={ROOT}\nif [ "$2" = forge.worker ]; then exec {sys.executable} -c "{worker}" "$3"; fi\nexec {sys.executable} "$@"\n',
+        encoding="utf-8",
+    )
+    path.chmod(0o755)
+    return str(path)
 
 
 def lease(token: str = "lease-1", seconds: int = 600, attempt: int = 1, **changes: object) -> Lease:

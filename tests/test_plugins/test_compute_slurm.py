@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,11 +12,10 @@ import pytest
 from forge.errors import MissingAccess, NoCapacity
 from forge.plugins.compute._slurm_holder import for_node
 from forge.plugins.compute.slurm import Slurm
-from tests.servers.slurm import Cluster, cluster
+from tests.servers.slurm import Cluster
 from tests.test_plugins.slurm_world import (
     NEED,
     OFFER,
-    empty,
     lease,
     log,
     open_channel,
@@ -25,27 +23,6 @@ from tests.test_plugins.slurm_world import (
     stages,
     until,
 )
-
-
-@pytest.fixture(scope="module")
-def shared_cluster() -> Iterator[Cluster]:
-    with cluster(cores=4) as found:
-        yield found
-
-
-@pytest.fixture
-def slurm(shared_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    """The cluster, empty again afterwards."""
-    monkeypatch.setenv("SLURM_CONF", str(shared_cluster.place / "slurm.conf"))
-    yield shared_cluster
-    empty(shared_cluster)
-
-
-@pytest.fixture
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Slurm:
-    """A provider with a folder of its own that looks often."""
-    return provider(tmp_path, monkeypatch)
-
 
 # --- quoting ---------------------------------------------------------------------------------------------------
 

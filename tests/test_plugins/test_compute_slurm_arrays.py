@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,7 +16,7 @@ from forge.plugins.compute.slurm import Slurm, SlurmSettings
 from forge.protocols import Lease
 from forge.records import write_json
 from forge.run import Run
-from tests.servers.slurm import Cluster, cluster
+from tests.servers.slurm import Cluster
 from tests.test_engine.remote_toys import (
     PlanIt,
     Provision,
@@ -27,30 +27,10 @@ from tests.test_engine.remote_toys import (
     work_on,
 )
 from tests.test_engine.toys import Toy
-from tests.test_plugins.slurm_world import empty, lease, log, open_channel, provider, saver, until
+from tests.test_plugins.slurm_world import lease, log, nodes_python, open_channel, saver, until
 
-ROOT = Path(__file__).resolve().parents[2]
+CLUSTER = {"cores": 6, "min_job_age": 600}
 PARTS = tuple(f"r{2**number}" for number in range(8))
-
-
-@pytest.fixture(scope="module")
-def shared_cluster() -> Iterator[Cluster]:
-    with cluster(cores=6, min_job_age=600) as found:
-        yield found
-
-
-@pytest.fixture
-def slurm(shared_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    """The cluster, empty again afterwards."""
-    monkeypatch.setenv("SLURM_CONF", str(shared_cluster.place / "slurm.conf"))
-    yield shared_cluster
-    empty(shared_cluster)
-
-
-@pytest.fixture
-def site(slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Slurm:
-    """A provider with a folder of its own that looks often."""
-    return provider(tmp_path, monkeypatch)
 
 
 def cpu(usd_per_hour: float = 0.0) -> Lease:
@@ -155,26 +135,13 @@ class SweepToys(RemoteToys):
     toys: ClassVar[dict[str, Any]] = {toy.name: toy() for toy in (PlanIt, Provision, Sweep, Polish)}
 
 
-@pytest.fixture
-def toys_python(tmp_path: Path) -> str:
-    """This Python; `-m forge.worker` knows the toys there."""
-    path = tmp_path / "python"
-    call = (
-        f"import sys; sys.path.insert(0, {str(ROOT)!r}); from forge import worker; "
-        "from tests.test_plugins.test_compute_slurm_arrays import SweepToys; worker.Registry = SweepToys; sys.exit(worker.main(sys.argv))"
-    )
-    path.write_text(f'#!/bin/sh\nif [ "$2" = forge.worker ]; then exec {sys.executable} -c "{call}" "$3"; fi\nexec {sys.executable} "$@"\n')
-    path.chmod(0o755)
-    return str(path)
-
-
-def swept(toys_python: str, monkeypatch: pytest.MonkeyPatch, **values: Any) -> tuple[str, list[str]]:
+def swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **values: Any) -> tuple[str, list[str]]:
     """A run over the toys; how it ended, and who did what."""
     monkeypatch.setattr("tests.test_engine.remote_toys.RemoteToys", SweepToys)
     monkeypatch.setattr("tests.test_engine.remote_toys.OFFER", lease(device="cpu", gpu="").offer)
     for name, value in {"creation_seconds": 0.3, "confirm_seconds": 0.1, "queue_seconds": 0.2, "poll_seconds": 0.1}.items():
         monkeypatch.setattr(Slurm, name, value)
-    clouds: Mapping[str, Any] = {"slurm": Slurm(SlurmSettings(python=toys_python))}
+    clouds: Mapping[str, Any] = {"slurm": Slurm(SlurmSettings(python=nodes_python(tmp_path, "tests.test_plugins.test_compute_slurm_arrays.SweepToys")))}
     said = life(lambda: work_on(clouds, plan_it__provider="slurm", **values))
     run = Run.open("toy")
     did = (run.folder / "machine" / "did").read_text().splitlines()
@@ -182,9 +149,9 @@ def swept(toys_python: str, monkeypatch: pytest.MonkeyPatch, **values: Any) -> t
     return said, did
 
 
-def test_a_sweep_of_eight_runs_as_an_array_and_ends_as_in_one_process(slurm: Cluster, toys_python: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweep_of_eight_runs_as_an_array_and_ends_as_in_one_process(slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     new_run(tmp_path).close()
-    said, did = swept(toys_python, monkeypatch)
+    said, did = swept(tmp_path, monkeypatch)
     assert said == "done"
     assert did[0] == "base base"
     assert sorted(did[1:]) == sorted(f"{part} {part}" for part in PARTS), "each once, each in its own task, nothing in the phase itself"
@@ -198,9 +165,9 @@ def test_a_sweep_of_eight_runs_as_an_array_and_ends_as_in_one_process(slurm: Clu
     assert slurm.run("squeue", "-h") == ""
 
 
-def test_a_part_that_breaks_is_done_by_the_phase(slurm: Cluster, toys_python: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_part_that_breaks_is_done_by_the_phase(slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     new_run(tmp_path).close()
-    said, did = swept(toys_python, monkeypatch, train__fail=["r4"])
+    said, did = swept(tmp_path, monkeypatch, train__fail=["r4"])
     assert said == "done"
     assert "whole r4" in did
     assert len(did) == 9

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -19,10 +18,9 @@ from forge.plugins.compute._slurm import Unanswered
 from forge.plugins.compute._slurm_channel import SharedFolderChannel
 from forge.plugins.compute.slurm import Slurm
 from forge.protocols import ABANDONED, PAST_DEADLINE, PREEMPTED
-from tests.servers.slurm import Cluster, cluster
+from tests.servers.slurm import Cluster
 from tests.test_plugins.slurm_world import (
     SLEEPER,
-    empty,
     lease,
     log,
     open_channel,
@@ -32,25 +30,7 @@ from tests.test_plugins.slurm_world import (
     until,
 )
 
-
-@pytest.fixture(scope="module")
-def shared_cluster() -> Iterator[Cluster]:
-    with cluster(cores=4, min_job_age=2) as found:
-        yield found
-
-
-@pytest.fixture
-def slurm(shared_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    """The cluster, empty again afterwards."""
-    monkeypatch.setenv("SLURM_CONF", str(shared_cluster.place / "slurm.conf"))
-    yield shared_cluster
-    empty(shared_cluster)
-
-
-@pytest.fixture
-def site(slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Slurm:
-    """A provider with a folder of its own that looks often."""
-    return provider(tmp_path, monkeypatch)
+CLUSTER = {"cores": 4, "min_job_age": 2}
 
 
 def started(site: Slurm, tmp_path: Path, saved: Path, **changes: object) -> SharedFolderChannel:

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,9 +16,8 @@ from forge.plugins.compute._slurm_channel import SharedFolderChannel
 from forge.plugins.compute.slurm import Slurm, SlurmSettings
 from forge.protocols import Lease, Resource
 from tests.servers.rented import Rented, host
-from tests.servers.slurm import Cluster, cluster
+from tests.servers.slurm import Cluster
 from tests.test_engine.remote_toys import (
-    STEPS,
     artifacts,
     life,
     money,
@@ -26,10 +25,10 @@ from tests.test_engine.remote_toys import (
     run_job,
     work_on,
 )
-from tests.test_plugins.slurm_world import empty
+from tests.test_plugins.slurm_world import nodes_python
 
 ROOT = Path(__file__).resolve().parents[2]
-EVERY_STEP = list(range(1, STEPS + 1))
+CLUSTER = {"cores": 8, "min_job_age": 3600}
 Step = Callable[[str], None]
 A = TypeVar("A")
 
@@ -66,30 +65,6 @@ class Stepped(Slurm):
         found = act(*args, **more)
         self.step(f"after {name}")
         return found
-
-
-@pytest.fixture(scope="module")
-def shared_cluster() -> Iterator[Cluster]:
-    with cluster(cores=8, min_job_age=3600) as found:
-        yield found
-
-
-@pytest.fixture
-def slurm(shared_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    """The cluster, empty again afterwards."""
-    monkeypatch.setenv("SLURM_CONF", str(shared_cluster.place / "slurm.conf"))
-    yield shared_cluster
-    empty(shared_cluster)
-
-
-@pytest.fixture
-def toys_python(tmp_path: Path) -> str:
-    """This Python; `-m forge.worker` knows the toys there."""
-    path = tmp_path / "python"
-    call = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from pathlib import Path; from tests.test_engine.remote_toys import run_job; sys.exit(run_job(Path(sys.argv[1])))"
-    path.write_text(f'#!/bin/sh\nif [ "$2" = forge.worker ]; then exec {sys.executable} -c "{call}" "$3"; fi\nexec {sys.executable} "$@"\n')
-    path.chmod(0o755)
-    return str(path)
 
 
 @pytest.fixture(scope="module")
@@ -131,9 +106,9 @@ def steps(folder: Path) -> list[int]:
     return [int(line) for line in found.read_text().split()]
 
 
-def test_a_run_waits_in_the_queue_once_and_trains_there(slurm: Cluster, toys_python: str, tmp_path: Path, straight: dict[str, str]) -> None:
+def test_a_run_waits_in_the_queue_once_and_trains_there(slurm: Cluster, tmp_path: Path, straight: dict[str, str]) -> None:
     new_run(tmp_path).close()
-    site = Stepped(SlurmSettings(python=toys_python))
+    site = Stepped(SlurmSettings(python=nodes_python(tmp_path)))
     assert on(site) == "done"
     same_results(straight)
     assert len(slurm.run("squeue", "-h", "--states=all", "-o", "%i").split()) == 1
@@ -141,14 +116,14 @@ def test_a_run_waits_in_the_queue_once_and_trains_there(slurm: Cluster, toys_pyt
 
 
 def test_killed_again_and_again_it_ends_in_the_same_bytes_with_nothing_left(
-    slurm: Cluster, toys_python: str, tmp_path: Path, straight: dict[str, str]
+    slurm: Cluster, tmp_path: Path, straight: dict[str, str]
 ) -> None:
     """Each life is killed one step later than the one before, until one comes to the end."""
     new_run(tmp_path).close()
     lives, said = 0, "killed"
     while said == "killed":
         lives += 1
-        site = Stepped(SlurmSettings(python=toys_python))
+        site = Stepped(SlurmSettings(python=nodes_python(tmp_path)))
         count = [0]
 
         def step(name: str, last: int = lives, count: Sequence[int] = count) -> None:

@@ -4,34 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from forge.errors import ForgeError
 from forge.plugins.compute.slurm import Slurm
-from tests.servers.slurm import Cluster, cluster
+from tests.servers.slurm import Cluster
 from tests.test_engine.test_executor import prepared, write_corpus
-from tests.test_plugins.slurm_world import empty, provider, until
+from tests.test_plugins.slurm_world import nodes_python, provider, until
 
+CLUSTER = {"cores": 4, "min_job_age": 3600}
 NAMES = ("documents", "passages", "clean", "drops", "audit")
-
-
-@pytest.fixture(scope="module")
-def shared_cluster() -> Iterator[Cluster]:
-    with cluster(cores=4, min_job_age=3600) as found:
-        yield found
-
-
-@pytest.fixture
-def slurm(shared_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    """The cluster, empty again afterwards."""
-    monkeypatch.setenv("SLURM_CONF", str(shared_cluster.place / "slurm.conf"))
-    yield shared_cluster
-    empty(shared_cluster)
 
 
 def where(shard: tuple[Path, int]) -> tuple[int, str]:
@@ -54,11 +39,7 @@ def breaks(shard: int) -> int:
 @pytest.fixture
 def site(slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Slurm:
     """A provider whose nodes can import these tests."""
-    python = tmp_path / "python"
-    root = Path(__file__).resolve().parents[2]
-    python.write_text(f"#!/bin/sh\nexport PYTHONPATH={root}\nexec {sys.executable} \"$@\"\n")
-    python.chmod(0o755)
-    return provider(tmp_path / "shared", monkeypatch, python=str(python), cores=2)
+    return provider(tmp_path / "shared", monkeypatch, python=nodes_python(tmp_path), cores=2)
 
 
 def test_shards_are_done_on_both_nodes_in_order_and_a_killed_task_costs_its_own(slurm: Cluster, site: Slurm, tmp_path: Path) -> None:
