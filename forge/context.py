@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from forge import timebox
 from forge.errors import ForgeError, Interrupted
+from forge.executor import finished
 from forge.journal import Journal
 from forge.ledger import Money
 from forge.phase import Output, Rehearsal
@@ -17,7 +19,29 @@ from forge.records import Record
 from forge.registry import Registry
 
 Emit = Callable[[str, dict[str, Any]], None]
+LOOK_SECONDS = 1.0
 Rehearse = Callable[[Sequence[str], Mapping[str, Path]], Rehearsal]
+
+
+class Watch:
+    """The tick of an executor: asks whether to stop, and once a second whether more shards have their result."""
+
+    def __init__(self, check_stop: Callable[[], None]) -> None:
+        self._check_stop, self._folder, self._looked, self._seen = check_stop, Path(), 0.0, 0
+
+    def watch(self, folder: Path, tell: Callable[[int], None]) -> None:
+        """Where the results appear, and whom to tell how many there are."""
+        self._folder, self._tell = folder, tell
+
+    def __call__(self) -> None:
+        """Raises Interrupted when the user asked to stop."""
+        self._check_stop()
+        if time.monotonic() - self._looked < LOOK_SECONDS:
+            return
+        self._looked, done = time.monotonic(), finished(self._folder)
+        if done != self._seen:
+            self._seen = done
+            self._tell(done)
 
 
 class InputFile(Record):
@@ -56,9 +80,10 @@ class FolderContext:
         keep: Callable[[Path], None] = lambda path: None,
         part: str = "",
         shards: int = 0,
-        executor: Callable[[Path], Any] = lambda folder: None,
+        executor: Callable[[Path, Callable[[], None]], Any] = lambda folder, tick: None,
     ) -> None:
         self.part, self.shards, self._executor = part, shards, executor
+        self._executors: list[Any] = []
         self.run_id, self.seed, self.dry_run, self.task = run_id, seed, dry_run, task
         self.work, self.out, self.paid_folder = folder / "work", folder / "out", folder / "journal"
         self.corpus_root, self.money = corpus_root, money
@@ -138,14 +163,25 @@ class FolderContext:
         """Seconds until the machine ends itself, as far as its watcher has said when."""
         return timebox.seconds_left()
 
-    def map_shards(self, function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any] | None:
+    def map_shards(
+        self, function: Callable[[Any], Any], items: Sequence[Any], on_shard: Callable[[int, int], None] = lambda done, total: None
+    ) -> Iterator[Any] | None:
         """function over shards of items on the run's executor; None when the work is not to be cut."""
-        executor = self._executor(self.work / "shards") if self.shards else None
-        if executor is None or not items:
+        if not self.shards or not items:
             return None
-        count = min(self.shards, len(items))
-        found: Iterator[Any] = executor.map_shards(function, [list(items[number::count]) for number in range(count)])
+        count, tick = min(self.shards, len(items)), Watch(self.check_stop)
+        executor = self._executor(self.work / f"shards-{len(self._executors)}", tick)
+        if executor is None:
+            return None
+        tick.watch(executor.folder, lambda done: on_shard(done, count))
+        self._executors.append(executor)
+        found: Iterator[Any] = executor.map_shards(function, (list(items[number::count]) for number in range(count)))
         return found
+
+    def forget_shards(self) -> None:
+        """Remove what map_shards left: the phase is done, and will not be resumed from there."""
+        for executor in self._executors:
+            shutil.rmtree(executor.folder, ignore_errors=True)
 
     def check_stop(self) -> None:
         """Raise Interrupted when the user asked to stop."""

@@ -1,12 +1,15 @@
 """Maps a function over shards in processes of this machine; each result is a file that appears whole, so a lost process costs one shard.
 
 A shard and its result are pickled: they never leave the run's own folders. The function is one of a module, so that another process, here
-or on another machine, finds it by its name.
+or on another machine, finds it by its name. Results stay until the phase is done, so that a later process begins where this one was killed.
+Of the shards one at a time is in memory.
 """
 
 from __future__ import annotations
 
+import gc
 import hashlib
+import io
 import os
 import pickle
 import shutil
@@ -14,7 +17,9 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import IO, Any, Protocol, TypeVar
+
+from pydantic import BaseModel
 
 from forge.errors import ForgeError
 
@@ -24,6 +29,10 @@ T = TypeVar("T")
 TRIES = 3
 """How often a shard whose process died is begun."""
 TICK_SECONDS = 0.02
+NAME_BYTES = 200
+
+
+ALONE = "forge resume --set run.shards=0 does the work in one process"
 
 
 class MakesExecutors(Protocol):
@@ -54,7 +63,7 @@ class LocalExecutor:
                 self.tick()
                 for number in self._ended():
                     if tries[number] == TRIES:
-                        raise ForgeError(f"a part of the work ended its process {TRIES} times", why=failure(self.folder, number))
+                        raise ForgeError(f"a part of the work ended its process {TRIES} times", why=failure(self.folder, number), next=ALONE)
                     waiting.append(number)
                 time.sleep(TICK_SECONDS)
         finally:
@@ -69,6 +78,7 @@ class LocalExecutor:
         if pid:
             return pid
         try:
+            gc.freeze()   # what the engine holds is no garbage of ours: looking through it would copy every page of it
             work_on(self.folder, number)
         finally:
             os._exit(0)
@@ -84,34 +94,52 @@ class LocalExecutor:
         return lost
 
 
+def each(items: Iterable[S], name: Callable[[S], str]) -> Iterator[S]:
+    """The items of a shard one after the other. Should an error or the end of the process come in one of them, failure() names it.
+
+    name: what the user knows the item by. Costs 1.5 microseconds an item; without a shard being worked on it does nothing.
+    """
+    for item in items:
+        if _place is not None:
+            os.pwrite(_place, name(item).encode("utf-8", "replace")[:NAME_BYTES].ljust(NAME_BYTES), 0)
+        yield item
+
+
 def write_shards(folder: Path, function: Callable[[Any], Any], shards: Iterable[Any]) -> str:
     """Write what there is to do; returns a name for it. Results of the same work that an earlier process had are kept."""
-    todo = [pickle.dumps(function), *(pickle.dumps(shard) for shard in shards)]
-    identity = hashlib.sha256(b"".join(hashlib.sha256(one).digest() for one in todo)).hexdigest()[:16]
-    note = folder / "identity"
-    if note.exists() and note.read_text(encoding="utf-8") == identity:
+    fresh = folder.with_name(f".{folder.name}.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    parts, count = [_write(fresh / "function", function)], 0
+    for count, shard in enumerate(shards, 1):
+        parts.append(_write(fresh / f"{count - 1}.shard", shard))
+    identity = hashlib.sha256(b"".join(parts)).hexdigest()[:16]
+    if (note := folder / "identity").exists() and note.read_text(encoding="utf-8") == identity:
+        shutil.rmtree(fresh)
         return identity
+    (fresh / "count").write_text(str(count), encoding="utf-8")
+    (fresh / "identity").write_text(identity, encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    (folder / "function").write_bytes(todo[0])
-    for number, data in enumerate(todo[1:]):
-        (folder / f"{number}.shard").write_bytes(data)
-    (folder / "count").write_text(str(len(todo) - 1), encoding="utf-8")
-    note.write_text(identity, encoding="utf-8")
+    fresh.rename(folder)
     return identity
 
 
 def work_on(folder: Path, number: int) -> None:
     """Compute one shard; its result appears by rename. An exception is written beside it and raised."""
+    global _place
     target = _result(folder, number)
     if target.exists():
         return
+    _place = os.open(folder / f"{number}.at", os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
     try:
         function = pickle.loads((folder / "function").read_bytes())
         data = pickle.dumps(function(pickle.loads((folder / f"{number}.shard").read_bytes())))
     except Exception as error:
         (folder / f"{number}.error").write_text(f"{type(error).__name__}: {error}", encoding="utf-8")
         raise
+    finally:
+        os.close(_place)
+        _place = None
     partial = target.with_name(f".{target.name}.{os.getpid()}")
     partial.write_bytes(data)
     partial.replace(target)
@@ -123,17 +151,59 @@ def unfinished(folder: Path) -> list[int]:
     return [number for number in range(count) if not _result(folder, number).exists()]
 
 
+def finished(folder: Path) -> int:
+    """How many shards have their result."""
+    return sum(1 for _ in folder.glob("[0-9]*.result"))
+
+
 def results(folder: Path) -> Iterator[Any]:
-    """All results, in order; the folder is removed after the last one."""
-    for number in range(int((folder / "count").read_text(encoding="utf-8"))):
+    """All results, in order, one at a time in memory. They stay; the shards are removed."""
+    count = int((folder / "count").read_text(encoding="utf-8"))
+    for number in range(count):
+        (folder / f"{number}.shard").unlink(missing_ok=True)
+    for number in range(count):
         yield pickle.loads(_result(folder, number).read_bytes())
-    shutil.rmtree(folder)
 
 
 def failure(folder: Path, number: int) -> str:
-    """Why a shard has no result, as far as it could say."""
-    path = folder / f"{number}.error"
-    return path.read_text(encoding="utf-8") if path.exists() else "its process was killed"
+    """Why a shard has no result, as far as it could say, and the item that it had come to, where it goes through each()."""
+    error, at = folder / f"{number}.error", folder / f"{number}.at"
+    told = error.read_text(encoding="utf-8") if error.exists() else "its process was killed"
+    item = at.read_text(encoding="utf-8", errors="replace").strip() if at.exists() else ""
+    return f"{told}, at {item}" if item else told
+
+
+_place: int | None = None
+"""The open file of the shard that this process works on: which item it has come to."""
+
+
+class _SteadyPickler(pickle.Pickler):
+    """The same bytes for the same work in every process: a resumed one has to find the results of the one before.
+
+    Without the memo, since strings that are one object here may be equal copies there; and the names of a model's fields, a set,
+    in their order, since the order in a set changes from process to process.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        super().__init__(file)
+        self.fast = True
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, BaseModel):
+            return _model, (type(obj), obj.__dict__, sorted(obj.model_fields_set))
+        return NotImplemented
+
+
+def _model(kind: type[BaseModel], values: dict[str, Any], given: list[str]) -> BaseModel:
+    return kind.model_construct(set(given), **values)
+
+
+def _write(path: Path, thing: Any) -> bytes:
+    """Write a thing pickled; returns its hash."""
+    data = io.BytesIO()
+    _SteadyPickler(data).dump(thing)
+    path.write_bytes(data.getbuffer())
+    return hashlib.sha256(data.getbuffer()).digest()
 
 
 def _result(folder: Path, number: int) -> Path:

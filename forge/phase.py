@@ -148,11 +148,15 @@ class Context(Protocol):
         """Seconds until the machine under the phase ends itself; None in the engine, and where nobody has said when."""
         ...
 
-    def map_shards(self, function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any] | None:
+    def map_shards(
+        self, function: Callable[[Any], Any], items: Sequence[Any], on_shard: Callable[[int, int], None] = lambda done, total: None
+    ) -> Iterator[Any] | None:
         """What function([items of a shard]) gives for every shard, in their order, on the executor that the run has chosen (run.executor).
 
         None when the work is not to be cut (run.shards=0): the phase then does it here. function: one of a module; it, the items and
-        the results are pickled. Shards are every n-th item, so that large and small ones mix.
+        the results are pickled, and hold no sets of texts, whose order differs between processes. Shards are every n-th item, so that
+        large and small ones mix. on_shard: told (done, all) while it waits. A phase makes its calls in the same order when it is resumed,
+        and gets the results of shards that are done.
         """
         ...
 

@@ -281,6 +281,7 @@ class Pipeline:
             key = digest(fingerprint, identity(settings, ctx)) if identity and phase.name not in self.forced else ""
             taken = reuse.take_over(ctx.cache, key, {one.name: ctx.output(one.name) for one in phase.writes}) if key else None
             metrics = dict(phase.run(settings, ctx)) if taken is None else taken
+            ctx.forget_shards()
             self._reuse_key = key if taken is None else ""
         finally:
             ctx.close()
@@ -553,16 +554,16 @@ class EngineContext(FolderContext):
             shards=int(getattr(pipeline.config.section("run"), "shards", 0)), executor=self._make_executor,
         )
 
-    def _make_executor(self, folder: Path) -> Any:
+    def _make_executor(self, folder: Path, tick: Callable[[], None]) -> Any:
         """The run's executor. Raises UsageError for a provider that has none."""
         name, shards = str(self._pipeline.config.section("run").executor), self.shards
         if name == "local":
-            return LocalExecutor(folder, min(shards, os.cpu_count() or 1), self.check_stop)
+            return LocalExecutor(folder, min(shards, os.cpu_count() or 1), tick)
         make = getattr(self._pipeline.leases.providers.get(name), "executor", None)
         if make is None:
             able = ["local", *(one for one, provider in self._pipeline.leases.providers.items() if hasattr(provider, "executor"))]
             raise UsageError(f"run.executor={name} cannot do parts of the work", why=f"known: {', '.join(able)}", next="--set run.executor=local")
-        return make(folder, self.run_id, shards, self.check_stop)
+        return make(folder, self.run_id, shards, tick)
 
     def lease(self, offer: Offer, deadline_seconds: int, token: str) -> Lease:
         """A machine, reserved and started. Raises OverBudget before anything is requested."""

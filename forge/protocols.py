@@ -678,7 +678,12 @@ T = TypeVar("T")
 
 
 class Executor(Protocol):
-    """Runs a pure function over shards; results do not depend on how many workers there are."""
+    """Runs a pure function over shards; results do not depend on how many workers there are.
+
+    folder: where shards and results lie (forge.executor); removed by whoever asked when the results are no longer needed.
+    """
+
+    folder: Path
 
     def map_shards(self, function: Callable[[S], T], shards: Iterable[S]) -> Iterator[T]:
         """Results in the order of the shards."""

@@ -168,7 +168,7 @@ class Slurm:
 
     def executor(self, folder: Path, run: str, tasks: int, tick: Callable[[], None]) -> SlurmExecutor:
         """Maps shards as an array; in `folder`, or in slurm.folder where that is set."""
-        place = Path(self._set.folder).expanduser() / "shards" / run / folder.parent.parent.name if self._set.folder else folder
+        place = Path(self._set.folder).expanduser() / "shards" / run / folder.parent.parent.name / folder.name if self._set.folder else folder
         return SlurmExecutor(self, place, run, tasks, tick)
 
     def jobs_named(self, name: str) -> list[QueuedJob]:

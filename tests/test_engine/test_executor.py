@@ -5,14 +5,20 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from forge.config import resolve
 from forge.errors import ForgeError
-from forge.executor import LocalExecutor, unfinished, write_shards
+from forge.executor import LocalExecutor, each, unfinished, write_shards
+from forge.phases.prep.extract import ReadJob
 from forge.pipeline import Pipeline
+from forge.records import CorpusEntry
 from forge.registry import Registry
 from forge.run import Run
 from forge.sections import all_sections
@@ -49,7 +55,6 @@ def test_results_come_in_the_order_of_the_shards_from_any_number_of_workers(work
     found = list(LocalExecutor(tmp_path / "shards", workers).map_shards(total, SHARDS))
     assert [number for number, _ in found] == [sum(shard) for shard in SHARDS]
     assert os.getpid() not in {pid for _, pid in found}
-    assert not (tmp_path / "shards").exists()
 
 
 def test_a_shard_whose_process_is_killed_is_done_again_and_no_other(tmp_path: Path) -> None:
@@ -62,6 +67,77 @@ def test_a_shard_that_fails_again_and_again_is_an_error_with_its_reason(tmp_path
     with pytest.raises(ForgeError, match="3 times") as told:
         list(LocalExecutor(tmp_path / "shards", 2).map_shards(breaks, [0, 1, 2]))
     assert told.value.why == "ValueError: cannot be read"
+
+
+def reads(shard: list[str]) -> list[str]:
+    """Breaks at one item, or dies of another."""
+    for one in each(shard, lambda item: f"document {item}"):
+        if one == "broken.md":
+            raise ValueError("cannot be read")
+        if one == "huge.md":
+            os.kill(os.getpid(), signal.SIGKILL)
+    return shard
+
+
+@pytest.mark.parametrize(("bad", "why"), [("broken.md", "ValueError: cannot be read, at document broken.md"), ("huge.md", "its process was killed, at document huge.md")])
+def test_a_shard_that_fails_or_is_killed_is_told_with_the_item_it_had_come_to(bad: str, why: str, tmp_path: Path) -> None:
+    with pytest.raises(ForgeError, match="3 times") as told:
+        list(LocalExecutor(tmp_path / "shards", 2).map_shards(reads, [["a.md"], ["b.md", bad, "c.md"]]))
+    assert told.value.why == why
+    assert "run.shards=0" in told.value.next
+
+
+WRITES = """
+import sys
+from pathlib import Path
+from forge.executor import write_shards
+from forge.phases.prep.extract import ReadJob
+from forge.records import CorpusEntry
+from tests.test_engine.test_executor import jobs_of
+
+jobs = [ReadJob(entry=CorpusEntry(kind="file", sha256=f"{n}", path=f"{n}.md", size=3), sidecars={}) for n in range(3)]
+names = ["same", "".join(["sa", "me"])] if sys.argv[2] == "1" else ["same"] * 2
+print(write_shards(Path(sys.argv[1]), jobs_of, [jobs, names]))
+"""
+
+
+def jobs_of(shard: list[ReadJob]) -> list[str]:
+    """The paths."""
+    return [job.entry.path for job in shard]
+
+
+def test_every_process_knows_the_same_work_by_the_same_name(tmp_path: Path) -> None:
+    told = {
+        subprocess.run([sys.executable, "-c", WRITES, str(tmp_path / seed), seed], env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True).stdout
+        for seed in ("1", "2")
+    }
+    assert len(told) == 1
+    jobs = [ReadJob(entry=CorpusEntry(path=f"{number}.md", kind="file"), sidecars={}) for number in range(2)]
+    assert list(LocalExecutor(tmp_path / "shards", 1).map_shards(same, [jobs])) == [jobs]
+
+
+def same(shard: list[ReadJob]) -> list[ReadJob]:
+    """What it gets."""
+    return shard
+
+
+def test_shards_are_written_one_at_a_time(tmp_path: Path) -> None:
+    made: list[weakref.ref[Shard]] = []
+    write_shards(tmp_path / "shards", total, fresh_shards(made))
+    assert len(made) == 5
+    assert unfinished(tmp_path / "shards") == list(range(5))
+
+
+class Shard(list[int]):
+    """One that can be referred to weakly."""
+
+
+def fresh_shards(made: list[weakref.ref[Shard]]) -> Iterator[Shard]:
+    for number in range(5):
+        assert sum(one() is not None for one in made) <= 1
+        shard = Shard([number])
+        made.append(weakref.ref(shard))
+        yield shard
 
 
 def test_a_later_process_goes_on_with_the_results_that_are_there_and_other_work_begins_anew(tmp_path: Path) -> None:
