@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from itertools import islice
+from string import ascii_letters
 
 _FENCED = re.compile(r"^[ \t]*(```+|~~~+).*?(?:^[ \t]*\1[ \t]*$|\Z)", re.MULTILINE | re.DOTALL)
-_INLINE = re.compile(
-    r"`[^`\n]+`|\$\$.{1,1000}?\$\$|\$[^$\n ][^$\n]{0,80}\$|https?://\S+|<[A-Za-z/!][^<>\n]{0,200}>|[^\s@]{1,64}@[^\s@]{1,255}",
-    re.DOTALL,
-)
+_PIECES = r"`[^`\n]+`|\$\$.{1,1000}?\$\$|\$[^$\n ][^$\n]{0,80}\$|https?://\S+|<[A-Za-z/!][^<>\n]{0,200}>"
+_INLINE = re.compile(_PIECES, re.DOTALL)
+_INLINE_OR_ADDRESS = re.compile(_PIECES + r"|[^\s@]{1,64}@[^\s@]{1,255}", re.DOTALL)
+"""Looking for addresses takes a try at every character: only where there is an @."""
 _CODE_MARKS = str.maketrans("", "", "{}()[];=<>_\\/|&$#*+~^:")
 _LINKED = re.compile(r"\[([^\[\]\n]{0,300})\](?:\([^)\s]{0,1000}\)|\[[^\[\]\n]{0,300}\])")
 CODE_MARKS_SHARE = 0.12
@@ -19,12 +20,14 @@ UNSPACED = "\u0e00-\u0edf\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4
 _WORD = re.compile(rf"[{UNSPACED}]|[^\W_{UNSPACED}]+(?:['’-][^\W_{UNSPACED}]+)*")
 _ASCII_WORD = re.compile(r"[A-Za-z0-9]+(?:['-][A-Za-z0-9]+)*")  # the same on ASCII, in a third of the time
 _LETTERS = re.compile(r"[^\W\d_]+")
+_NO_ASCII_LETTERS = dict.fromkeys(map(ord, ascii_letters))
 
 
 def prose_of(text: str) -> str:
     """The text without fenced and inline code, code-like lines, formulas, addresses and tags."""
     text = _FENCED.sub("\n", text) if "```" in text or "~~~" in text else text
-    text = _INLINE.sub(" ", _LINKED.sub(r"\1", text))
+    text = _LINKED.sub(r"\1", text) if "]" in text else text
+    text = (_INLINE_OR_ADDRESS if "@" in text else _INLINE).sub(" ", text)
     return "\n".join(line for line in text.split("\n") if not _looks_like_code(line))
 
 
@@ -40,6 +43,8 @@ def has_words(text: str, least: int) -> bool:
 
 def letters_in(text: str) -> int:
     """How many letters, of any script."""
+    if text.isascii():
+        return len(text) - len(text.translate(_NO_ASCII_LETTERS))
     return sum(map(len, _LETTERS.findall(text)))
 
 

@@ -28,6 +28,7 @@ LETTERS = (3, 24)
 _UNSPACED = "\u0e00-\u0edf\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_UNSPACED}]+|[^\W\d_{_UNSPACED}]+")
 _PLACEHOLDER = re.compile(r"\[[a-z-]{2,20}\]")
+_ASCII_SPACES = {code: " " for code in range(128) if not chr(code).isalpha()}
 _IS_UNSPACED = re.compile(rf"[{_UNSPACED}]")
 
 
@@ -158,9 +159,10 @@ class Terms:
 
 def words(text: str) -> list[str]:
     """Words of 3 to 24 letters in small letters, without masked places; pairs of characters in scripts without spaces."""
-    found = _WORD.findall(_PLACEHOLDER.sub(" ", text).lower())
+    plain = (_PLACEHOLDER.sub(" ", text) if "[" in text else text).lower()
     if text.isascii():
-        return [word for word in found if LETTERS[0] <= len(word) <= LETTERS[1]]
+        return [word for word in plain.translate(_ASCII_SPACES).split() if LETTERS[0] <= len(word) <= LETTERS[1]]
+    found = _WORD.findall(plain)
     return [part for word in found for part in _parts(word)]
 
 
