@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from importlib.resources import files
+from typing import Any
 
 from forge.errors import ForgeError
 from forge.phases.quantize.go_template import render_go
@@ -56,8 +57,18 @@ def choose_template(render: Render, system_prompt: str, *, bos: str) -> tuple[st
 
 
 def render_ollama(template: str, turns: Sequence[Message]) -> str:
-    """What Ollama sends to the model for these turns."""
-    return render_go(template, {"Messages": [{"Role": turn.role, "Content": turn.content} for turn in turns]})
+    """What Ollama sends to the model for these turns: template/template.go at fb30760 (2026-08-21), without tools and images.
+
+    Ollama makes one turn of turns of one role in a row, and puts all system messages into .System as well.
+    """
+    messages: list[dict[str, Any]] = []
+    for turn in turns:
+        if messages and messages[-1]["Role"] == turn.role:
+            messages[-1]["Content"] += f"\n\n{turn.content}"
+        else:
+            messages.append({"Role": turn.role, "Content": turn.content, "Thinking": "", "ToolName": "", "ToolCallID": ""})
+    system = "\n\n".join(turn.content for turn in turns if turn.role == "system")
+    return render_go(template, {"System": system, "Messages": messages, "Tools": None, "Response": "", "Think": False, "ThinkLevel": "", "IsThinkSet": False})
 
 
 def write_modelfile(gguf: str, template: str, system_prompt: str, sampling: Sampling) -> str:

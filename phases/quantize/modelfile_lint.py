@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from forge.errors import ForgeError
+from forge.phases.quantize.go_syntax import parse_go
 from forge.records import Record
 
 COMMANDS = frozenset(
@@ -161,8 +162,10 @@ def _lint_template(template: str, marks: Sequence[str]) -> list[str]:
     problems = []
     if ".Messages" in template and ".System" in template:
         problems.append("TEMPLATE uses .System and .Messages: the system prompt would be rendered twice")
-    if template.count("{{") != template.count("}}"):
-        problems.append("TEMPLATE has unbalanced {{ }}")
+    try:
+        parse_go(template)
+    except ForgeError as error:
+        problems.append(f"TEMPLATE: {error.fact}")
     missing = [mark for mark in marks if mark not in template]
     if missing:
         problems.append(f"TEMPLATE does not use {', '.join(missing)}, which the model was trained with")

@@ -111,22 +111,27 @@ def test_a_good_modelfile_has_no_problem(tmp_path: Path) -> None:
     assert lint(tmp_path, GOOD) == []
 
 
-@pytest.mark.parametrize(
-    ("bad", "good", "problem"),
-    [
-        ("FROM https://huggingface.co/ns/repo/resolve/main/gguf/x.gguf", "FROM ./gguf/x-Q4_K_M.gguf", "is a URL"),
-        ("FROM ./gguf/other.gguf", "FROM ./gguf/x-Q4_K_M.gguf", "does not exist"),
-        ('"""{{ if .System }}{{ .System }}{{ end }}{{- range', '"""{{- range', "rendered twice"),
-        ('stop "ttiuser"', 'stop "<|im_end|>"', "would hide a defect"),
-        ('PARAMETER stop "<|im_start|>"', 'PARAMETER stop "<|im_end|>"', "not among the stops"),
-        ("PARAMETER max_tokens 40\nPARAMETER stop", "PARAMETER stop", "max_tokens is unknown"),
-        ("PARAMETER temperature cold\nPARAMETER stop", "PARAMETER stop", "cannot be 'cold'"),
-        ("PARAMETER num_ctx 1.5\nPARAMETER stop", "PARAMETER stop", "cannot be '1.5'"),
-        ("PARAMETER <|im_end|>", 'PARAMETER stop "<|im_end|>"', "unexpected EOF"),
-        ("{{ end <|im_start|>", "{{ end }}<|im_start|>", "unbalanced"),
-        ("{{ .Content }}\n", "{{ .Content }}<|im_end|>\n", "does not use <|im_end|>"),
-    ],
+MISTAKES = (
+    ("FROM https://huggingface.co/ns/repo/resolve/main/gguf/x.gguf", "FROM ./gguf/x-Q4_K_M.gguf", "is a URL"),
+    ("FROM ./gguf/other.gguf", "FROM ./gguf/x-Q4_K_M.gguf", "does not exist"),
+    ('"""{{ if .System }}{{ .System }}{{ end }}{{- range', '"""{{- range', "rendered twice"),
+    ('stop "ttiuser"', 'stop "<|im_end|>"', "would hide a defect"),
+    ('PARAMETER stop "<|im_start|>"', 'PARAMETER stop "<|im_end|>"', "not among the stops"),
+    ("PARAMETER max_tokens 40\nPARAMETER stop", "PARAMETER stop", "max_tokens is unknown"),
+    ("PARAMETER temperature cold\nPARAMETER stop", "PARAMETER stop", "cannot be 'cold'"),
+    ("PARAMETER num_ctx 1.5\nPARAMETER stop", "PARAMETER stop", "cannot be '1.5'"),
+    ("PARAMETER <|im_end|>", 'PARAMETER stop "<|im_end|>"', "unexpected EOF"),
+    ("{{ end <|im_start|>", "{{ end }}<|im_start|>", "is no Go template"),
+    ("{{ .Content }}\n", "{{ .Content }}<|im_end|>\n", "does not use <|im_end|>"),
+    ("{{ end }}{{ end }}<|im_start|>", "{{ end }}<|im_start|>", "is no Go template"),
+    ("<|im_end|>\n<|im_start|>", "<|im_end|>\n{{ end }}<|im_start|>", "without {{ end }}"),
+    ("{{ .Content | trim }}", "{{ .Content }}", "is no Go template"),
+    ("{{ printf .Content }}", "{{ .Content }}", "has 'printf'"),
 )
+"""(bad, good, problem): GOOD with `bad` in place of `good` has the problem."""
+
+
+@pytest.mark.parametrize(("bad", "good", "problem"), MISTAKES)
 def test_every_known_mistake_is_found(tmp_path: Path, bad: str, good: str, problem: str) -> None:
     text = GOOD.replace(good, bad, 1)
     problems = lint(tmp_path, text)

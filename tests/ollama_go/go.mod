@@ -1,0 +1,3 @@
+module ollamago
+
+go 1.19
