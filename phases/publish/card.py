@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from forge import __version__
+from forge.file_answers import table
 from forge.phases.publish.facts import Facts, ShippedFile
 from forge.phases.publish.licence import Licence, open_terms, restrictive
 from forge.phases.publish.policy import Decision
@@ -33,7 +34,7 @@ def render_card(facts: Facts, decision: Decision, licence: Licence) -> str:
         count=count, number=number, power=power, size=size, cell=cell, line=line, pyrepr=_python_text, shell=shlex.quote
     )
     body = environment.from_string(template).render(
-        facts=facts, plan=facts.plan, shape=facts.shape, decision=decision, licence=licence, main=main_file(facts),
+        facts=facts, plan=facts.plan, shape=facts.shape, decision=decision, licence=licence, main=main_file(facts), answers=table(facts.each),
         verdicts=[v for v in (*facts.eval_verdicts, *facts.ship_verdicts) if v.kind != "info"],
         restrictive=restrictive(facts.document_licences), open_terms=open_terms(facts.plan.teacher, facts.document_licences), offline=facts.plan.teacher == OFFLINE_TEACHER,
         scratch=facts.plan.base == "scratch", forge_version=__version__, not_evaluated=NOT_EVALUATED,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
 from forge.errors import ArtifactDamaged, UsageError
+from forge.file_answers import FileAnswers, read_each
 from forge.gguf_header import GgufHeader, read_gguf
 from forge.phase import Context
 from forge.phases.publish.headers import read_safetensors
@@ -81,6 +83,7 @@ class Facts(Record):
     ship_verdicts: tuple[Verdict, ...]
     parameters: int
     shipped: tuple[ShippedFile, ...]
+    each: tuple[FileAnswers, ...] = ()
     gguf: dict[str, GgufHeader]
     adapter_file: str = ""
     pretrain: Stage | None
@@ -108,7 +111,7 @@ def read_facts(ctx: Context, *, license_file: str = "", terms: str = "") -> Fact
     """
     plan = read_record(ctx.input("plan"), Plan)
     ship_json, eval_json = read_object(ctx.input("ship_eval")), read_object(ctx.input("eval"))
-    ship_verdicts = _verdicts(ship_json)
+    ship_verdicts, each = _verdicts(ship_json), read_each(ship_json)
     train, audit = read_object(ctx.input("train_report")), read_object(ctx.input("audit"))
     documents = list(read_jsonl(ctx.input("documents"), Document))
     ok = [document for document in documents if document.status == "ok"]
@@ -121,7 +124,7 @@ def read_facts(ctx: Context, *, license_file: str = "", terms: str = "") -> Fact
         eval_json=eval_json, ship_json=ship_json, eval_verdicts=_verdicts(eval_json), ship_verdicts=ship_verdicts,
         parameters=parameters,
         adapter_file=_adapter_file(ctx.input("gguf"), ship_json),
-        shipped=_shipped(ship_json, ship_verdicts), gguf=_gguf_headers(ctx.input("gguf"), ship_json),
+        shipped=_shipped(ship_json, (*ship_verdicts, *(one for file in each for one in file.verdicts))), each=tuple(each), gguf=_gguf_headers(ctx.input("gguf"), ship_json),
         pretrain=pretrain, lora=lora,
         reported_parameters=train.get("parameters"),
         documents=_count(document.media_type for document in ok),
@@ -171,7 +174,7 @@ def _adapter_file(folder: Path, ship_json: dict[str, Any]) -> str:
     return str(told["name"])
 
 
-def _shipped(ship_json: dict[str, Any], verdicts: tuple[Verdict, ...]) -> tuple[ShippedFile, ...]:
+def _shipped(ship_json: dict[str, Any], verdicts: Iterable[Verdict]) -> tuple[ShippedFile, ...]:
     ratios = {verdict.name: verdict.estimate for verdict in verdicts}
     files = [
         ShippedFile(

@@ -32,7 +32,10 @@ class QuantizeSettings(Settings):
         default=False, description="also write the adapter alone as a GGUF file, for llama.cpp's --lora on the base; never for a base from scratch"
     )
     generated_rows: int = Field(
-        default=240, ge=2, description="test rows that the file that ships answers freely; rows of each split"
+        default=240, ge=2, description="test rows that the file which the Modelfile names answers freely; rows of each split"
+    )
+    other_rows: int = Field(
+        default=80, ge=0, description="of these, how many each other file answers; a file that surely fails where the named one does not is left out"
     )
 
 
@@ -40,7 +43,7 @@ class Quantize:
     """Merge, export, quantize, parity gate, Modelfile, evaluation of the shipped file. Runs where the adapter was trained."""
 
     name: ClassVar[str] = "quantize"
-    VERSION: ClassVar[int] = 5
+    VERSION: ClassVar[int] = 6
     summary: ClassVar[str] = "merge the adapter, write GGUF files, prove that they are the model, measure the file that ships"
     reads: ClassVar[tuple[str, ...]] = (
         "plan", "approval", "machine", "base_model", "adapter", "eval", "predictions", "train", "test_recall", "test_unseen", "test_abstain",
@@ -59,10 +62,12 @@ class Quantize:
     always: ClassVar[bool] = False
 
     def estimate(self, settings: QuantizeSettings, ctx: Context) -> Estimate:
-        """Imports, then the weights at quantization speed, then the evaluation of three files."""
+        """Imports, then the weights at quantization speed, then the evaluation of the files."""
         plan = read_record(ctx.input("plan"), Plan)
         weights = plan.parameters / WEIGHTS_PER_SECOND
-        rows = (2 * settings.likelihood_rows * 3 + 2 * settings.generated_rows * 10) * plan.parameters * 2e-9
+        others = len(set(plan.quantizations) | {"F16"}) - 1
+        generated = settings.generated_rows + others * min(settings.other_rows, settings.generated_rows)
+        rows = (2 * settings.likelihood_rows * (others + 1) + 2 * generated * 10) * plan.parameters * 2e-9
         return Estimate(
             seconds_p50=8 + weights + rows, seconds_p90=20 + 3 * (weights + rows),
             basis=f"{plan.parameters / 1e6:.1f}M weights, {settings.likelihood_rows} + {settings.generated_rows} rows of each split",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ class Caps(Record):
 
     likelihood_rows: int
     generated_rows: int
+    other_rows: int = 0
     compared_rows: int = 8
     logit_prompts: int = 6
     logit_positions: int = 32
@@ -43,12 +45,15 @@ class Caps(Record):
     probes: int = 100
 
 
-DRY_RUN = Caps(likelihood_rows=6, generated_rows=6, probes=5, parity_bytes=8_000, answer_tokens=24)
+DRY_RUN = Caps(likelihood_rows=6, generated_rows=6, other_rows=2, probes=5, parity_bytes=8_000, answer_tokens=24)
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What every measurement needs. Rows are encoded once; those that do not fit the context are left out."""
+    """What every measurement needs. Rows are encoded once; those that do not fit the context are left out.
+
+    `also_asked` are those of the asked rows that files which are not the main one answer too.
+    """
 
     ctx: Context
     journal: Journal
@@ -59,6 +64,7 @@ class Bench:
     context_tokens: int
     scored: tuple[Encoded, ...]
     asked: tuple[Encoded, ...]
+    also_asked: tuple[Encoded, ...]
     probes: tuple[tuple[Probe, Encoded], ...]
 
     @property
@@ -97,16 +103,18 @@ def fill_bench(
     caps: Caps, context_tokens: int,
 ) -> Bench:
     """A bench with the capped rows of each split, evenly spread over it."""
-    def pick(limit: int) -> tuple[Encoded, ...]:
-        rows = [encode_row(row, tokenizer) for split in splits for row in spread(split, limit)]
-        return tuple(row for row in rows if len(row.prompt) + len(row.answer) <= context_tokens)
+    def pick(limit: int) -> list[list[Encoded]]:
+        encoded = ([encode_row(row, tokenizer) for row in spread(split, limit)] for split in splits)
+        return [[row for row in rows if len(row.prompt) + len(row.answer) <= context_tokens] for rows in encoded]
 
-    asked = pick(caps.generated_rows)
+    questions = pick(caps.generated_rows)
+    asked = tuple(chain(*questions))
     probes = make_probes([row.row for row in asked], caps.probes) if plan.abstention else []
     encoded = [(probe, encode_row(probe.row, tokenizer)) for probe in probes]
     return Bench(
         ctx=ctx, journal=journal, process=llama, tokenizer=tokenizer, plan=plan, caps=caps, context_tokens=context_tokens,
-        scored=pick(caps.likelihood_rows), asked=asked,
+        scored=tuple(chain(*pick(caps.likelihood_rows))), asked=asked,
+        also_asked=tuple(chain(*(spread(rows, caps.other_rows) for rows in questions))),
         probes=tuple((probe, row) for probe, row in encoded if len(row.prompt) + len(row.answer) <= context_tokens),
     )
 
@@ -153,17 +161,23 @@ def judge_file(bench: Bench, kind: str, scores: Sequence[Score], f16: Sequence[S
 
 
 def judge_shipped(bench: Bench, kind: str, scores: Sequence[Score], vocabulary: Vocabulary, adapter: Mapping[str, str]) -> list[Verdict]:
-    """Stopping, form, abstention and names of the open file, which is the one that the Modelfile names."""
-    answers = generate_rows(bench.asked, bench.llama, kind, bench.answer_tokens, bench.ctx, bench.journal)
+    """The tests and the smoke test on the open file, which is the one that the Modelfile names."""
+    verdicts = judge_answers(bench, kind, scores, bench.asked, vocabulary, adapter)
+    return verdicts + _smoke(bench, kind) if bench.plan.task == "chat" else verdicts
+
+
+def judge_answers(
+    bench: Bench, kind: str, scores: Sequence[Score], rows: Sequence[Encoded], vocabulary: Vocabulary, adapter: Mapping[str, str]
+) -> list[Verdict]:
+    """Stopping, form, and abstention and names or the task's own measures of the open file's answers to `rows`."""
+    answers = generate_rows(rows, bench.llama, kind, bench.answer_tokens, bench.ctx, bench.journal)
     thresholds, seed = bench.plan.thresholds, bench.ctx.seed
-    stopping = judge_stopping(
-        kind, bench.scored, scores, bench.asked, answers, thresholds, seed=seed, control=frozenset(vocabulary.control)
-    )
-    stopping += judge_form(kind, bench.asked, answers)
+    verdicts = judge_stopping(kind, bench.scored, scores, rows, answers, thresholds, seed=seed, control=frozenset(vocabulary.control))
+    verdicts += judge_form(kind, rows, answers)
     if bench.plan.task != "chat":
-        return stopping + judge_task(kind, bench.asked, answers, bench.ctx, bench.plan.task, thresholds, seed=seed)
-    stopping += judge_abstention(kind, bench.asked, answers, bench.plan.abstention, adapter, thresholds, seed=seed)
-    return stopping + _smoke(bench, kind) + judge_names(kind, bench.asked, answers, bench.ctx, bench.plan, seed=seed)
+        return verdicts + judge_task(kind, rows, answers, bench.ctx, bench.plan.task, thresholds, seed=seed)
+    verdicts += judge_abstention(kind, rows, answers, bench.plan.abstention, adapter, thresholds, seed=seed)
+    return verdicts + judge_names(kind, rows, answers, bench.ctx, bench.plan, seed=seed)
 
 
 def _smoke(bench: Bench, kind: str) -> list[Verdict]:

@@ -13,14 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from forge.errors import ForgeError, GateFailed
+from forge.file_answers import FileAnswers
 from forge.journal import Journal
 from forge.phase import Context
 from forge.phases.quantize.converter import context_tokens, convert_f16, find_converter, needs_converter
+from forge.phases.quantize.each import collect
 from forge.phases.quantize.gguf_export import export_f16
 from forge.phases.quantize.gguf_facts import GgufFile, describe_fallback, read_facts
 from forge.phases.quantize.imatrix import collect_importance
 from forge.phases.quantize.judge import worst
-from forge.phases.quantize.llama import Generation, Llama, Vocabulary
+from forge.phases.quantize.llama import Generation, Llama
 from forge.phases.quantize.lora_gguf import LoraFile, check_lora, describe_lora, export_lora
 from forge.phases.quantize.measure import (
     DRY_RUN,
@@ -29,6 +31,7 @@ from forge.phases.quantize.measure import (
     check_parity,
     compare_answers,
     fill_bench,
+    judge_answers,
     judge_file,
     judge_shipped,
     score_file,
@@ -70,26 +73,27 @@ def ship_model(settings: QuantizeSettings, ctx: Context) -> Mapping[str, float |
             splits, ctx=ctx, journal=journal, llama=llama, tokenizer=ChatTokenizer(model), plan=plan, caps=caps,
             context_tokens=context_tokens(model),
         )
-        verdicts, answers = _measure(bench, model, files, ctx.work / "gguf")
+        verdicts, answers, each = _measure(bench, model, files, ctx.work / "gguf")
         lora = _adapter_alone(bench, files[0]) if settings.lora_gguf and plan.base != "scratch" and plan.tuning == "lora" else None
-    return finish(bench, model, files, [judge_merge(merge), *verdicts], answers, lora)
+    return finish(bench, model, files, [judge_merge(merge), *verdicts], answers, each, lora)
 
 
 def read_task(settings: QuantizeSettings, plan: Plan, ctx: Context) -> tuple[Caps, list[list[Row]]]:
     """How much is measured, and the rows of the two tests."""
-    caps = Caps(likelihood_rows=settings.likelihood_rows, generated_rows=settings.generated_rows)
+    caps = Caps(likelihood_rows=settings.likelihood_rows, generated_rows=settings.generated_rows, other_rows=settings.other_rows)
     return DRY_RUN if ctx.dry_run else caps, [read_rows(ctx, plan.task, name) for name in tests_of(plan.task)]
 
 
 def finish(
     bench: Bench, model: Path, files: list[GgufFile], verdicts: Sequence[Verdict], answers: list[dict[str, str]],
-    lora: tuple[LoraFile, Verdict] | None = None,
+    each: Sequence[FileAnswers] = (), lora: tuple[LoraFile, Verdict] | None = None,
 ) -> Mapping[str, float | str]:
     """Write the outputs; the numbers for the report. Raises GateFailed, after writing, when integrity failed."""
     alone = [lora[0]] if lora else []
+    files = _leave_out(bench.ctx, files, each)
     _publish(bench.ctx, model, {file.name for file in files} | {file.name for file in alone})
     verdicts = [*verdicts, *(lora[1:] if lora else ()), _write_modelfile(bench, files), *_judge_sizes(files)]
-    _write_report(bench.ctx, verdicts, files, answers, alone)
+    _write_report(bench.ctx, verdicts, files, answers, each, alone)
     _stop_on_failure(verdicts)
     return _metrics(verdicts, files)
 
@@ -150,27 +154,40 @@ def _importance(ctx: Context, plan: Plan, model: Path, rows: int) -> Path | None
     return target if rows else None
 
 
-def _measure(bench: Bench, model: Path, files: list[GgufFile], folder: Path) -> tuple[list[Verdict], list[dict[str, str]]]:
-    """All verdicts about the files, and the side-by-side answers."""
+def _measure(
+    bench: Bench, model: Path, files: list[GgufFile], folder: Path
+) -> tuple[list[Verdict], list[dict[str, str]], list[FileAnswers]]:
+    """All verdicts about the model, the side-by-side answers, and what each file is worth."""
     predictions = list(read_jsonl(bench.ctx.input("predictions"), Prediction))
     verdicts, expected = check_parity(bench, model, folder / files[0].name, predictions)
     adapter = {prediction.id: prediction.tuned for prediction in predictions}
-    f16, shipped = score_file(bench, "F16"), main_file(files)
-    columns: dict[str, list[Generation]] = {"f16": compare_answers(bench, "F16")}
-    if shipped.quantization == "F16":
-        verdicts += judge_shipped(bench, "F16", f16, bench.open(folder / shipped.name), adapter)
-    for file in files[1:]:
-        vocabulary: Vocabulary = bench.open(folder / file.name)
-        scores = score_file(bench, file.quantization)
-        columns[file.quantization.lower()] = compare_answers(bench, file.quantization)
-        verdicts += judge_file(bench, file.quantization, scores, f16)
-        if file == shipped:
-            verdicts += judge_shipped(bench, file.quantization, scores, vocabulary, adapter)
+    main, f16 = main_file(files), score_file(bench, "F16")
+    columns: dict[str, list[Generation]] = {}
+    given: dict[str, tuple[int, list[Verdict]]] = {}
+    for file in files:
+        kind, vocabulary = file.quantization, bench.open(folder / file.name)
+        scores = score_file(bench, kind)
+        columns[kind.lower()] = compare_answers(bench, kind)
+        found = judge_file(bench, kind, scores, f16) if kind != "F16" else []
+        if file == main:
+            found += judge_shipped(bench, kind, scores, vocabulary, adapter)
+            verdicts += found
+        elif bench.also_asked:
+            found += judge_answers(bench, kind, scores, bench.also_asked, vocabulary, adapter)
+        given[kind] = (len(bench.asked if file == main else bench.also_asked), found)
     answers = [
-        {"prompt": row.row.prompt[-1].content, "transformers": theirs.text, **{kind: given[i].text for kind, given in columns.items()}}
+        {"prompt": row.row.prompt[-1].content, "transformers": theirs.text, **{kind: told[i].text for kind, told in columns.items()}}
         for i, (row, theirs) in enumerate(zip(bench.compared, expected, strict=True))
     ]
-    return verdicts, answers
+    return verdicts, answers, collect(files, main, given)
+
+
+def _leave_out(ctx: Context, files: Sequence[GgufFile], each: Sequence[FileAnswers]) -> list[GgufFile]:
+    """The files that ship: without those that their rounding damaged."""
+    left = {one.name: one.left_out for one in each if one.left_out}
+    for name, why in left.items():
+        ctx.notice(f"{name} is left out, it is not what {main_file(files).name} is: {why}")
+    return [file for file in files if file.name not in left]
 
 
 def _adapter_alone(bench: Bench, f16: GgufFile) -> tuple[LoraFile, Verdict]:
@@ -247,7 +264,8 @@ def _judge_sizes(files: Sequence[GgufFile]) -> list[Verdict]:
 
 
 def _write_report(
-    ctx: Context, verdicts: Sequence[Verdict], files: Sequence[GgufFile], answers: list[dict[str, str]], alone: Sequence[LoraFile]
+    ctx: Context, verdicts: Sequence[Verdict], files: Sequence[GgufFile], answers: list[dict[str, str]],
+    each: Sequence[FileAnswers], alone: Sequence[LoraFile],
 ) -> None:
     for file in files:
         if told := describe_fallback(file):
@@ -255,6 +273,7 @@ def _write_report(
     report: dict[str, Any] = {
         "verdicts": [verdict.model_dump(mode="json") for verdict in verdicts],
         "files": [file.model_dump(mode="json") for file in files],
+        "each": [one.model_dump(mode="json") for one in each],
         "answers": answers,
         "parity": worst([verdict for verdict in verdicts if verdict.kind == "integrity"]),
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.resources import files
 from typing import Any
 
+from forge.file_answers import table
 from forge.phases.teardown import story
 from forge.phases.teardown.plots import Bar, Series, funnel, interval_plot, line_chart
 from forge.phases.teardown.trained import grids
@@ -58,7 +59,7 @@ def render_report(view: View) -> str:
         forecast=story.forecast(view), open_leases=story.open_leases(view), hub_path=story.hub_path(view),
         tone=tone(view), figures=key_figures(view), answers=chosen_answers(view), verdicts=[row for row in judged if not _is_settled(row)],
         settled=[row for row in judged if _is_settled(row)], by_phase=story.by_phase(view), further=[row for row in rows if row[1].kind == "info"], approved=story.approved(view),
-        shipped_answers=(view.ship.get("answers") or [])[:4], charts=[Markup(chart) for chart in charts(view)],
+        each=view.each_file, each_table=table(view.each_file), shipped_answers=(view.ship.get("answers") or [])[:4], charts=[Markup(chart) for chart in charts(view)],
         funnel=Markup(data_funnel(view)), money=money_bar(view), grids=grids(view),
     )
 

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from forge.errors import ForgeError
+from forge.file_answers import FileAnswers, read_each
 from forge.ledger import MICRO
 from forge.phase import Context
 from forge.protocols import Prediction
@@ -186,6 +187,11 @@ class View(Record):
         return found
 
     @property
+    def each_file(self) -> list[FileAnswers]:
+        """What each file answered on the tests."""
+        return read_each(self.ship)
+
+    @property
     def quality(self) -> str:
         """pass, fail or undecided, as published; undecided when nothing was measured."""
         return str(self.publication.get("quality") or self.eval.get("quality") or "undecided")
@@ -246,6 +252,7 @@ def _report(path: Path) -> dict[str, Any]:
     report = _object(path)
     for row in report.get("verdicts") or []:
         Verdict.model_validate(row)
+    read_each(report)
     return report
 
 

@@ -10,6 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from forge.file_answers import FileAnswers
 from forge.records import (
     Chat,
     DataContract,
@@ -56,8 +57,18 @@ VERDICTS = [
 SHIP_VERDICTS = [
     Verdict(name="token_parity", estimate=1.0, n=120, threshold=1.0, outcome="pass", kind="integrity"),
     Verdict(name="ppl_ratio_q8_0", estimate=1.0004, ci=(0.999, 1.002), n=64, threshold=1.01, outcome="pass"),
-    Verdict(name="ppl_ratio_q4_k_m", estimate=1.031, ci=(1.01, 1.052), n=64, threshold=1.1, outcome="pass"),
     Verdict(name="bits_per_weight_q8_0", estimate=8.6, outcome="pass", kind="info"),
+]
+
+EACH = [
+    FileAnswers(name=f"{NAME}-{kind}.gguf", quantization=kind, rows=rows, outcome=outcome, left_out=left_out, verdicts=tuple(
+        Verdict(name=f"{name}_{kind.lower()}", estimate=estimate, ci=(estimate - 0.02, estimate + 0.02), n=rows, threshold=limit, outcome=outcome)
+        for name, estimate, limit in (("abstention_recall", recall, 0.9), ("ppl_ratio", ratio, 1.1)) if estimate
+    ))
+    for kind, rows, recall, ratio, outcome, left_out in (
+        ("F16", 40, 0.97, 0.0, "pass", ""), ("Q8_0", 64, 0.96, 1.0004, "pass", ""), ("Q4_K_M", 40, 0.93, 1.031, "pass", ""),
+        ("Q5_K_M", 40, 0.41, 1.08, "fail", "abstention_recall_q5_k_m is 0.41 (0.39 to 0.43), the limit is 0.9"),
+    )
 ]
 
 
@@ -100,7 +111,10 @@ def finished_run(
     verdicts = VERDICTS if verdicts is None else verdicts
     write_json(paths["eval"], {"verdicts": _plain(verdicts), "counts": {"test_recall": 64}, "quality": quality, "headline": headline})
     ship = SHIP_VERDICTS if ship_verdicts is None else ship_verdicts
-    write_json(paths["ship_eval"], {"verdicts": _plain(ship), "files": _files(paths["gguf"]), "answers": ANSWERS, "parity": parity})
+    each = [one.model_dump(mode="json") for one in EACH]
+    write_json(
+        paths["ship_eval"], {"verdicts": _plain(ship), "files": _files(paths["gguf"]), "each": each, "answers": ANSWERS, "parity": parity}
+    )
     paths["modelfile"].write_text(modelfile, encoding="utf-8")
     return paths
 

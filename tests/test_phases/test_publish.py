@@ -66,6 +66,16 @@ def test_only_allowed_files_are_published(tmp_path: Path) -> None:
     assert "answers" not in json.loads((model / "ship-eval.json").read_text(encoding="utf-8")), "they quote the corpus"
 
 
+def test_the_card_says_what_each_file_answers_and_which_is_not_published(tmp_path: Path) -> None:
+    run = publish(tmp_path, finished_run(tmp_path / "art"))
+    card = (run.out / "README.md").read_text(encoding="utf-8")
+    assert "| measure | threshold | F16 | Q8_0 | Q4_K_M | Q5_K_M, not published |" in card
+    assert "| abstention_recall | 0.9 | 0.97 (0.95 to 0.99) pass | 0.96 (0.94 to 0.98) pass | 0.93 (0.91 to 0.95) pass | 0.41 (0.39 to 0.43) fail |" in card
+    assert "| ppl_ratio | 1.1 | reference | 1.0004 (" in card
+    assert "F16 40, Q8_0 64, Q4_K_M 40, Q5_K_M 40" in card
+    assert "- Q5_K_M" not in card
+
+
 def test_the_adapter_for_llama_cpp_is_published_when_it_was_made(tmp_path: Path) -> None:
     inputs = finished_run(tmp_path / "art", plan=made_plan(base="harbour/base", base_license="mit"))
     file = inputs["gguf"] / f"{NAME}-lora-F16.gguf"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 from forge.errors import ForgeError, GateFailed, Interrupted
 from forge.phases.quantize import QuantizeSettings, gguf_tokenizer, phase
 from forge.phases.quantize.gguf_facts import GgufFile
+from forge.phases.quantize.llama import Llama
 from forge.phases.quantize.ship import main_file
 from forge.testing import PhaseRun, run_phase
 from tests.test_phases.tiny_llama import ABSTENTION, SYSTEM, read_json, trained_run, write_rows
@@ -72,6 +74,44 @@ def test_the_report_describes_every_file_and_puts_answers_side_by_side(finished:
     assert len(report["answers"]) == 8
     assert set(report["answers"][0]) == {"prompt", "transformers", "f16", "q8_0", "q4_k_m"}
     assert sum(answer["q4_k_m"] == ABSTENTION for answer in report["answers"]) == 4
+
+
+def test_every_file_answers_the_tests_and_only_the_named_one_counts_for_the_model(finished: PhaseRun) -> None:
+    report = read_json(finished.out / "ship-eval.json")
+    each = {one["quantization"]: one for one in report["each"]}
+
+    assert set(each) == {"F16", "Q8_0", "Q4_K_M"}
+    for kind, one in each.items():
+        found = {verdict["name"] for verdict in one["verdicts"]}
+        assert one["rows"] == 12
+        assert {f"{name}_{kind.lower()}" for name in ("stop_share", "abstention_recall", "over_refusal", "name_fidelity", "loops")} <= found
+        assert one["left_out"] == ""
+    assert not any(name.endswith(("_q4_k_m", "_f16")) for name, one in verdicts(finished.out).items() if one["kind"] == "quality")
+
+
+def test_a_file_that_its_rounding_damaged_is_left_out_and_the_model_still_ships(
+    inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quantize = Llama.quantize
+
+    def damaging(self: Llama, source: Path, target: Path, kind: str, **more: Any) -> None:
+        quantize(self, source, target, kind, **more)
+        if kind == "Q4_K_M":
+            data = bytearray(target.read_bytes())
+            data[-60_000:] = random.Random(1).randbytes(60_000)
+            target.write_bytes(data)
+
+    monkeypatch.setattr(Llama, "quantize", damaging)
+    run = run_phase(phase, tmp_path, inputs=inputs, settings=QuantizeSettings())
+    report = read_json(run.out / "ship-eval.json")
+    left = {one["quantization"]: one["left_out"] for one in report["each"] if one["left_out"]}
+
+    assert list(left) == ["Q4_K_M"]
+    assert "ppl_ratio_q4_k_m is" in left["Q4_K_M"]
+    assert set(tree(run.out / "gguf")) == {"harbour-F16.gguf", "harbour-Q8_0.gguf"} == {file["name"] for file in report["files"]}
+    assert run.metrics["parity"] == "pass"
+    assert run.metrics["file"] == "harbour-Q8_0.gguf"
+    assert any("harbour-Q4_K_M.gguf is left out" in notice for notice in [data["text"] for kind, data in run.events if kind == "notice"])
 
 
 def test_the_merged_folder_loads_by_itself_and_answers_as_base_and_adapter(finished: PhaseRun, inputs: dict[str, Path]) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from forge.file_answers import table
+from forge.phases.quantize.each import collect
+from forge.phases.quantize.gguf_facts import GgufFile
 from forge.phases.quantize.judge import decide, judge_mean, judge_share, worst
 from forge.phases.quantize.llama import Generation, Score
 from forge.phases.quantize.quality import judge_abstention, judge_likelihood, judge_stopping
@@ -150,3 +153,44 @@ def test_a_sentence_that_the_adapter_never_said_was_not_lost_by_quantization() -
 def test_a_capped_sample_is_spread_over_the_whole_list() -> None:
     assert spread(list(range(10)), 5) == [0, 2, 4, 6, 8]
     assert spread(list(range(3)), 5) == [0, 1, 2]
+
+
+def shipped(kind: str, **outcomes: str) -> tuple[int, list[Verdict]]:
+    return 40, [
+        Verdict(name=f"{name}_{kind.lower()}", kind="quality", estimate=0.5, ci=(0.4, 0.6), n=40, threshold=0.9, outcome=outcome)
+        for name, outcome in outcomes.items()
+    ]
+
+
+def files(*kinds: str) -> list[GgufFile]:
+    return [GgufFile(name=f"m-{kind}.gguf", quantization=kind, bytes=1, sha256="0", bits_per_weight=1, tensor_types={}, parameters=1) for kind in kinds]
+
+
+def test_a_file_that_surely_fails_where_the_main_one_does_not_is_left_out_with_the_number() -> None:
+    f16, q8, q4 = files("F16", "Q8_0", "Q4_K_M")
+    given = {
+        "F16": shipped("F16", abstention_recall="pass"), "Q8_0": shipped("Q8_0", abstention_recall="pass"),
+        "Q4_K_M": shipped("Q4_K_M", abstention_recall="fail", stop_share="undecided"),
+    }
+    each = collect([f16, q8, q4], q8, given)
+    assert [one.left_out for one in each] == ["", "", "abstention_recall_q4_k_m is 0.5 (0.4 to 0.6), the limit is 0.9"]
+    assert [one.outcome for one in each] == ["pass", "pass", "fail"]
+
+
+def test_what_the_main_file_fails_too_or_what_is_undecided_leaves_no_file_out() -> None:
+    q8, q4 = files("Q8_0", "Q4_K_M")
+    given = {"Q8_0": shipped("Q8_0", stop_share="fail"), "Q4_K_M": shipped("Q4_K_M", stop_share="fail", abstention_recall="undecided")}
+    assert [one.left_out for one in collect([q8, q4], q8, given)] == ["", ""]
+
+
+def test_the_file_that_computes_what_was_trained_is_never_left_out() -> None:
+    f16, q8 = files("F16", "Q8_0")
+    given = {"F16": shipped("F16", stop_share="fail"), "Q8_0": shipped("Q8_0", stop_share="pass")}
+    assert [one.left_out for one in collect([f16, q8], q8, given)] == ["", ""]
+
+
+def test_measures_stand_side_by_side_and_one_that_a_file_lacks_is_a_gap() -> None:
+    f16, q8 = files("F16", "Q8_0")
+    each = collect([f16, q8], q8, {"F16": shipped("F16", stop_share="pass"), "Q8_0": shipped("Q8_0", ppl_ratio="pass", stop_share="pass")})
+    rows = {name: [one.name if one else None for one in found] for name, found in table(each)}
+    assert rows == {"stop_share": ["stop_share_f16", "stop_share_q8_0"], "ppl_ratio": [None, "ppl_ratio_q8_0"]}

@@ -147,6 +147,13 @@ def test_what_comes_from_the_corpus_is_escaped_everywhere(tmp_path: Path) -> Non
     assert "<script" not in pages["qa-report.md"]
 
 
+def test_each_file_stands_for_itself_on_the_page(tmp_path: Path) -> None:
+    page = Page(close(tmp_path, record())["report.html"])
+    assert "left out" in page.text
+    assert "abstention_recall_q5_k_m is 0.41 (0.39 to 0.43), the limit is 0.9" in page.text
+    assert page.unbalanced == []
+
+
 def test_every_figure_has_words_for_those_who_cannot_see_it(tmp_path: Path) -> None:
     page = Page(close(tmp_path, record())["report.html"])
     labels = [value for tag, name, value in page.attributes if tag == "svg" and name == "aria-label"]
