@@ -15,7 +15,10 @@ import pickle
 import shutil
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol, TypeVar
 
@@ -43,54 +46,86 @@ class MakesExecutors(Protocol):
         ...
 
 
+@dataclass
+class _Worker:
+    """A process, the pipe through which it hears what to do, and the shard that it has; None when it waits."""
+
+    pid: int
+    pipe: int
+    number: int | None = None
+
+
 class LocalExecutor:
-    """Forked processes of this machine, `workers` at once. folder: its own, empty. tick(): called while waiting; may raise."""
+    """Forked processes of this machine, `workers` at once, each for many shards. folder: its own, empty. tick(): called while waiting; may raise."""
 
     def __init__(self, folder: Path, workers: int, tick: Callable[[], None] = lambda: None) -> None:
         self.folder, self.workers, self.tick = folder, workers, tick
-        self._children: dict[int, int] = {}
+        self._working: list[_Worker] = []
 
     def map_shards(self, function: Callable[[S], T], shards: Iterable[S]) -> Iterator[T]:
         """Results in the order of the shards. Raises ForgeError for a shard whose process dies again and again."""
         write_shards(self.folder, function, shards)
-        waiting, tries = unfinished(self.folder), dict[int, int]()
+        waiting, tries = unfinished(self.folder), Counter[int]()
         try:
-            while waiting or self._children:
-                while waiting and len(self._children) < self.workers:
-                    number = waiting.pop(0)
-                    tries[number] = tries.get(number, 0) + 1
-                    self._children[self._begin(number)] = number
+            while waiting or self._working:
+                self._hand_out(waiting)
                 self.tick()
-                for number in self._ended():
+                for number in self._lost():
+                    tries[number] += 1
                     if tries[number] == TRIES:
                         raise ForgeError(f"a part of the work ended its process {TRIES} times", why=failure(self.folder, number), next=ALONE)
                     waiting.append(number)
                 time.sleep(TICK_SECONDS)
         finally:
-            for pid in self._children:
-                os.kill(pid, signal.SIGKILL)
-                os.waitpid(pid, 0)
-            self._children.clear()
+            for worker in self._working:
+                os.kill(worker.pid, signal.SIGKILL)
+                os.waitpid(worker.pid, 0)
+                os.close(worker.pipe)
+            self._working.clear()
         yield from results(self.folder)
 
-    def _begin(self, number: int) -> int:
+    def _hand_out(self, waiting: list[int]) -> None:
+        """Give every worker that waits a shard, or its leave."""
+        while len(self._working) < min(self.workers, sum(one.number is not None for one in self._working) + len(waiting)):
+            self._working.append(self._begin())
+        for worker in list(self._working):
+            if worker.number is not None and _result(self.folder, worker.number).exists():
+                worker.number = None
+            if worker.number is None and waiting:
+                worker.number = waiting.pop(0)
+                with suppress(BrokenPipeError):   # it is dead: _lost() will tell
+                    os.write(worker.pipe, b"%d\n" % worker.number)
+            elif worker.number is None:
+                self._working.remove(worker)
+                os.close(worker.pipe)
+                os.waitpid(worker.pid, 0)
+
+    def _begin(self) -> _Worker:
+        heard, pipe = os.pipe()
         pid = os.fork()
         if pid:
-            return pid
+            os.close(heard)
+            return _Worker(pid, pipe)
         try:
+            for one in self._working:
+                os.close(one.pipe)   # else a sibling would wait for ever when the engine is gone
+            os.close(pipe)
             gc.freeze()   # what the engine holds is no garbage of ours: looking through it would copy every page of it
-            work_on(self.folder, number)
+            with os.fdopen(heard) as numbers:
+                for number in numbers:
+                    work_on(self.folder, int(number))
         finally:
             os._exit(0)
 
-    def _ended(self) -> list[int]:
-        """Shards whose process has ended without a result."""
+    def _lost(self) -> list[int]:
+        """Shards whose process has ended without their result."""
         lost = []
-        for pid, number in list(self._children.items()):
-            if os.waitpid(pid, os.WNOHANG)[0]:
-                del self._children[pid]
-                if not _result(self.folder, number).exists():
-                    lost.append(number)
+        for worker in list(self._working):
+            if os.waitpid(worker.pid, os.WNOHANG)[0]:
+                self._working.remove(worker)
+                os.close(worker.pipe)
+                if worker.number is not None and not _result(self.folder, worker.number).exists():
+                    lost.append(worker.number)
         return lost
 
 
