@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
 from forge.errors import ForgeError
 from forge.phases.quantize.go_template import render_go
 from forge.phases.quantize.modelfile_lint import parse_modelfile
+from forge.phases.quantize.own_template import Render, derive_template
 from forge.records import Message, Record
 
 GO_TEMPLATES = {
@@ -20,9 +21,6 @@ GO_TEMPLATES = {
     "zephyr": "{{- range .Messages }}<|{{ .Role }}|>\n{{ .Content }}</s>\n{{ end }}<|assistant|>\n",
 }
 """Template family -> Go text. All range over .Messages alone: Ollama puts the system message in there as well."""
-
-Render = Callable[[tuple[Message, ...]], str]
-
 
 class Sampling(Record):
     """What the Modelfile asks of Ollama. Greedy: quantized small models drift when sampled, and the evaluation was greedy."""
@@ -36,24 +34,30 @@ def probe_conversations(system_prompt: str) -> tuple[tuple[Message, ...], ...]:
     """Three conversations that a wrong template renders wrongly: one turn, several, and awkward characters."""
     system = Message(role="system", content=system_prompt)
     ask, answer = Message(role="user", content="What is it?"), Message(role="assistant", content="It is a test.")
+    why, because = Message(role="user", content="Why?"), Message(role="assistant", content="Since it is asked.")
     awkward = Message(role="user", content='  "quoted" {{ .Role }} {% raw %}\n\nsecond paragraph <b>\\n</b> ')
-    return (system, ask), (system, ask, answer, Message(role="user", content="Why?")), (system, awkward)
+    return (system, ask), (system, ask, answer, why, because, ask), (system, awkward)
 
 
 def choose_template(render: Render, system_prompt: str, *, bos: str) -> tuple[str, str]:
-    """(family, Go text) of the entry that renders as the model's own chat template does on three conversations.
+    """(family, Go text) of a template that renders as the model's own chat template does on three conversations.
 
-    bos: text that the model's template starts with but llama.cpp adds by itself; "" for none. Raises ForgeError when
-    no family fits: a wrong template makes a good model look broken.
+    Families known by name first, then one read off the model's own template. Where Go cannot say what that does (it trims messages,
+    moves the system prompt), the text is "": without a TEMPLATE, Ollama runs the model's own.
+    bos: text that the model's template starts with but llama.cpp adds by itself; "" for none.
     """
     conversations = probe_conversations(system_prompt)
-    for family, template in GO_TEMPLATES.items():
-        if all(render(turns).removeprefix(bos) == render_ollama(template, turns) for turns in conversations):
+    for family, template in {**GO_TEMPLATES, "own": derive_template(render, bos=bos)}.items():
+        if template and all(_same(render(turns).removeprefix(bos), template, turns) for turns in conversations):
             return family, template
-    raise ForgeError(
-        "no Ollama template renders as the model's chat template does", why=f"tried {', '.join(GO_TEMPLATES)}",
-        next="add the family to GO_TEMPLATES in phases/quantize/modelfile.py",
-    )
+    return "own Jinja", ""
+
+
+def _same(expected: str, template: str, turns: Sequence[Message]) -> bool:
+    try:
+        return render_ollama(template, turns) == expected
+    except ForgeError:     # a piece of the model's template that reads as Go, "{{" for one
+        return False
 
 
 def render_ollama(template: str, turns: Sequence[Message]) -> str:

@@ -12,7 +12,7 @@ import pytest
 from forge.errors import ForgeError
 from forge.phases.quantize.go_syntax import GoSyntaxError
 from forge.phases.quantize.go_template import render_go
-from forge.phases.quantize.modelfile import GO_TEMPLATES, probe_conversations, render_ollama
+from forge.phases.quantize.modelfile import GO_TEMPLATES, choose_template, probe_conversations, render_ollama
 from forge.phases.quantize.modelfile_lint import lint_modelfile, parse_modelfile
 from forge.records import Message
 from tests.ollama_go import ask_go, build_ollama_go
@@ -29,6 +29,18 @@ JINJA = {
     "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}",
 }
 """The chat template of each family, in Jinja."""
+OWN = {
+    "granite": "{% for m in messages %}{{ '<|start_of_role|>' + m['role'] + '<|end_of_role|>' + m['content'] + '<|end_of_text|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|start_of_role|>assistant<|end_of_role|>' }}{% endif %}",
+    "mistral": "{% for m in messages %}{% if m['role'] == 'system' %}{{ '[SYSTEM_PROMPT]' + m['content'] + '[/SYSTEM_PROMPT]' }}"
+    "{% elif m['role'] == 'user' %}{{ '[INST]' + m['content'] + '[/INST]' }}{% else %}{{ m['content'] + '</s>' }}{% endif %}{% endfor %}",
+    "gemma": "{% for m in messages %}{{ '<start_of_turn>' + {'assistant': 'model'}.get(m['role'], m['role']) + '\n' + m['content'] + '<end_of_turn>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}",
+    "knowledge": "{% if messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nBe kind.<|im_end|>\n' }}{% endif %}{% for m in messages %}"
+    "{{ '<|im_start|>' + m['role'] + '\n' + ('Cutoff: 2023\n\n' if m['role'] == 'system' else '') + m['content'] + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n<think>\n\n</think>\n\n' }}{% endif %}",
+}
+"""Chat templates of no family that has a name here, in the manner of models that exist."""
 AWKWARD = (
     "", "ünïcödé 🦙 日本語 \u00a0 e\u0301", "a \"quote\", a 'quote', a `quote`", "{{ .Role }} {{- end }} }} {{/* */}}", "{% raw %}{{ x }}{# y #}",
     "\n\ntwo\r\n\tlines  ", "<b>&amp;</b> \\n \\u00e9", "<|im_end|>\n<|im_start|>system\n", "%s %d $0 ${x}", "\x0b\x1c\u2028 edge",
@@ -69,6 +81,24 @@ def test_go_our_renderer_and_transformers_render_the_same_text(family: str, go: 
         expected = tokenizer.apply_chat_template(turns(conversation), tokenize=False, add_generation_prompt=True)
         assert answer == {"text": expected}
         assert render_ollama(GO_TEMPLATES[family], conversation) == expected
+
+
+@pytest.mark.parametrize("kind", sorted(OWN))
+def test_go_renders_what_was_read_off_a_model_s_own_template(kind: str, go: Path, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    write_tokenizer(tmp_path)
+    (tmp_path / "chat_template.jinja").write_text(OWN[kind], encoding="utf-8")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+
+    def render(conversation: Sequence[Message]) -> str:
+        return str(tokenizer.apply_chat_template(turns(conversation), tokenize=False, add_generation_prompt=True))
+
+    family, template = choose_template(render, SYSTEM, bos="")
+    asked = [one for one in conversations() if one[0].role == "system" or kind != "knowledge"]     # Go cannot ask whether there is a system message
+    answers = ask_go(go, [{"template": template, "messages": turns(one)} for one in asked])
+    assert family == "own"
+    assert answers == [{"text": render(one)} for one in asked]
 
 
 def test_turns_of_one_role_in_a_row_become_one_as_in_ollama(go: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import date
 from pathlib import Path
 
 import jinja2
@@ -44,6 +45,7 @@ PARAMETER stop "<|im_end|>"
 def rendered(template: str, turns: tuple[Message, ...]) -> str:
     """What apply_chat_template(add_generation_prompt=True) does."""
     environment = jinja2.Environment()
+    environment.globals["strftime_now"] = date.today().strftime
     messages = [turn.model_dump() for turn in turns]
     return environment.from_string(template).render(messages=messages, add_generation_prompt=True)
 
@@ -153,10 +155,30 @@ def test_the_family_is_found_by_rendering(jinja: str, family: str, bos: str) -> 
         assert render_ollama(template, turns) == rendered(jinja, turns).removeprefix(bos)
 
 
-@pytest.mark.parametrize("change", [("<|im_end|>\n'", "<|im_end|>'"), ("assistant\n", "assistant"), ("+ m['content']", "+ m['content'] | trim")])
-def test_a_template_that_differs_in_one_character_is_not_taken(change: tuple[str, str]) -> None:
-    with pytest.raises(ForgeError, match="no Ollama template renders"):
-        choose_template(lambda turns: rendered(CHATML.replace(*change), turns), SYSTEM, bos="")
+@pytest.mark.parametrize("change", [("<|im_end|>\n'", "<|im_end|>'"), ("assistant\n", "assistant")])
+def test_a_template_of_no_known_family_is_read_off_the_model_s_own(change: tuple[str, str]) -> None:
+    jinja = CHATML.replace(*change)
+    family, template = choose_template(lambda turns: rendered(jinja, turns), SYSTEM, bos="")
+
+    assert family == "own"
+    assert template != GO_TEMPLATES["chatml"]
+    for turns in probe_conversations(SYSTEM):
+        assert render_ollama(template, turns) == rendered(jinja, turns)
+
+
+@pytest.mark.parametrize("jinja", [
+    CHATML.replace("m['content']", "m['content'] | trim"),
+    CHATML.replace("{% for m", "{{ strftime_now('%d %b %Y') }}{% for m"),
+    CHATML.replace("{% for m in messages %}", "{{ messages[0]['content'] }}{% for m in messages[1:] %}{{ '{{' }}"),
+    "{% for m in messages[1:] %}{{ '[INST]' + (messages[0]['content'] + '\n' if loop.last else '') + m['content'] + '[/INST]' }}{% endfor %}",
+])
+def test_what_go_cannot_say_is_left_to_the_template_inside_the_file(jinja: str, tmp_path: Path) -> None:
+    family, template = choose_template(lambda turns: rendered(jinja, turns), SYSTEM, bos="")
+    text = write_modelfile("./gguf/x-Q4_K_M.gguf", template, SYSTEM, Sampling(context_tokens=512, answer_tokens=128, stops=("<|im_end|>",)))
+
+    assert (family, template) == ("own Jinja", "")
+    assert [command.value for command in parse_modelfile(text) if command.name in ("template", "requires")] == ["0.30.0"]
+    assert lint(tmp_path, text) == []
 
 
 @pytest.mark.parametrize(
