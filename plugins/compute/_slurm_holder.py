@@ -7,20 +7,19 @@ LEASE/owner            the SLURM job that may hold the lease: another one, submi
 LEASE/asked            touched by the engine whenever it asks; untouched for IDLE seconds ends the lease
 LEASE/requests/J.json  {"argv", "env"} of a job to start                LEASE/arrays/J.json   {"argvs", "env"}
 LEASE/claimed/J        the request, when the holder has taken it
-LEASE/spans/ID.R.json  how long SLURM job ID has run in its R-th incarnation; rewritten every BEAT_SECONDS: the heartbeat
+LEASE/spans/ID.R.json  how long SLURM job ID has run in its R-th incarnation; rewritten every BEAT_SECONDS: the heartbeat. `array`: J, or ""
 ROOT/jobs/J/.job/      of _supervise.py, which watches the job; `stop` (grace seconds) asks for its end, `code` is the outcome
 
 SIGUSR1 (sent ahead of the time limit) and the lease's own seconds end all jobs with PAST_DEADLINE, and untouched for IDLE with
 ABANDONED; each is asked first, so that its checkpoint is whole. SIGTERM (scancel, preemption, a node taken away) ends them too, but no
 code is written: SLURM may requeue this job, and the next incarnation starts them again under their ids, to go on from what they have
-saved. Whether it does is for the queue to say.
+saved. Whether it does is for the queue to say. A task of an array, which may come through the queue much later, ends with the lease.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -31,11 +30,13 @@ from types import FrameType
 from typing import Any
 
 from forge.plugins.compute import _supervise
+from forge.plugins.compute._slurm_nodes import nodes_environment, on_each_node, slurm_id
 
 PREEMPTED, PAST_DEADLINE, ABANDONED = 85, 86, 87   # as in forge.protocols, which would import pydantic here
 TICK_SECONDS, BEAT_SECONDS = 0.2, 1.0
+LOOK_SECONDS = 5.0
+"""How often a task of an array looks whether its lease is over."""
 NEVER = 10.0**9
-FIRST_PORT, PORTS = 20000, 12000   # below the ports that Linux gives to outgoing connections
 USR1_EARLY_SECONDS = 60.0   # sbatch(1), --signal: "may be sent up to 60 seconds earlier than specified"
 STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 """Codes of a job that was asked to end: SLURM's SIGTERM goes to every process of the job, not to the holder alone."""
@@ -66,11 +67,13 @@ class Holder:
     seconds: float
     idle: float
     grace: float
+    array: str = ""
     began: float = field(default_factory=time.monotonic)
     jobs: list[Job] = field(default_factory=list)
     ending: int = 0
     asked: tuple[float, int] = (0.0, 0)
     beaten: float = 0.0
+    looked: float = -NEVER
 
     def __post_init__(self) -> None:
         """Listen to SLURM's signals."""
@@ -96,10 +99,13 @@ class Holder:
         return 0
 
     def task(self, name: str, argv: list[str], env: dict[str, str]) -> int:
-        """Run one job to its end; one that SLURM has requeued goes on."""
+        """Run one job to its end; one that SLURM has requeued goes on. Nothing is begun when the lease is over."""
         folder = self.root / "jobs" / name
         (folder / ".job").mkdir(parents=True, exist_ok=True)
-        if not (folder / ".job" / "code").exists():
+        self._decide()
+        if self.ending:
+            replace(folder / ".job" / "code", str(self.ending))
+        elif not (folder / ".job" / "code").exists():
             self.jobs.append(self._start(name, argv, env))
         while self.jobs and not self.ending:
             self._beat()
@@ -201,6 +207,9 @@ class Holder:
             self.ending = self.ending or PAST_DEADLINE
         elif now - self.asked[0] > self.idle:
             self.ending = self.ending or ABANDONED
+        elif self.array and now - self.looked > LOOK_SECONDS:
+            self.looked = now
+            self.ending = self.ending or how_it_ended(self.lease)
 
     def _left(self) -> float:
         """Seconds until the lease's deadline."""
@@ -232,7 +241,7 @@ class Holder:
         self.beaten = now
         span = {
             "job": self.id, "restart": self.restart, "node": os.environ.get("SLURMD_NODENAME", ""), "seconds": round(now - self.began, 3),
-            "ended": ended, "why": self.ending,
+            "ended": ended, "why": self.ending, "array": self.array,
         }
         replace(self.lease / "spans" / f"{self.id}.{self.restart}.json", json.dumps(span))
 
@@ -242,51 +251,11 @@ def spans(lease: Path, job: str = "") -> list[dict[str, Any]]:
     return [json.loads(path.read_text(encoding="utf-8")) for path in sorted((lease / "spans").glob(f"{job or '*'}.*.json"))]
 
 
-def slurm_id() -> str:
-    """The id of the SLURM job that this process is in, as squeue shows it: "12", "12_3" for a task of an array."""
-    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
-    return f"{array}_{task}" if array else os.environ.get("SLURM_JOB_ID", "0")
-
-
-def on_each_node(argv: list[str]) -> list[str]:
-    """The command as it is started on a lease of several nodes: once on each, by srun. Unchanged on one node."""
-    nodes = os.environ.get("SLURM_JOB_NUM_NODES", "1")
-    if nodes == "1":
-        return argv
-    return [
-        "srun", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", "--export=ALL", "--kill-on-bad-exit=1", "--overlap", "--unbuffered",
-        sys.executable, "-P", "-m", "forge.plugins.compute._slurm_holder", "node", *argv,
-    ]
-
-
-def nodes_environment() -> dict[str, str]:
-    """What tells a job that the lease has several nodes: how many, and where they meet (the first one's name and a port); empty for one."""
-    nodes = os.environ.get("SLURM_JOB_NUM_NODES", "1")
-    if nodes == "1":
-        return {}
-    port = FIRST_PORT + int(re.sub(r"\D", "", slurm_id())) % PORTS   # another one for another job on the same node
-    return {"FORGE_NODES": nodes, "FORGE_HEAD": f"{os.environ.get('SLURMD_NODENAME', os.uname().nodename)}:{port}"}
-
-
-def for_node(argv: list[str], rank: int) -> list[str]:
-    """What a node runs: the first one the command itself; the others its worker in folders of their own, or nothing for a phase
-    that needs one node only (it says `every_node` otherwise).
-    """
-    job = Path(argv[-1])
-    if rank == 0 or job.name != "job.json":
-        return argv
-    from forge.registry import Registry
-
-    told: dict[str, Any] = json.loads(job.read_text(encoding="utf-8"))
-    registry = Registry(tuple(Path(folder) for folder in told["plugin_dirs"]))
-    if not all(getattr(registry.phase(one["name"]), "every_node", False) for one in told["phases"]):
-        return ["true"]
-    for one in told["phases"]:
-        one["folder"] += f".node{rank}"
-    own = job.parent / f"node{rank}" / job.name
-    own.parent.mkdir(exist_ok=True)
-    replace(own, json.dumps(told))
-    return [*argv[:-1], str(own)]
+def how_it_ended(lease: Path) -> int:
+    """PAST_DEADLINE or ABANDONED when the holder has ended the lease; 0 while it may go on, in another incarnation too."""
+    owner = lease / "owner"
+    held = spans(lease, owner.read_text(encoding="utf-8")) if owner.exists() else []
+    return next((int(span["why"]) for span in held if span["ended"] and span["why"] in (PAST_DEADLINE, ABANDONED)), 0)
 
 
 def replace(path: Path, text: str) -> None:
@@ -308,11 +277,7 @@ def _changed(path: Path) -> int:
 
 def main(argv: list[str]) -> int:
     """Do what the first argument says."""
-    if argv[0] == "node":
-        rank = os.environ["FORGE_NODE_RANK"] = os.environ.get("SLURM_NODEID", "0")
-        command = for_node(argv[1:], int(rank))
-        os.execvp(command[0], command)
-    holder = Holder(Path(argv[1]), Path(argv[2]), seconds=float(argv[3]), idle=float(argv[4]), grace=float(argv[5]))
+    holder = Holder(Path(argv[1]), Path(argv[2]), seconds=float(argv[3]), idle=float(argv[4]), grace=float(argv[5]), array="".join(argv[6:]))
     if argv[0] == "hold":
         return holder.hold()
     number = int(os.environ["SLURM_ARRAY_TASK_ID"])

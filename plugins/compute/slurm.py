@@ -202,12 +202,13 @@ class Slurm:
         note = lease / "arrays" / f"{job}.submitted"
         if note.exists() or any(row.name == name for row in self._patiently(_slurm.queued, self.patience_seconds)):
             return
-        left = max(60.0, told["deadline_seconds"] - sum(span["seconds"] for span in spans(lease)))
+        left = _seconds_left(lease)
         script = lease / "arrays" / f"{job}.sh"
         replace(script, _script(lease, self._python(), "task", left, self.idle_seconds, job))
         arguments = [one for one in told["sbatch"] if not one.startswith(("--time", "--signal", "--nodes", "--output"))]
+        # No --deadline: SLURM drops a job that waits until its whole --time does not fit before that. A task ends with its lease by itself.
         replace(note, _slurm.submit([
-            f"--job-name={name}", f"--array=0-{tasks - 1}%{self._set.array_tasks}", "--nodes=1", *self._time(left), f"--deadline=now+{math.ceil(left / 60) + 1}minutes",
+            f"--job-name={name}", f"--array=0-{tasks - 1}%{self._set.array_tasks}", "--nodes=1", *self._time(left),
             f"--output={lease}/{job}-%a.log", *arguments, str(script),
         ]))
 
@@ -264,13 +265,13 @@ class Slurm:
             (folder / name).mkdir(parents=True, exist_ok=True)
         (private_folder("slurm") / lease.token).write_text(str(root), encoding="utf-8")
         seconds = float(lease.deadline_seconds)
-        limit = self._limit(lease.offer.region)
+        job_seconds = min(seconds, self._limit(lease.offer.region) or seconds)
         told = {
-            **lease.model_dump(mode="json"), "usd_per_hour": lease.offer.usd_per_hour,
+            **lease.model_dump(mode="json"), "usd_per_hour": lease.offer.usd_per_hour, "job_seconds": job_seconds,
             "engine": [os.uname().nodename, os.getpid(), _supervise.start_ticks(os.getpid())],
             "sbatch": [
                 f"--comment={lease.run}", f"--chdir={root}", f"--output={folder}/slurm.log", "--open-mode=append", "--requeue", "--export=NONE",
-                *self._time(min(seconds, limit) if limit else seconds), *self._resources(lease.offer),
+                *self._time(job_seconds), *self._resources(lease.offer),
             ],
         }
         replace(folder / "lease.json", json.dumps(told, sort_keys=True))
@@ -370,6 +371,14 @@ def _script(lease: Path, python: str, verb: str, seconds: float, idle: float, *j
 def _told(lease: Path) -> dict[str, Any]:
     told: dict[str, Any] = json.loads((lease / "lease.json").read_text(encoding="utf-8"))
     return told
+
+
+def _seconds_left(lease: Path) -> float:
+    """How long a job that is started now may run: what is left of the lease, at most what its partition allows."""
+    told = _told(lease)
+    held = sum(float(span["seconds"]) for span in spans(lease) if not span.get("array"))
+    whole = float(told["deadline_seconds"])
+    return max(60.0, min(whole - held, float(told.get("job_seconds", whole))))
 
 
 def _ids(lease: Path) -> set[str]:

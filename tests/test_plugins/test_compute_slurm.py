@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from forge.errors import MissingAccess, NoCapacity
-from forge.plugins.compute._slurm_holder import for_node
+from forge.plugins.compute._slurm_nodes import for_node
 from forge.plugins.compute.slurm import Slurm
 from tests.servers.slurm import Cluster
 from tests.test_plugins.slurm_world import (
@@ -101,8 +101,27 @@ def test_a_job_runs_on_every_node_of_its_lease_and_is_told_where_they_meet(slurm
     assert channel.poll("a") == 0, log(channel, "a")
     lines = sorted(log(channel, "a").splitlines())
     head = lines[0].split()[3]
-    assert re.fullmatch(r"n1:2\d{4}", head)
+    assert re.fullmatch(r"127\.0\.0\.1:[23]\d{4}", head), "where srun came from: nobody resolves n1"
     assert lines == [f"n1 2 0 {head}", f"n2 2 1 {head}"]
+
+
+def test_every_node_that_is_asked_to_stop_may_save_although_another_one_has_ended(slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """srun would end all nodes with the first whose code is not 0."""
+    site = provider(tmp_path, monkeypatch, nodes=2)
+    channel = open_channel(site, tmp_path, lease(nodes=2))
+    script = """
+import os, signal, time
+rank = int(os.environ["FORGE_NODE_RANK"])
+def save(*_):
+    time.sleep(3 * rank); open(f"saved-{rank}", "w").close(); os._exit(130)
+signal.signal(signal.SIGTERM, save)
+print("here", flush=True); time.sleep(600)
+"""
+    channel.spawn("a", [sys.executable, "-c", script], {})
+    until(lambda: log(channel, "a").count("here") == 2)
+    channel.stop("a", grace_seconds=20)
+    assert channel.poll("a") == 130
+    assert [Path(channel.path(f"jobs/a/saved-{rank}")).exists() for rank in (0, 1)] == [True, True]
 
 
 def test_other_nodes_work_in_folders_of_their_own_and_only_for_phases_that_need_them(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from forge.phase import Context, Output, Settings
 from forge.plugins.compute.slurm import Slurm, SlurmSettings
-from forge.protocols import Lease
+from forge.protocols import PAST_DEADLINE, Lease
 from forge.records import write_json
 from forge.run import Run
 from tests.servers.slurm import Cluster
@@ -69,6 +69,29 @@ def test_a_requeued_task_goes_on_under_its_id_and_a_cancelled_one_says_so(slurm:
         if one.state != "gone":
             site.stop(one)
     until(lambda: not [one for one in site.find("lease-1") if one.state != "gone"])
+
+
+def test_tasks_wait_in_the_queue_as_long_as_their_lease_and_end_with_it(slurm: Cluster, site: Slurm, tmp_path: Path) -> None:
+    """On a partition whose limit is shorter than the lease: a task that asked for more would never start."""
+    channel = open_channel(site, tmp_path, cpu().model_copy(update={"deadline_seconds": 7200, "offer": cpu().offer.model_copy(update={"region": "short"})}))
+    channel.spawn("a", [sys.executable, "-c", "import time; time.sleep(600)"], {})
+    jobs = channel.spawn_array("late", [saver(tmp_path / "first"), saver(tmp_path / "second")], {})
+    ids = {line.split()[0]: line.split()[1] for line in slurm.run("squeue", "-h", "--array", "--name=forge-lease-1@late", "-o", "%K %i").splitlines()}
+    slurm.run("scontrol", "hold", ids["1"])
+    told = slurm.run("scontrol", "show", "job", ids["0"])
+    assert "Deadline=N/A" in told
+    assert "TimeLimit=00:30:00" in told
+    until(lambda: "from 0" in log(channel, jobs[0]))
+    (lease_folder,) = tmp_path.glob("lease-1/leases/*")
+    owner = (lease_folder / "owner").read_text()
+    ended = {"job": owner, "restart": 9, "node": "n1", "seconds": 7200.0, "ended": True, "why": PAST_DEADLINE, "array": ""}
+    (lease_folder / "spans" / f"{owner}.9.json").write_text(json.dumps(ended))
+    until(lambda: channel.poll(jobs[0]) is not None)
+    assert (tmp_path / "first").exists(), "it was asked, and has saved"
+    slurm.run("scontrol", "release", ids["1"])
+    until(lambda: channel.poll(jobs[1]) is not None)
+    assert [channel.poll(job) for job in jobs] == [PAST_DEADLINE, PAST_DEADLINE]
+    assert log(channel, jobs[1]) == "", "it came too late and did nothing"
 
 
 def test_a_lease_with_a_price_has_no_arrays(slurm: Cluster, site: Slurm, tmp_path: Path) -> None:
