@@ -8,6 +8,7 @@ from typing import Any
 
 from forge.context import FolderContext, InputFile, Rehearse
 from forge.corpus import walk_corpus
+from forge.executor import LocalExecutor
 from forge.ledger import MICRO, Spend
 from forge.parts import take_over
 from forge.phase import Rehearsal, Settings
@@ -71,12 +72,15 @@ def run_phase(
     rehearse: Rehearse | None = None,
     part: str = "",
     seeds: Sequence[Path] = (),
+    shards: int = 0,
+    workers: int = 1,
 ) -> PhaseRun:
     """Run one phase on given input files, as the pipeline would; outputs land in `folder`/out.
 
     cache: a folder that several calls share, as runs do; without one, `folder`/cache.
     corpus: a folder; it is scanned into the `corpus` artifact for phases that read it.
     part: the only one that the phase shall do. seeds: folders of calls that did parts (forge.parts).
+    shards: into how many the phase's work is cut where it can be, 0 for none; workers: processes that do them.
     """
     given = dict(inputs or {})
     if corpus is not None:
@@ -100,6 +104,8 @@ def run_phase(
         cache=cache,
         rehearse=rehearse or (lambda phases, files: Rehearsal(error="no rehearsal in this test")),
         part=part,
+        shards=shards,
+        executor=lambda place, tick: LocalExecutor(place, workers, tick),
     )
     take_over([str(seed) for seed in seeds], ctx.work)
     try:

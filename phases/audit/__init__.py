@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -58,6 +59,7 @@ class Audit:
         for number, (note, step) in enumerate(stages):
             ctx.check_stop()
             ctx.progress(number, len(stages), note)
+            steps.tell = partial(_tell, ctx, number, len(stages), note)
             step()
         ctx.progress(len(stages), len(stages), "done")
         return metrics(steps.numbers)
@@ -78,6 +80,10 @@ class Audit:
         from forge.phases.audit import report
 
         return report.tables(find, dropped=dropped)
+
+
+def _tell(ctx: Context, number: int, stages: int, note: str, share: float) -> None:
+    ctx.progress(number + share, stages, note)
 
 
 def metrics(numbers: Mapping[str, Any]) -> dict[str, float | str]:

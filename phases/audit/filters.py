@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from difflib import SequenceMatcher
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from forge.citations import scrub
 from forge.errors import ForgeError, UsageError
+from forge.phases.audit.apart import Looks, Spread, here
 from forge.phases.audit.boilerplate import find_boilerplate, without_lines
 from forge.phases.audit.classify import Decision
 from forge.phases.audit.contamination import MIN_WORDS, EvaluationIndex, Found, describe_contamination, search
 from forge.phases.audit.evaluation_sets import find_files, read_items
-from forge.phases.audit.language import UNDETERMINED, Heard, Languages, characters_by_language
+from forge.phases.audit.language import UNDETERMINED, Languages, characters_by_language
 from forge.phases.audit.outliers import Outliers, find_outliers
-from forge.phases.audit.prose import has_words, prose_of, word_list
-from forge.phases.audit.quality import describe, hard_signal, is_poor, soft_signals
-from forge.phases.audit.references import is_reference_list, without_list
+from forge.phases.audit.prose import PROSE, has_words, word_list
+from forge.phases.audit.quality import describe, is_poor
+from forge.phases.audit.references import without_list
 from forge.phases.audit.sieve import Sieve
 from forge.phases.audit.speakers import find_transcripts, without_labels
 from forge.records import read_jsonl
@@ -28,10 +27,6 @@ if TYPE_CHECKING:
     from forge.phases.audit.terms import Counts, Terms
 
 Tick = Callable[[], None]
-Elsewhere = Callable[[Sequence[tuple[str, str]]], "Iterator[Heard] | None"]
-PROSE = {"prose", "notes"}
-_MAY_CITE = re.compile(r"\[[1-9]|(?:1[89]|20)\d\d[a-z]?[^()]{0,40}\)|10\.\d{4}|[Pp][Mm](?:[Ii][Dd]|[Cc])")
-"""Every mark of a citation holds one of these; looking for the marks themselves takes 14 times as long."""
 
 
 def cut_boilerplate(sieve: Sieve, tick: Tick) -> None:
@@ -51,13 +46,11 @@ def cut_boilerplate(sieve: Sieve, tick: Tick) -> None:
             sieve.drop(id, "boilerplate", detail)
 
 
-def cut_citations(sieve: Sieve, tick: Tick) -> None:
+def cut_citations(sieve: Sieve, tick: Tick, looks: Looks) -> None:
     """Take the marks of citations out of running text; after lists of references are gone, which consist of them."""
     for id, passage in list(sieve.kept.items()):
         tick()
-        if not _MAY_CITE.search(passage.text) or passage.meta.get("kind", "prose") not in PROSE:
-            continue
-        if (text := scrub(passage.text)) != passage.text:
+        if (text := looks.uncited(passage)) is not None:
             _shorten(sieve, id, text, _lost(passage.text, text), "citations", "marks of citations in running text")
 
 
@@ -90,16 +83,16 @@ def _lost(before: str, after: str) -> str:
     return " ".join(" ".join(words[first:last]) for step, first, last, _, _ in steps if step in {"delete", "replace"})
 
 
-def drop_unfit(sieve: Sieve, tick: Tick, settings: AuditSettings, elsewhere: Elsewhere = lambda items: None) -> tuple[dict[str, int], tuple[str, ...]]:
-    """All filters of single passages; returns what drop_foreign() found. elsewhere: listens to languages in shards, or gives None."""
+def drop_unfit(sieve: Sieve, tick: Tick, settings: AuditSettings, spread: Spread = here) -> tuple[dict[str, int], tuple[str, ...]]:
+    """All filters of single passages; returns what drop_foreign() found. spread: looks at them in shards, or gives None."""
     drop_short(sieve, tick, min_words=settings.min_words, min_chars=settings.min_chars)
-    drop_damaged(sieve, tick)
-    prose_by_id = {id: prose_of(passage.text) for id, passage in sieve.kept.items()}
-    by_language, allowed = drop_foreign(sieve, tick, settings.languages, prose_by_id, elsewhere)
-    drop_poor(sieve, tick, least=settings.quality_signals, english=allowed == ("en",), prose_by_id=prose_by_id)
-    drop_references(sieve, tick)
+    looks = Looks(sieve.kept.values(), spread)
+    drop_damaged(sieve, tick, looks)
+    by_language, allowed = drop_foreign(sieve, tick, settings.languages, looks)
+    drop_poor(sieve, tick, looks, least=settings.quality_signals, english=allowed == ("en",))
+    drop_references(sieve, tick, looks)
     if settings.citations == "cut":
-        cut_citations(sieve, tick)
+        cut_citations(sieve, tick, looks)
     return by_language, allowed
 
 
@@ -119,14 +112,12 @@ def drop_short(sieve: Sieve, tick: Tick, *, min_words: int, min_chars: int) -> N
             sieve.drop(id, "too_short", f"{len(word_list(passage.text))} words, {len(passage.text)} characters")
 
 
-def drop_foreign(
-    sieve: Sieve, tick: Tick, wanted: Sequence[str], prose_by_id: Mapping[str, str], elsewhere: Elsewhere = lambda items: None
-) -> tuple[dict[str, int], tuple[str, ...]]:
+def drop_foreign(sieve: Sieve, tick: Tick, wanted: Sequence[str], looks: Looks) -> tuple[dict[str, int], tuple[str, ...]]:
     """Let passages go that are not in the wanted languages ("auto": the corpus' main one; "any": all stay).
 
     Returns the characters in each language before, and the languages that were let through.
     """
-    languages = Languages(sieve.kept.values(), prose_by_id, tick, elsewhere)
+    languages = Languages(sieve.kept.values(), looks.voice, tick)
     allowed = tuple(sorted({languages.main if language == "auto" else language for language in wanted}))
     language_of = languages.of(allowed)
     characters = characters_by_language(sieve.kept.values(), language_of)
@@ -137,21 +128,19 @@ def drop_foreign(
     return characters, allowed
 
 
-def drop_damaged(sieve: Sieve, tick: Tick) -> None:
+def drop_damaged(sieve: Sieve, tick: Tick, looks: Looks) -> None:
     """Let damaged and filler text go; before the language is looked at, since it looks like none or like Latin."""
     for id, passage in list(sieve.kept.items()):
         tick()
-        if hard := hard_signal(passage.text):
+        if hard := looks.damage(passage):
             sieve.drop(id, "low_quality", hard)
 
 
-def drop_poor(sieve: Sieve, tick: Tick, *, least: int, english: bool, prose_by_id: Mapping[str, str]) -> None:
+def drop_poor(sieve: Sieve, tick: Tick, looks: Looks, *, least: int, english: bool) -> None:
     """Let passages go that show signals of `least` kinds of poor quality; 0 switches this off."""
     for id, passage in list(sieve.kept.items()) if least else ():
         tick()
-        signals = soft_signals(
-            passage.text, prose_by_id[id], "en" if english else "", passage.meta.get("kind", "prose")
-        )
+        signals = looks.signals(passage, english=english)
         if is_poor(signals, least):
             sieve.drop(id, "low_quality", describe(signals))
 
@@ -218,10 +207,9 @@ def drop_outliers(sieve: Sieve, tick: Tick, settings: AuditSettings, terms: Term
     return outliers
 
 
-def drop_references(sieve: Sieve, tick: Tick) -> None:
+def drop_references(sieve: Sieve, tick: Tick, looks: Looks) -> None:
     """Let lists of references go."""
     for id, passage in list(sieve.kept.items()):
         tick()
-        is_list, why = is_reference_list(passage)
-        if is_list:
+        if why := looks.listed(passage):
             sieve.drop(id, "references", why)

@@ -7,9 +7,9 @@ vote with their letters. Code, formulas and addresses are taken out first. Less 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from forge.phases.audit.prose import letters_in
 from forge.records import Passage
@@ -24,30 +24,28 @@ DETECTED_CHARACTERS = 300
 """More text does not change the answer and costs time: 5,400 whole passages or 13,700 short ones a second."""
 
 
-Heard = dict[str, tuple[str, float]]
-"""Passage id -> language and the share of the probability that it has."""
+class Voice(NamedTuple):
+    """letters: of prose; language: which one they are in; confidence: the share of the probability (0..1) that it has."""
 
+    letters: int
+    language: str
+    confidence: float
+
+
+SILENT = Voice(0, UNDETERMINED, 1.0)
 
 class Languages:
     """Listens to all passages, then says which language each is in. Codes are ISO 639-1, or "und".
 
-    prose_by_id: from prose_of(). main: the language of most letters in the corpus.
+    voice_of: from listen(), of a passage's prose. main: the language of most letters in the corpus.
     """
 
-    def __init__(
-        self, passages: Iterable[Passage], prose_by_id: Mapping[str, str], tick: Callable[[], None],
-        elsewhere: Callable[[Sequence[tuple[str, str]]], Iterator[Heard] | None] = lambda items: None,
-    ) -> None:
-        """elsewhere: listens to (id, prose) in shards, or gives None."""
-        given = list(passages)
-        heard = _heard_elsewhere(given, prose_by_id, elsewhere)
+    def __init__(self, passages: Iterable[Passage], voice_of: Callable[[Passage], Voice], tick: Callable[[], None]) -> None:
         self._own: dict[str, tuple[str, str, bool]] = {}  # id -> document, language, whether that is clear
         votes: defaultdict[str, Counter[str]] = defaultdict(Counter)
-        for passage in given:
+        for passage in passages:
             tick()
-            prose = prose_by_id[passage.id]
-            letters = letters_in(prose)
-            language, confidence = (heard.get(passage.id) or _detect(prose)) if letters >= MIN_LETTERS else (UNDETERMINED, 1.0)
+            letters, language, confidence = voice_of(passage)
             votes[passage.group][language] += letters
             is_clear = letters < MIN_LETTERS or (letters >= OWN_VOICE_LETTERS and confidence >= CLEAR_MARGIN)
             self._own[passage.id] = passage.group, language, is_clear
@@ -62,19 +60,10 @@ class Languages:
         }
 
 
-def listen(items: Sequence[tuple[str, str]]) -> Heard:
-    """The language of each prose by its id, and how sure that is."""
-    return {id: _detect(prose) for id, prose in items}
-
-
-def _heard_elsewhere(
-    passages: Iterable[Passage], prose_by_id: Mapping[str, str], elsewhere: Callable[[Sequence[tuple[str, str]]], Iterator[Heard] | None]
-) -> Heard:
-    long_enough = ((passage.id, prose_by_id[passage.id][:DETECTED_CHARACTERS]) for passage in passages if letters_in(prose_by_id[passage.id]) >= MIN_LETTERS)
-    found: Heard = {}
-    for shard in elsewhere(list(long_enough)) or ():
-        found |= shard
-    return found
+def listen(prose: str) -> Voice:
+    """The language of some prose; less than 20 letters are in none."""
+    letters = letters_in(prose)
+    return Voice(letters, *_detect(prose)) if letters >= MIN_LETTERS else Voice(letters, UNDETERMINED, 1.0)
 
 
 def characters_by_language(passages: Iterable[Passage], languages: Mapping[str, str]) -> dict[str, int]:

@@ -13,6 +13,8 @@ _INLINE_OR_ADDRESS = re.compile(_PIECES + r"|[^\s@]{1,64}@[^\s@]{1,255}", re.DOT
 """Looking for addresses takes a try at every character: only where there is an @."""
 _CODE_MARKS = str.maketrans("", "", "{}()[];=<>_\\/|&$#*+~^:")
 _LINKED = re.compile(r"\[([^\[\]\n]{0,300})\](?:\([^)\s]{0,1000}\)|\[[^\[\]\n]{0,300}\])")
+PROSE = {"prose", "notes"}
+"""Kinds of passages that are running text."""
 CODE_MARKS_SHARE = 0.12
 """Prose has about 2 % of such marks, tables of words 5 %, code 15 % and more (Rust book, OWASP)."""
 

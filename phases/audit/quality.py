@@ -13,6 +13,9 @@ from collections.abc import Callable
 
 from forge.phases.audit.prose import word_list
 
+Signals = dict[str, dict[str, float]]
+"""Values of signals by family."""
+
 REPEATED_BY_ITSELF = 0.6
 """Share of repeated 5-grams that needs no second signal."""
 MIN_WORDS_FOR_SHARES = 40
@@ -47,7 +50,7 @@ def hard_signal(text: str) -> str:
     return ""
 
 
-def soft_signals(text: str, prose: str, language: str = "en", kind: str = "prose") -> dict[str, dict[str, float]]:
+def soft_signals(text: str, prose: str, language: str = "en", kind: str = "prose") -> Signals:
     """The signals that a passage shows, with their values, by family: words, shape, repetition, page.
 
     Signals of one family come and go together and count once. Only `prose`, from prose_of(text), is looked at: a passage
@@ -65,12 +68,18 @@ def soft_signals(text: str, prose: str, language: str = "en", kind: str = "prose
     return {family: signals for family, signals in found.items() if signals}
 
 
-def is_poor(signals: dict[str, dict[str, float]], least: int) -> bool:
+def without_stop_words(signals: Signals) -> Signals:
+    """What soft_signals() tells of the same text when it is not taken for English."""
+    others = {family: {name: value for name, value in values.items() if name != "stop_words"} for family, values in signals.items()}
+    return {family: values for family, values in others.items() if values}
+
+
+def is_poor(signals: Signals, least: int) -> bool:
     """Whether signals of `least` families are enough to let a passage go; mere repetition can be enough alone."""
     return len(signals) >= least or signals.get("repetition", {}).get("repeated_5_grams", 0) >= REPEATED_BY_ITSELF
 
 
-def describe(signals: dict[str, dict[str, float]]) -> str:
+def describe(signals: Signals) -> str:
     """`alphabetic_words=0.52, short_lines=0.86`."""
     return ", ".join(
         f"{name}={value:.2f}" for family in sorted(signals) for name, value in sorted(signals[family].items())

@@ -51,11 +51,15 @@ def reference_share(text: str) -> tuple[float, int]:
 
 def is_reference_list(passage: Passage) -> tuple[bool, str]:
     """Whether the passage is a list of references, and what shows it."""
-    share, count = reference_share(passage.text)
-    heading = passage.meta.get("heading", "").split(" > ")[-1]
-    under_heading = bool(_HEADING.match(heading)) or bool(_HEADING.match(passage.text.split("\n", 1)[0].strip()))
+    return is_list(passage.text, passage.meta.get("heading", ""))
+
+
+def is_list(text: str, heading: str) -> tuple[bool, str]:
+    """The same of a text under a heading; what shows it is "" where it is none."""
+    share, count = reference_share(text)
+    under_heading = bool(_HEADING.match(heading.split(" > ")[-1])) or bool(_HEADING.match(text.split("\n", 1)[0].strip()))
     if under_heading:
-        lines = [line for line in passage.text.split("\n") if line.strip() and not _is_heading(line)]
+        lines = [line for line in text.split("\n") if line.strip() and not _is_heading(line)]
         listed = sum(bool(_LINK_LINE.match(line) or _TITLE_LINE.match(line)) for line in lines) / max(1, len(lines))
         if share >= ENTRY_SHARE_UNDER_HEADING or listed >= LISTED_SHARE:
             return True, f"under a heading for references; {max(share, listed):.0%} of {len(lines)} lines are entries"

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from forge import private
 from forge.errors import ForgeError
+from forge.phases.audit.apart import Hidden, Spread, Texts, find_private, here
 from forge.records import Drop, Passage
 
 SAMPLE_CHARACTERS = 160
@@ -26,16 +27,19 @@ class Sieve:
     characters read = characters kept + characters of all drops + characters that masking took away.
     """
 
-    def __init__(self, passages: Iterable[Passage], tick: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, passages: Iterable[Passage], tick: Callable[[], None] = lambda: None, spread: Spread = here) -> None:
+        """spread: looks for what is private in shards, or gives None."""
         self.kept: dict[str, Passage] = {}
         self.drops: list[Drop] = []
         self._cuts: Counter[str] = Counter()
         self.masked: Counter[str] = Counter()
         self.masked_passages: list[str] = []
         self.chars_read = self.chars_masked = self.read = 0
-        for passage in sorted(passages, key=lambda one: one.id):
+        ordered = sorted(passages, key=lambda one: one.id)
+        hidden_in = find_private([_texts(passage) for passage in ordered], spread)
+        for passage in ordered:
             tick()
-            self._take(passage)
+            self._take(passage, hidden_in(_texts(passage)))
 
     def drop(
         self, id: str, reason: str, detail: str = "", *, dup_of: str = "", similarity: float | None = None
@@ -112,21 +116,19 @@ class Sieve:
                     f"a secret is left in passage {id}", why=f"kinds: {', '.join(sorted(left))}", next=CHECK
                 )
 
-    def _take(self, passage: Passage) -> None:
+    def _take(self, passage: Passage, hidden: Hidden) -> None:
         if passage.id in self.kept:
             raise ForgeError(
                 f"two passages have the id {passage.id}",
                 why="prep must give each passage its own",
                 next="forge resume RUN --from prep",
             )
-        is_clean = not private.find("\n".join((passage.text, *_labels(passage))))  # one look for all: labels are short, looks are not free
-        text = passage.text if is_clean else private.mask(passage.text)[0]
+        text, *labels = hidden.masked or (passage.text,)
         self.read += 1
         self.chars_read += len(passage.text)
         self.chars_masked += len(passage.text) - len(text)
-        self.masked += private.counts([text])
-        if not is_clean:
-            labels = [private.mask(label)[0] for label in _labels(passage)]
+        self.masked += Counter(hidden.placeholders)
+        if hidden.masked:
             self.masked_passages.append(passage.id)
             source = passage.source.model_copy(update={"locator": labels[0]})
             meta = dict(zip(passage.meta, labels[1:], strict=True))
@@ -134,6 +136,10 @@ class Sieve:
                 update={"text": text, "meta": meta, "source": source, "tokens": _tokens(passage, text)}
             )
         self.kept[passage.id] = passage
+
+
+def _texts(passage: Passage) -> Texts:
+    return passage.id, (passage.text, *_labels(passage))
 
 
 def _labels(passage: Passage) -> list[str]:

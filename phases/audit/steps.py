@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from forge.phase import Context
 from forge.phases.audit import copies, filters, report, spotcheck, topics
-from forge.phases.audit.language import listen
+from forge.phases.audit.apart import count
 from forge.phases.audit.settings import AuditSettings
 from forge.phases.audit.sieve import Sieve
 from forge.records import Document, Passage, read_jsonl, write_json, write_jsonl
 
 
 class Steps:
-    """The steps, in the order of their names in Audit.run; each one needs those before it. `numbers`: audit.json, after the last."""
+    """The steps, in the order of their names in Audit.run; each one needs those before it. `numbers`: audit.json, after the last.
+
+    tell: hears which share (0..1) of a step's shards is done.
+    """
 
     def __init__(self, settings: AuditSettings, ctx: Context) -> None:
         self.settings, self.ctx, self.stop = settings, ctx, ctx.check_stop
+        self.tell: Callable[[float], None] = lambda share: None
         self.numbers: dict[str, Any] = {}
 
     def clean(self) -> None:
         """Mask secrets, cut metadata, boilerplate and tables of contents."""
         self.documents = sorted(read_jsonl(self.ctx.input("documents"), Document), key=lambda one: one.id)
-        self.sieve = Sieve(read_jsonl(self.ctx.input("passages"), Passage), self.stop)
+        self.sieve = Sieve(read_jsonl(self.ctx.input("passages"), Passage), self.stop, self._spread)
         if not self.settings.metadata:
             filters.drop_metadata(self.sieve, self.stop)
         filters.cut_boilerplate(self.sieve, self.stop)
@@ -31,7 +36,7 @@ class Steps:
 
     def filter(self) -> None:
         """Drop what is no prose of an allowed language, and what was decided before."""
-        self.by_language, self.allowed = filters.drop_unfit(self.sieve, self.stop, self.settings, lambda items: self.ctx.map_shards(listen, items))
+        self.by_language, self.allowed = filters.drop_unfit(self.sieve, self.stop, self.settings, self._spread)
         self.chosen = filters.drop_decided(self.sieve, self.stop, self.settings)
 
     def drop_copies(self) -> None:
@@ -50,7 +55,7 @@ class Steps:
         """Name subtopics, and judge documents that speak of something else."""
         ordered = self.sieve.ordered()
         terms = topics.fit_terms(ordered)
-        counted = terms.counts((passage.text for passage in ordered), self.stop)
+        counted = count(terms, ordered, self._spread, self.stop)
         self.strange = filters.drop_outliers(self.sieve, self.stop, self.settings, terms, counted)
         left = counted.take(topics.places(ordered, self.sieve.kept))
         subtopic_of = topics.name_subtopics(self.sieve.ordered(), self.settings.subtopics, self.stop, terms, left)
@@ -75,6 +80,9 @@ class Steps:
                 f"{len(self.strange.found):,} of {self.strange.judged:,} documents speak of something else than the rest, such as"
                 f" {self.strange.found[0].path}: see forge show {ctx.run_id} audit; audit.outliers=drop leaves them out"
             )
+
+    def _spread(self, function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any] | None:
+        return self.ctx.map_shards(function, items, lambda done, total: self.tell(done / total))
 
     def _summary(self) -> dict[str, Any]:
         clusters = copies.clusters(self.group_of)
