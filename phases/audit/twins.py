@@ -165,19 +165,40 @@ def _index(
     """
     import numpy as np
 
+    n_documents = int(document_of.max(initial=-1)) + 1
     hashes, passage = _shingles(texts)
-    order = np.lexsort((passage, hashes))
+    again = _may_repeat(hashes)
+    total = np.bincount(passage[~again], minlength=len(texts))
+    size = np.bincount(document_of, total, n_documents).astype(np.int64)
+    hashes, passage = hashes[again], passage[again]
+    order = np.argsort(hashes, kind="stable")   # passages are in their order already
     hashes, passage = hashes[order], passage[order]
     is_first = _changes(hashes) | _changes(passage)
     hashes, passage = hashes[is_first], passage[is_first]
-    total = np.bincount(passage, minlength=len(texts))
+    total += np.bincount(passage, minlength=len(texts))
     new_hash = _changes(hashes)
     run = np.cumsum(new_hash) - 1
     new_document = new_hash | _changes(document_of[passage])
-    size = np.bincount(document_of[passage][new_document], minlength=int(document_of.max(initial=-1)) + 1)
+    size += np.bincount(document_of[passage][new_document], minlength=n_documents)
     documents = np.bincount(run, weights=new_document)
     is_shared = documents[run] > 1 if len(run) else new_hash
     return passage[is_shared], np.unique(run[is_shared], return_inverse=True)[1], total, size
+
+
+def _may_repeat(hashes: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """True for every hash that occurs twice, and for few others: most occur once, and need not be sorted with their passages.
+
+    Hashes that share a place in a table of four places for each (at most 256 MB): all but the last one there see that it is not theirs.
+    """
+    import numpy as np
+
+    size = 1 << min(26, max(16, (4 * len(hashes)).bit_length()))
+    place, number = (hashes & np.uint64(size - 1)).astype(np.int64), np.arange(len(hashes), dtype=np.int32)
+    last = np.zeros(size, np.int32)
+    last[place] = number
+    taken = np.zeros(size, np.bool_)
+    taken[place[last[place] != number]] = True
+    return taken[place]
 
 
 def _changes(values: NDArray[np.uint64] | NDArray[np.int64]) -> NDArray[np.bool_]:
