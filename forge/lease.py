@@ -148,6 +148,34 @@ class Leases:
             return False
         return bool(time.monotonic() - seen[0] + seen[1] >= row["deadline_seconds"])
 
+    def open(self, offer: Offer, deadline_seconds: int, token: str, prepare: Callable[[Lease], None]) -> Lease:
+        """Reserve for work that somebody else asks the provider for, listed under this token (forge.executor.Books); end() closes it.
+
+        prepare(lease): called before anything may be asked for. What an earlier process left open is ended and settled first.
+        Raises OverBudget, StillBilling.
+        """
+        if (row := self.run.state.row("SELECT * FROM lease WHERE token=?", token)) and row["state"] != "SETTLED":
+            self.end(token)
+        self._intend(offer, deadline_seconds, token)
+        lease = self._lease(self._row(token))
+        prepare(lease)
+        self._mark(token, "REQUESTED")
+        return lease
+
+    def is_open(self, token: str) -> bool:
+        """Whether something may be at work under this token, whichever process asked for it."""
+        row = self.run.state.row("SELECT state FROM lease WHERE token=?", token)
+        return row is not None and row["state"] not in ("INTENT", "SETTLED")
+
+    def set_aside(self, token: str, job: str, usd: float, what: str) -> None:
+        """Reserve for what a leased machine starts beside itself, once for each job however often it is asked; settled with the lease.
+
+        usd: the most that it can cost. Raises OverBudget.
+        """
+        batch, key = _beside(token), f"lease {token} {job}"
+        if key not in self.run.ledger.under_way(batch):
+            self.run.ledger.begin({key: micro_usd(usd * SLACK)}, what, batch)
+
     def end(self, token: str) -> None:
         """End the machine of one lease and settle it. Raises StillBilling when that cannot be proven."""
         row = self._row(token)
@@ -175,7 +203,10 @@ class Leases:
 
     def proofs(self) -> list[Proof]:
         """What is known of each lease of the run."""
-        rows = self.run.state.rows("SELECT lease.*, spend.actual FROM lease LEFT JOIN spend ON spend.id = lease.spend_id ORDER BY lease.created")
+        rows = self.run.state.rows(
+            "SELECT lease.*, spend.actual + (SELECT COALESCE(SUM(more.actual), 0) FROM spend AS more WHERE more.id > spend.id AND"
+            f" more.batch = '{_beside('')}' || lease.token) AS actual FROM lease LEFT JOIN spend ON spend.id = lease.spend_id ORDER BY lease.created"
+        )
         return [
             Proof(
                 lease=row["token"], provider=row["provider"], resource=row["resource"], state=row["state"], micro_usd=row["actual"],
@@ -304,13 +335,18 @@ class Leases:
         """The provider's bill for the machine, in one transaction with the last state. A bill that cannot be had keeps the worst case."""
         token, provider = row["token"], row["provider"]
         gone = [Resource(provider=provider, id=name, lease=token, state="gone") for name in self._machines(token) or [token]]
+        beside = self.run.ledger.under_way(_beside(token))
         try:
             micro = 0 if never_asked else sum(self.providers[provider].settle(resource) for resource in gone)
+            bills = {
+                line: self.providers[provider].settle(Resource(provider=provider, id=key.rpartition(" ")[2], lease=token, state="gone", kind="array"))
+                for key, line in beside.items()
+            }
         except Exception as error:  # noqa: BLE001 - the machine is gone; what it cost is asked again by the next teardown
             self._note(token, why=f"its cost is not known yet: {error}")
             return
         with self.run.state.transaction() as db:
-            self.run.ledger.end_in(db, [Ended(row["spend_id"], "settled", micro)])
+            self.run.ledger.end_in(db, [Ended(line, "settled", bill) for line, bill in {row["spend_id"]: micro, **bills}.items()])
             db.execute("UPDATE lease SET state='SETTLED', changed=? WHERE token=?", (time.time(), token))
         self.run.events.emit("lease", token=token, state="SETTLED", resource=row["resource"])
 
@@ -368,6 +404,11 @@ class Leases:
             state, resource, resource, time.time(), token,
         )
         self.run.events.emit("lease", token=token, state=state, resource=resource)
+
+
+def _beside(token: str) -> str:
+    """The ledger's name for what a lease has set aside besides its own worst case."""
+    return f"beside lease {token}"
 
 
 def looks_at(provider: Provider | None) -> Looks:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +75,7 @@ def _machine_run(pipeline: Pipeline, phase: AnyPhase, machine: Machine, job: Job
     return MachineRun(
         machine, job, pipeline.run.state, local, writes={output.name: output.path for output in phase.writes}, emit=pipeline.forward,
         stop_requested=pipeline.stop_requested, fresh=fresh, environment=chosen.send_environment, parts=_parts(pipeline, phase, job),
-        detach=chosen.on_interrupt == "keep" and idle_seconds(machine) is not None,
+        detach=chosen.on_interrupt == "keep" and idle_seconds(machine) is not None, set_aside=partial(pipeline.leases.set_aside, machine.place.rpartition("/")[0]),
     )
 
 

@@ -24,9 +24,13 @@ ROUNDS = 2
 
 @runtime_checkable
 class ArrayChannel(Channel, Protocol):
-    """A channel that starts many jobs at once. arrays: whether it may, under the lease that it is of."""
+    """A channel that starts many jobs at once. arrays: whether it may."""
 
     arrays: bool
+
+    def array_usd(self, tasks: int) -> float:
+        """The most that so many tasks, started now, can cost besides the lease; 0 where nothing is charged."""
+        ...
 
     def spawn_array(self, job: str, argvs: Sequence[Sequence[str]], env: Mapping[str, str]) -> list[str]:
         """Start one job for each argv; returns their ids, job-0 and so on. A second call with the same id does nothing."""
@@ -38,32 +42,42 @@ class PartRun:
 
     def __init__(
         self, channel: ArrayChannel, folder: str, fingerprint: str, *, tell: Callable[[str], None], progress: Callable[[int, int], None],
-        check: Callable[[str], None],
+        check: Callable[[str], None], afford: Callable[[str, int], str] = lambda job, tasks: "",
     ) -> None:
-        """tell: a line for the user. progress(parts done, parts). check(job): raises to stop, after the array of this id was ended."""
+        """tell: a line for the user. progress(parts done, parts). check(job): raises to stop, after the array of this id was ended.
+
+        afford(job, tasks): why an array cannot be paid for; "" when its worst case is set aside, however often it is asked.
+        """
         self.channel, self.folder, self.fingerprint = channel, folder, fingerprint
-        self.tell, self.progress, self.check = tell, progress, check
+        self.tell, self.progress, self.check, self.afford = tell, progress, check, afford
 
     def run(self, groups: Sequence[Sequence[str]], name: str, argv: Callable[[str, str, Sequence[str]], list[str]], env: Mapping[str, str]) -> list[str]:
         """Do the parts that are not done; returns the folders whose work the phase takes over.
 
         name: of the job that follows, unique. argv(job, part, folders of earlier parts): writes the job's file and returns how to start it.
         """
-        seeds: list[str] = []
         for number, group in enumerate(groups):
+            seeds = self._done(groups[:number])
             for attempt in range(ROUNDS):
-                self._round(group, f"{name}-parts{number}{'ab'[attempt]}", lambda job, part, seeds=tuple(seeds): argv(job, part, seeds), env)  # type: ignore[misc]
-            seeds += [self.channel.path(self.part_folder(part)) for part in group if self._is_done(part)]
-        return seeds
+                if not self._round(group, f"{name}-parts{number}{'ab'[attempt]}", lambda job, part, seeds=seeds: argv(job, part, seeds), env):  # type: ignore[misc]
+                    return self._done(groups)
+        return self._done(groups)
+
+    def _done(self, groups: Sequence[Sequence[str]]) -> list[str]:
+        return [self.channel.path(self.part_folder(part)) for group in groups for part in group if self._is_done(part)]
 
     def part_folder(self, part: str) -> str:
         """Where a part works, on the channel."""
         return f"{self.folder}/parts/{part}"
 
-    def _round(self, group: Sequence[str], name: str, argv: Callable[[str, str], list[str]], env: Mapping[str, str]) -> None:
+    def _round(self, group: Sequence[str], name: str, argv: Callable[[str, str], list[str]], env: Mapping[str, str]) -> bool:
+        """Do what is open of a group, once; False when that cannot be paid for."""
         open_parts = [part for part in group if not self._is_done(part)]
         if not open_parts:
-            return
+            return True
+        if why := self.afford(name, len(open_parts)):
+            self.tell(f"{', '.join(open_parts)}: one after the other, in one job: {why}")
+            return False
         if len(group) > 1:
             self.tell(f"{len(open_parts)} parts beside each other: {', '.join(open_parts)}")
         argvs = [argv(f"{name}-{number}", part) for number, part in enumerate(open_parts)]
@@ -79,6 +93,7 @@ class PartRun:
             self.check(name)
             if waiting:
                 time.sleep(self.channel.poll_seconds)
+        return True
 
     def _ended(self, job: str) -> int | None:
         try:

@@ -17,7 +17,7 @@ from typing import Any
 
 from forge import children, keeping
 from forge.context import InputFile
-from forge.errors import ArtifactDamaged, ForgeError, Interrupted, MachineLost
+from forge.errors import ArtifactDamaged, ForgeError, Interrupted, MachineLost, OverBudget
 from forge.jobs import JobNote, JobNotes, Placed
 from forge.keeping import Fetcher, KeptHere
 from forge.lease import Machine
@@ -61,18 +61,19 @@ class MachineRun:
     def __init__(
         self, machine: Machine, job: Job, state: State, local: Path, *, writes: Mapping[str, str], emit: Emit,
         stop_requested: Callable[[], bool] = lambda: False, fresh: bool = False, detach: bool = False, environment: Sequence[str] = (),
-        parts: Sequence[Sequence[str]] = (),
+        parts: Sequence[Sequence[str]] = (), set_aside: Callable[[str, float, str], None] | None = None,
     ) -> None:
         """job: its one phase with inputs as they lie here. local: the run's folder for the phase. writes: artifact -> path in out/.
 
         fresh: go on with no earlier job. detach: a wish to stop leaves the job to itself. environment: names of variables to pass on.
-        parts: groups of parts of the phase, done beside each other before it where the channel can.
+        parts: groups of parts of the phase, done beside each other before it where the channel can. set_aside(job, usd, what): reserves
+        the worst case of what they cost; without it they must cost nothing.
         """
         self.machine, self.channel, self.job, self.state, self.local = machine, machine.channel, job, state, local
         self.phase = job.phases[0]
         self.writes, self.emit, self.stop_requested = writes, emit, stop_requested
         self.fresh, self.detach, self.environment = fresh, detach, environment
-        self.parts = parts
+        self.parts, self.set_aside = parts, set_aside
         self.folder = f"phases/{self.phase.name}"
         self.notes, self.placed = JobNotes(state, self.phase.name), Placed(state, machine.place)
         self.kept = KeptHere(state, self.phase.name, self.phase.fingerprint, local)
@@ -153,13 +154,27 @@ class MachineRun:
         """The folders of parts that are done; none where the channel cannot start many jobs or the phase has no parts."""
         if not (self.parts and isinstance(self.channel, ArrayChannel) and self.channel.arrays):
             return []
-        run = PartRun(self.channel, self.folder, phase.fingerprint, tell=self._tell, progress=self._tell_parts, check=self._check_parts)
+        run = PartRun(
+            self.channel, self.folder, phase.fingerprint, tell=self._tell, progress=self._tell_parts, check=self._check_parts, afford=self._afford_parts
+        )
 
         def argv(job: str, part: str, seeds: Sequence[str]) -> list[str]:
             changed = {"folder": self.channel.path(run.part_folder(part)), "part": part, "seeds": tuple(seeds), "kept": {}}
             return self._job_file(job, python, phase.model_copy(update=changed))
 
         return run.run(self.parts, note.name, argv, self._environment())
+
+    def _afford_parts(self, job: str, tasks: int) -> str:
+        usd = self.channel.array_usd(tasks) if isinstance(self.channel, ArrayChannel) else 0.0
+        if not usd:
+            return ""
+        if self.set_aside is None:
+            return "their cost is not accounted for here"
+        try:
+            self.set_aside(job, usd, f"{tasks} tasks beside each other")
+        except OverBudget as error:
+            return error.fact
+        return ""
 
     def _tell_parts(self, done: int, total: int) -> None:
         self.emit({"event": "progress", "phase": self.phase.name, "done": done, "total": total, "note": "parts"})

@@ -39,6 +39,10 @@ class Asks(Protocol):
         """End an array."""
         ...
 
+    def array_usd(self, lease: Path, tasks: int) -> float:
+        """The most that so many tasks, started now, can cost."""
+        ...
+
 
 class SharedFolderChannel(FolderChannel):
     """forge.protocols.Channel below `root`; `lease` is the folder in it that the job's holder looks at."""
@@ -97,6 +101,10 @@ class SharedFolderChannel(FolderChannel):
             self._provider.submit_array(self._lease, job, len(argvs))
         self._queue = (-1e9, [])
         return names
+
+    def array_usd(self, tasks: int) -> float:
+        """The most that so many tasks, started now, can cost besides the lease."""
+        return self._provider.array_usd(self._lease, tasks)
 
     def poll(self, job: str) -> int | None:
         """The job's exit code, None while it runs or waits in the queue, -1 when it was never started."""

@@ -65,7 +65,7 @@ class SlurmSettings(Settings):
     usd_per_gpu_hour: float = Field(0.0, ge=0, description="what the site charges for a GPU, in USD an hour")
     usd_per_hour: float = Field(0.0, ge=0, description="what the site charges for a node besides, in USD an hour")
     idle_minutes: float = Field(30.0, gt=0, description="a job that no forge has asked for so long ends itself")
-    array_tasks: int = Field(8, ge=0, description="most tasks of a sweep that run beside each other; 0: a sweep stays in one job. Not used with a price: its lease is for one job")
+    array_tasks: int = Field(8, ge=0, description="most tasks of a sweep that run beside each other; 0: a sweep stays in one job. With a price, each needs room in the budget for its worst case")
 
 
 class Slurm:
@@ -147,21 +147,17 @@ class Slurm:
         """Files and jobs of the lease, in the folder that start() has told SLURM. Raises NoCapacity for a lease without one."""
         folder = self._lease_folder(resource)
         place = folder.parent.parent
-        arrays = self._set.array_tasks > 0 and _told(folder)["usd_per_hour"] == 0
-        return SharedFolderChannel(self, place, folder, self._set.python or sys.executable, self.poll_seconds, arrays=arrays)
+        return SharedFolderChannel(self, place, folder, self._set.python or sys.executable, self.poll_seconds, arrays=self._set.array_tasks > 0)
 
     def settle(self, resource: Resource) -> int:
-        """The site's rate times how long the job has run, all its incarnations and arrays, in micro-dollars, rounded up.
+        """The site's rate times how long the job has run, all its incarnations, in micro-dollars, rounded up; the same for an array of
+        the lease by its name.
 
         By the count that it kept itself, since SLURM forgets; SETTLE_SECONDS are added to each for its start and its end.
         """
-        if "_" in resource.id:
-            return 0   # tasks of arrays are counted with their lease
-        folder = self._lease_folder(resource)
-        rate = float(_told(folder)["usd_per_hour"])
-        if not rate:
-            return 0
-        seconds = sum(math.ceil(float(span["seconds"])) + SETTLE_SECONDS for span in spans(folder))
+        folder, array = self._lease_folder(resource), resource.id if resource.kind == "array" else ""
+        rate = _task_rate(folder) if array else float(_told(folder)["usd_per_hour"])
+        seconds = sum(math.ceil(float(span["seconds"])) + SETTLE_SECONDS for span in spans(folder) if span.get("array", "") == array)
         return math.ceil(rate * seconds / 3600 * MICRO)
 
     # --- shards -----------------------------------------------------------------------------------------------------
@@ -211,6 +207,10 @@ class Slurm:
             f"--job-name={name}", f"--array=0-{tasks - 1}%{self._set.array_tasks}", "--nodes=1", *self._time(left),
             f"--output={lease}/{job}-%a.log", *arguments, str(script),
         ]))
+
+    def array_usd(self, lease: Path, tasks: int) -> float:
+        """Each task for as long as SLURM lets it run, whole minutes; all incarnations of one together run no longer."""
+        return tasks * _task_rate(lease) * (math.ceil(_seconds_left(lease) / 60) * 60 + SETTLE_SECONDS) / 3600
 
     def cancel_array(self, lease: Path, job: str) -> None:
         """End an array's tasks, those in the queue too."""
@@ -371,6 +371,12 @@ def _script(lease: Path, python: str, verb: str, seconds: float, idle: float, *j
 def _told(lease: Path) -> dict[str, Any]:
     told: dict[str, Any] = json.loads((lease / "lease.json").read_text(encoding="utf-8"))
     return told
+
+
+def _task_rate(lease: Path) -> float:
+    """What a task of an array costs, in USD an hour: it runs on one of the lease's nodes."""
+    told = _told(lease)
+    return float(told["usd_per_hour"]) / int(told["offer"].get("nodes", 1))
 
 
 def _seconds_left(lease: Path) -> float:

@@ -169,6 +169,42 @@ def test_a_bill_that_cannot_be_had_keeps_the_worst_case_until_it_can(run: Run, c
     assert (run.ledger.totals().settled, run.ledger.totals().reserved, state(run)) == (BILL, 0, "SETTLED")
 
 
+def test_what_a_machine_starts_beside_itself_is_reserved_once_and_settled_with_the_lease(run: Run, cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    run.ledger.budget = WORST + 800_000
+    leases(run, cloud).acquire(OFFER, HOUR, "t1")
+    for _ in range(2):   # a resume asks again
+        leases(run, cloud).set_aside("t1", "job-a", 0.5, "two tasks")
+    assert run.ledger.totals().reserved == WORST + 550_000
+    with pytest.raises(OverBudget, match="two more tasks could cost"):
+        leases(run, cloud).set_aside("t1", "job-b", 0.5, "two more tasks")
+    assert run.ledger.totals().reserved == WORST + 550_000, "nothing is written for what does not fit"
+    asked = []
+
+    def bill(resource: Resource) -> int:
+        asked.append((resource.kind, resource.id))
+        return 400_000 if resource.kind == "array" else BILL
+
+    monkeypatch.setattr(cloud, "settle", bill)
+    assert leases(run, cloud).release_all() == []
+    assert asked == [("machine", "i-t1-1"), ("array", "job-a")]
+    assert (run.ledger.totals().settled, run.ledger.totals().reserved) == (BILL + 400_000, 0)
+    assert leases(run, cloud).proofs()[0].micro_usd == BILL + 400_000
+
+
+def test_work_that_others_ask_for_is_reserved_before_and_closed_by_any_later_process(run: Run, cloud: Cloud) -> None:
+    seen: list[int] = []
+    lease = leases(run, cloud).open(OFFER, HOUR, "t1", lambda lease: seen.append(run.ledger.totals().reserved))
+    assert seen == [WORST]
+    assert leases(run, cloud).is_open("t1")
+    cloud.start(lease)
+    with pytest.raises(OverBudget):
+        leases(run, cloud).open(OFFER, HOUR, "t2", lambda lease: None)
+    again = leases(run, cloud).open(OFFER, 60, "t1", lambda lease: None)   # its process was killed
+    assert (again.attempt, cloud.up(), run.ledger.totals().settled) == (2, [], BILL)
+    assert leases(run, cloud).release_all() == []
+    assert (run.ledger.totals().reserved, leases(run, cloud).is_open("t1")) == (0, False)
+
+
 class Killed(BaseException):
     """As if the process had died here."""
 
@@ -228,6 +264,7 @@ def _live_and_die(folder: Path, killer: Killer) -> bool:
     try:
         leases(run, cloud).acquire(OFFER, HOUR, "t1")
         leases(run, cloud).resource("t1")
+        leases(run, cloud).set_aside("t1", "job-a", 1.0, "tasks")
         leases(run, cloud).release_all()
     except Killed:
         return True

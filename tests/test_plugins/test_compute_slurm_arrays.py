@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
+import os
+import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 
 from forge.phase import Context, Output, Settings
-from forge.plugins.compute.slurm import Slurm, SlurmSettings
+from forge.plugins.compute.slurm import SETTLE_SECONDS, Slurm, SlurmSettings
 from forge.protocols import PAST_DEADLINE, Lease
 from forge.records import write_json
 from forge.run import Run
@@ -23,6 +26,7 @@ from tests.test_engine.remote_toys import (
     RemoteToys,
     artifacts,
     life,
+    money,
     new_run,
     work_on,
 )
@@ -94,11 +98,6 @@ def test_tasks_wait_in_the_queue_as_long_as_their_lease_and_end_with_it(slurm: C
     assert log(channel, jobs[1]) == "", "it came too late and did nothing"
 
 
-def test_a_lease_with_a_price_has_no_arrays(slurm: Cluster, site: Slurm, tmp_path: Path) -> None:
-    """Its reservation is for one job."""
-    assert not open_channel(site, tmp_path, cpu(usd_per_hour=1.0)).arrays
-
-
 # --- a sweep through the engine ---------------------------------------------------------------------------------
 
 
@@ -158,18 +157,26 @@ class SweepToys(RemoteToys):
     toys: ClassVar[dict[str, Any]] = {toy.name: toy() for toy in (PlanIt, Provision, Sweep, Polish)}
 
 
-def swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **values: Any) -> tuple[str, list[str]]:
+def swept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, usd_per_hour: float = 0.0, stop: Callable[[], bool] = lambda: False, **values: Any
+) -> tuple[str, list[str]]:
     """A run over the toys; how it ended, and who did what."""
     monkeypatch.setattr("tests.test_engine.remote_toys.RemoteToys", SweepToys)
-    monkeypatch.setattr("tests.test_engine.remote_toys.OFFER", lease(device="cpu", gpu="").offer)
+    monkeypatch.setattr("tests.test_engine.remote_toys.OFFER", cpu(usd_per_hour).offer)
     for name, value in {"creation_seconds": 0.3, "confirm_seconds": 0.1, "queue_seconds": 0.2, "poll_seconds": 0.1}.items():
         monkeypatch.setattr(Slurm, name, value)
     clouds: Mapping[str, Any] = {"slurm": Slurm(SlurmSettings(python=nodes_python(tmp_path, "tests.test_plugins.test_compute_slurm_arrays.SweepToys")))}
-    said = life(lambda: work_on(clouds, plan_it__provider="slurm", **values))
+    said = life(lambda: work_on(clouds, plan_it__provider="slurm", stop=stop, **values))
     run = Run.open("toy")
     did = (run.folder / "machine" / "did").read_text().splitlines()
     run.close()
     return said, did
+
+
+def notices() -> str:
+    """What the run has told its user."""
+    lines = (Path(os.environ["FORGE_HOME"]) / "runs" / "toy" / "events.jsonl").read_text().splitlines()
+    return " | ".join(line["text"] for line in map(json.loads, lines) if line["event"] == "notice")
 
 
 def test_a_sweep_of_eight_runs_as_an_array_and_ends_as_in_one_process(slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,3 +201,38 @@ def test_a_part_that_breaks_is_done_by_the_phase(slurm: Cluster, tmp_path: Path,
     assert said == "done"
     assert "whole r4" in did
     assert len(did) == 9
+
+
+def test_a_sweep_with_a_price_is_paid_by_the_hours_of_its_tasks_through_a_kill(slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """$2 an hour and ten minutes for the lease and for each of nine tasks, with ten per cent: 0.37 + 3.33 of $5."""
+    new_run(tmp_path).close()
+
+    def kill_among_the_tasks() -> bool:
+        if len(slurm.run("squeue", "-h", "--array", "-o", "%j").split()) > 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return False
+
+    said, _ = swept(tmp_path, monkeypatch, usd_per_hour=2.0, stop=kill_among_the_tasks)
+    assert said == "killed"
+    settled, reserved, cap = money()
+    assert settled == 0
+    assert 3_690_000 <= reserved <= 3_700_000 < cap
+    said, did = swept(tmp_path, monkeypatch, usd_per_hour=2.0)
+    assert said == "done"
+    assert len(did) == 9, "no task was done twice"
+    (place,) = (Path(os.environ["FORGE_HOME"]) / "runs" / "toy" / "machine" / "leases").iterdir()
+    ran = [json.loads(path.read_text()) for path in (place / "spans").iterdir()]
+    assert sorted(span["array"].rpartition("-")[2] for span in ran) == ["", "parts0a", *["parts1a"] * 8]
+    hours = [2 / 3600 * sum(math.ceil(span["seconds"]) + SETTLE_SECONDS for span in ran if span["array"] == name) for name in {span["array"] for span in ran}]
+    assert money()[:2] == (sum(math.ceil(1e6 * usd) for usd in hours), 0)
+
+
+def test_a_sweep_that_its_budget_does_not_hold_beside_each_other_is_done_in_one_job(slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    new_run(tmp_path).close()
+    said, did = swept(tmp_path, monkeypatch, usd_per_hour=20.0)
+    assert said == "done"
+    assert did == [f"whole {name}" for name in ("base", *PARTS)]
+    assert "base: one after the other, in one job: 1 tasks beside each other could cost $" in notices()
+    settled, reserved, cap = money()
+    assert 0 < settled < cap
+    assert reserved == 0
