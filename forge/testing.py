@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,13 +74,15 @@ def run_phase(
     seeds: Sequence[Path] = (),
     shards: int = 0,
     workers: int = 1,
+    executor: Callable[[Path, Callable[[], None]], Any] | None = None,
 ) -> PhaseRun:
     """Run one phase on given input files, as the pipeline would; outputs land in `folder`/out.
 
     cache: a folder that several calls share, as runs do; without one, `folder`/cache.
     corpus: a folder; it is scanned into the `corpus` artifact for phases that read it.
     part: the only one that the phase shall do. seeds: folders of calls that did parts (forge.parts).
-    shards: into how many the phase's work is cut where it can be, 0 for none; workers: processes that do them.
+    shards: into how many the phase's work is cut where it can be, 0 for none; workers: processes that do them; executor:
+    what does them instead, made of its folder and a function to call while it waits.
     """
     given = dict(inputs or {})
     if corpus is not None:
@@ -105,7 +107,7 @@ def run_phase(
         rehearse=rehearse or (lambda phases, files: Rehearsal(error="no rehearsal in this test")),
         part=part,
         shards=shards,
-        executor=lambda place, tick: LocalExecutor(place, workers, tick),
+        executor=executor or (lambda place, tick: LocalExecutor(place, workers, tick)),
     )
     take_over([str(seed) for seed in seeds], ctx.work)
     try:
