@@ -14,6 +14,12 @@ from forge.records import Plan, read_record
 from forge.registry import Registry
 from forge.run import Run
 
+ENGINES = {
+    "forge": "; `abstained` is true when it declines",
+    "llama-server": "; llama.cpp's own server answers, several clients at a time",
+}
+"""What can answer, and what is said of it at the start."""
+
 
 def talk(run_id: str, question: str, *, as_json: bool) -> None:
     """Answer one question, or hold a conversation until an empty line. Answers appear as they are made."""
@@ -27,22 +33,23 @@ def talk(run_id: str, question: str, *, as_json: bool) -> None:
             _show(asked, conversation.reply(asked), plan.abstention, as_json=as_json)
 
 
-def serve(run_id: str, port: int, *, as_json: bool) -> None:
-    """Answer OpenAI clients on this machine until Ctrl-C."""
+def serve(run_id: str, port: int, *, engine: str, as_json: bool) -> None:
+    """Answer OpenAI clients on this machine until Ctrl-C. engine: one of ENGINES."""
+    if engine not in ENGINES:
+        raise UsageError(f'there is no engine "{engine}"', why=f"known: {', '.join(ENGINES)}", next=f"forge serve {run_id} --engine forge")
     folder, plan = published(run_id)
-    server = Registry().tool("serve")(folder, name=plan.name, abstention=plan.abstention, port=port)
+    server = Registry().tool("serve")(folder, name=plan.name, abstention=plan.abstention, port=port, engine=engine)
     if as_json:
-        ui.out(json.dumps({"url": server.url, "model": plan.name, "file": str(server.conversation.shipped.file)}))
+        ui.out(json.dumps({"url": server.url, "model": plan.name, "file": str(server.file), "engine": engine}))
     else:
         ui.out(f"{plan.name} answers at {server.url} (this machine only; Ctrl-C ends it)")
-        ui.out("  its system prompt, template and greedy sampling are the shipped ones; `abstained` is true when it declines")
+        ui.out(f"  its system prompt, template and greedy sampling are the shipped ones{ENGINES[engine]}")
         body = json.dumps({"messages": [{"role": "user", "content": "What is this about?"}]})
         ui.next_step(f"curl {server.url}/chat/completions -H 'Content-Type: application/json' -d '{body}'")
     try:
         server.serve_forever(poll_interval=0.2)
     finally:
-        server.server_close()
-        server.conversation.__exit__(None, None, None)
+        server.end()
 
 
 def published(run_id: str) -> tuple[Path, Plan]:

@@ -70,12 +70,14 @@ def track(
 
 
 def serve(
-    run_id: str = RunId, port: int = typer.Option(8080, "--port", min=0, max=65535, help="Port on 127.0.0.1; 0 takes a free one."), as_json: bool = Json,
+    run_id: str = RunId, port: int = typer.Option(8080, "--port", min=0, max=65535, help="Port on 127.0.0.1; 0 takes a free one."),
+    engine: str = typer.Option("forge", "--engine", help="forge, or llama-server: llama.cpp's own from PATH, for a GPU and many clients."),
+    as_json: bool = Json,
 ) -> None:
     """Serve RUN's published model to OpenAI clients on this machine, with the shipped settings."""
     from forge.cli.chatting import serve as serve_model
 
-    serve_model(run_id, port, as_json=as_json)
+    serve_model(run_id, port, engine=engine, as_json=as_json)
 
 
 def publish_data(

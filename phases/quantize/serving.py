@@ -3,7 +3,7 @@
 Why not llama-cpp-python's own: it offers no switch for the repacked weights that crash CPUs with AMX (llama_child.py), takes the
 sampling from the request, and brings five web packages. What a client sends as temperature or top_p changes nothing here: the model
 was measured greedy. Only this machine is answered: the server listens on 127.0.0.1, and a Host header with any other name, as a web
-page that was rebound to it would send, is refused.
+page that was rebound to it would send, is refused. llama.cpp's own server is the other engine, for a GPU and many clients (llama_server.py).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from forge.errors import ForgeError, UsageError
+from forge.phases.quantize.llama_server import LlamaServer
 from forge.phases.quantize.tool import Conversation, chat
 from forge.records import digest
 
@@ -54,9 +55,24 @@ class ModelServer(ThreadingHTTPServer):
         """Where clients find it; OpenAI's take it as base_url."""
         return f"http://{ADDRESS}:{self.server_address[1]}/v1"
 
+    @property
+    def file(self) -> Path:
+        """The GGUF file that answers."""
+        return self.conversation.shipped.file
 
-def serve(folder: Path, *, name: str, abstention: str, port: int) -> ModelServer:
-    """A server for the published model in a folder, listening but not answering until serve_forever(). Raises UsageError for a taken port."""
+    def end(self) -> None:
+        """Stops listening and ends llama.cpp's process."""
+        self.server_close()
+        self.conversation.__exit__(None, None, None)
+
+
+def serve(folder: Path, *, name: str, abstention: str, port: int, engine: str = "forge") -> ModelServer | LlamaServer:
+    """A server for the published model in a folder, listening until end(). Raises UsageError for a taken port.
+
+    engine: "forge", this server, which answers from serve_forever() on; "llama-server", llama.cpp's own program from PATH.
+    """
+    if engine == "llama-server":
+        return LlamaServer(folder, name=name, port=port)
     return ModelServer(chat(folder), name=name, abstention=abstention, port=port)
 
 

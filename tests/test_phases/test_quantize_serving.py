@@ -41,13 +41,13 @@ def server(folder: Path) -> Iterator[ModelServer]:
     with chat(folder) as conversation:
         sentence = "".join(conversation.answer([{"role": "user", "content": "Anything?"}])).strip()
     made = serve(folder, name="tiny", abstention=sentence, port=0)
+    assert isinstance(made, ModelServer)
     thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     yield made
     made.shutdown()
     thread.join()
-    made.server_close()
-    made.conversation.__exit__(None, None, None)
+    made.end()
 
 
 def ask(server: ModelServer, body: Any, path: str = "/v1/chat/completions", **headers: str) -> tuple[int, str]:
