@@ -15,6 +15,9 @@ from forge.protocols import Provider, Resource
 from forge.records import Record
 from forge.run import Run, home, run_ids
 
+RESULTS = "results"
+"""Kind of what jobs brought out of their machines (Provider.left): kept for a run that is not done, until it is overdue."""
+
 
 class Left(Record):
     """A machine, or a thing made for one, that a provider lists. action: "end" it, "ask" first, or "keep" it, and why."""
@@ -66,7 +69,7 @@ def sweep(
     ended: dict[tuple[str, str], Swept] = {}
     for left in find_left(providers, own=own, unlisted=unlisted):
         lease = (left.resource.provider, left.resource.lease or left.resource.id)
-        wanted = left.action == "end" or (left.action == "ask" and (dry_run or agree(left)))
+        wanted = lease in ended or left.action == "end" or (left.action == "ask" and (dry_run or agree(left)))
         if wanted and dry_run:
             yield _told(left, "would be ended")
         elif wanted:
@@ -110,6 +113,8 @@ def _why_wanted(resource: Resource) -> str:
     try:
         if run.is_busy():
             return f"run {run.id} is at work"
+        if resource.kind == RESULTS and not resource.overdue and run.state.get("outcome") not in ("done", "rejected"):
+            return f"run {run.id} can still take its results from there: forge resume {run.id}, or forge teardown {run.id}"
         return f"run {run.id} was stopped and keeps it for its resume" if is_kept(run.state.get(KEPT_MACHINE), resource.lease) else ""
     finally:
         run.close()
@@ -122,11 +127,11 @@ def _end(left: Left, providers: Mapping[str, Provider], patience: float | None) 
         patience = 1.0 if _release_in_its_run(resource, providers, patience) else patience
     except RunBusy:
         return _told(left, "kept")
-    provider = providers[resource.provider] if resource.lease else as_provider(_Alone(providers[resource.provider], resource))
-    looks = looks_at(provider)
-    why = end(provider, resource.lease, looks, patience=patience)
+    its = providers[resource.provider]
+    looks = looks_at(its)
+    why = end(its if resource.lease else as_provider(_Alone(its, resource)), resource.lease, looks, patience=patience)
     if why:
-        command = getattr(provider, "stop_command", None)
+        command = getattr(its, "stop_command", None)
         return _told(left, "not ended").model_copy(update={"why": why, "command": str(command(resource)) if command else ""})
     return _told(left, "ended").model_copy(update={"seen_gone": tuple(looks.times)})
 

@@ -442,6 +442,14 @@ def test_a_thing_that_belongs_to_no_lease_is_swept_too(cloud: Rented) -> None:
     assert cloud.up() == []
 
 
+def test_a_thing_of_no_lease_that_stays_comes_with_the_command_that_ends_it(cloud: Rented, monkeypatch: pytest.MonkeyPatch) -> None:
+    cloud._put(Resource(provider="rented", id="group-1", lease="", state="live", kind="group", overdue=True))
+    monkeypatch.setattr(cloud, "stop", lambda resource: None)
+    monkeypatch.setattr(cloud, "stop_command", lambda resource: f"rented delete {resource.id}", raising=False)
+    (one,) = sweep({"rented": as_provider(cloud)}, patience=0.1)
+    assert (one.done, one.command) == ("not ended", "rented delete group-1")
+
+
 def test_sweep_looks_in_all_regions_when_asked(cloud: Rented, tmp_path: Path) -> None:
     class Regional(Rented):
         def everywhere(self) -> Rented:
