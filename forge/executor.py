@@ -25,6 +25,7 @@ from typing import IO, Any, Protocol, TypeVar
 from pydantic import BaseModel
 
 from forge.errors import ForgeError
+from forge.protocols import Lease, Offer
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -41,8 +42,27 @@ ALONE = "forge resume --set run.shards=0 does the work in one process"
 class MakesExecutors(Protocol):
     """What a compute provider has that can map shards too. folder: empty, the executor's own."""
 
-    def executor(self, folder: Path, run: str, tasks: int, tick: Callable[[], None]) -> Any:
-        """A forge.protocols.Executor with so many tasks beside each other. tick(): called while waiting; may raise."""
+    def executor(self, folder: Path, run: str, tasks: int, tick: Callable[[], None], books: Books) -> Any:
+        """A forge.protocols.Executor with so many tasks beside each other. tick(): called while waiting; may raise.
+
+        What costs money is reserved in `books` before it is asked for, under a token that Provider.find() and settle() know.
+        """
+        ...
+
+
+class Books(Protocol):
+    """The run's ledger for machines, as an executor needs it (forge.lease.Leases). All raise what leasing raises."""
+
+    def open(self, offer: Offer, deadline_seconds: int, token: str, prepare: Callable[[Lease], None]) -> Lease:
+        """Reserve the offer's rate for so long; prepare(lease) is called before anything may be asked for."""
+        ...
+
+    def is_open(self, token: str) -> bool:
+        """Whether something may be at work under this token, whichever process asked for it."""
+        ...
+
+    def end(self, token: str) -> None:
+        """End what is left of it, with proof, and settle."""
         ...
 
 

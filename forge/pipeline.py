@@ -563,7 +563,7 @@ class EngineContext(FolderContext):
         if make is None:
             able = ["local", *(one for one, provider in self._pipeline.leases.providers.items() if hasattr(provider, "executor"))]
             raise UsageError(f"run.executor={name} cannot do parts of the work", why=f"known: {', '.join(able)}", next="--set run.executor=local")
-        return make(folder, self.run_id, shards, tick)
+        return make(folder, self.run_id, shards, tick, self._pipeline.leases)
 
     def lease(self, offer: Offer, deadline_seconds: int, token: str) -> Lease:
         """A machine, reserved and started. Raises OverBudget before anything is requested."""

@@ -13,7 +13,6 @@ import json
 import math
 import os
 import re
-import shlex
 import shutil
 import sys
 import time
@@ -24,13 +23,15 @@ from typing import Any, ClassVar, TypeVar
 from pydantic import Field
 
 from forge.errors import ForgeError, NoCapacity, UsageError
+from forge.executor import Books
 from forge.ledger import MICRO
 from forge.phase import Requirement, Settings
 from forge.plugins.compute import _slurm, _supervise
 from forge.plugins.compute._slurm import NodeKind, QueuedJob, Unanswered
 from forge.plugins.compute._slurm_channel import SharedFolderChannel
-from forge.plugins.compute._slurm_executor import SlurmExecutor, task_time
+from forge.plugins.compute._slurm_executor import SlurmExecutor
 from forge.plugins.compute._slurm_holder import replace, spans
+from forge.plugins.compute._slurm_tasks import Tasks, this_process
 from forge.plugins.compute._state import private_folder
 from forge.protocols import Lease, Need, Offer, Resource
 from forge.run import runs_folder
@@ -63,7 +64,8 @@ class SlurmSettings(Settings):
     folder: str = Field("", description="folder that this machine and all nodes see; empty: the run's own, which must then be on a shared file system")
     python: str = Field("", description="Python with slm-forge on the nodes; empty: this one, which they must then see under the same path")
     usd_per_gpu_hour: float = Field(0.0, ge=0, description="what the site charges for a GPU, in USD an hour")
-    usd_per_hour: float = Field(0.0, ge=0, description="what the site charges for a node besides, in USD an hour")
+    usd_per_hour: float = Field(0.0, ge=0, description="what the site charges for a node besides, and for a task of prep or audit, in USD an hour")
+    task_minutes: float = Field(0.0, ge=0, description="longest time of a task of prep or audit (run.executor=slurm), in minutes; 0: a day, or what the partition allows")
     idle_minutes: float = Field(30.0, gt=0, description="a job that no forge has asked for so long ends itself")
     array_tasks: int = Field(8, ge=0, description="most tasks of a sweep that run beside each other; 0: a sweep stays in one job. With a price, each needs room in the budget for its worst case")
 
@@ -162,27 +164,15 @@ class Slurm:
 
     # --- shards -----------------------------------------------------------------------------------------------------
 
-    def executor(self, folder: Path, run: str, tasks: int, tick: Callable[[], None]) -> SlurmExecutor:
+    def executor(self, folder: Path, run: str, tasks: int, tick: Callable[[], None], books: Books | None = None) -> SlurmExecutor:
         """Maps shards as an array; in `folder`, or in slurm.folder where that is set."""
         place = Path(self._set.folder).expanduser() / "shards" / run / folder.parent.parent.name / folder.name if self._set.folder else folder
-        return SlurmExecutor(self, place, run, tasks, tick)
+        site = Tasks(self._set, self.queue_seconds, self.jobs_named, self._root, self._python())
+        return SlurmExecutor(site, place, run, tasks, tick, books)
 
     def jobs_named(self, name: str) -> list[QueuedJob]:
         """The queue's lines of a name that have not ended."""
         return [row for row in self._patiently(_slurm.queued, self.patience_seconds) if row.name == name and row.stage != "gone"]
-
-    def task_options(self) -> list[str]:
-        """Options of sbatch for a task without GPUs: a day, or the partition's limit."""
-        kinds = [kind for kind in _slurm.node_kinds() if self._set.partition == kind.partition or (kind.default and not self._set.partition)]
-        asked = {"partition": self._set.partition, "account": self._set.account, "qos": self._set.qos}
-        return [
-            *(f"--{name}={value}" for name, value in asked.items() if value), f"--cpus-per-task={self._set.cores or 2}",
-            task_time(max((kind.limit for kind in kinds), default=0.0)), *self._set.options,
-        ]
-
-    def task_command(self, *words: str) -> str:
-        """A script that starts the nodes' Python."""
-        return "#!/bin/sh\nexec " + shlex.join([self._python(), "-P", *words]) + "\n"
 
     # --- what the channel asks ------------------------------------------------------------------------------------
 
@@ -268,7 +258,7 @@ class Slurm:
         job_seconds = min(seconds, self._limit(lease.offer.region) or seconds)
         told = {
             **lease.model_dump(mode="json"), "usd_per_hour": lease.offer.usd_per_hour, "job_seconds": job_seconds,
-            "engine": [os.uname().nodename, os.getpid(), _supervise.start_ticks(os.getpid())],
+            "engine": this_process(),
             "sbatch": [
                 f"--comment={lease.run}", f"--chdir={root}", f"--output={folder}/slurm.log", "--open-mode=append", "--requeue", "--export=NONE",
                 *self._time(job_seconds), *self._resources(lease.offer),

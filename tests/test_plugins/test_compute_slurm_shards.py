@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from forge.errors import ForgeError
-from forge.plugins.compute.slurm import Slurm
+from forge.errors import ForgeError, OverBudget
+from forge.lease import Leases, as_provider
+from forge.plugins.compute.slurm import SETTLE_SECONDS, Slurm
+from forge.run import Run
+from forge.testing import tiny_corpus
 from tests.servers.slurm import Cluster
+from tests.test_engine.remote_toys import life
 from tests.test_engine.test_executor import prepared, write_corpus
 from tests.test_plugins.slurm_world import nodes_python, provider, until
 
@@ -73,3 +80,49 @@ def test_prep_and_audit_on_the_cluster_write_the_bytes_of_one_process(slurm: Clu
     there = prepared(tmp_path, "there", executor="slurm", shards=3)
     assert {name: there[name] for name in NAMES} == {name: here[name] for name in NAMES}
     assert len(slurm.run("squeue", "-h", "--array", "--states=all", "-o", "%j").split()) >= 6
+
+
+def slow(shard: int) -> int:
+    """Takes a second."""
+    time.sleep(1)
+    return shard
+
+
+def test_shards_with_a_price_are_reserved_before_and_paid_by_their_hours_through_a_kill(slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three tasks at $6 an hour, two minutes and SLURM's one to end them, and ten per cent: $0.99."""
+    site = provider(tmp_path / "shared", monkeypatch, python=nodes_python(tmp_path), usd_per_hour=6.0, task_minutes=2)
+    monkeypatch.setattr(Slurm, "creation_seconds", 1.0)
+    Run.create(tiny_corpus(tmp_path / "c", {"a.txt": "a"}), dry_run=False, run_id="paid").close()
+
+    def done(budget: int, tick: Callable[[], None] = lambda: None) -> tuple[int, int]:
+        """A process that maps the shards; settled and reserved afterwards."""
+        run = Run.open("paid")
+        run.ledger.budget, run.ledger.gate_open = budget, True
+        try:
+            found = list(site.executor(tmp_path / "work" / "prep" / "work" / "shards", "paid", 3, tick, Leases(run, {"slurm": as_provider(site)})).map_shards(slow, range(6)))
+            assert found == [0, 1, 2, 3, 4, 5]
+        finally:
+            run.close()
+        return books()
+
+    def books() -> tuple[int, int]:
+        run = Run.open("paid")
+        totals = run.ledger.totals()
+        run.close()
+        return totals.settled, totals.reserved
+
+    def die() -> None:
+        if len(slurm.run("squeue", "-h", "--array", "-t", "running").splitlines()) == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.raises(OverBudget, match=r"3 tasks could cost \$0.99") as told:
+        done(989_000)
+    assert "slurm.task_minutes" in told.value.next
+    assert (books(), slurm.run("squeue", "-h")) == ((0, 0), "")
+    assert life(lambda: done(1_000_000, die) and None) == "killed"
+    assert books() == (0, 990_001), "rounded up"
+    settled, reserved = done(1_000_000)
+    spans = [json.loads(path.read_text()) for path in (tmp_path / "shared").glob("shards-paid-*/leases/*/spans/*.json")]
+    assert len(spans) == 3, "the array of the process that was killed was gone on with"
+    assert (settled, reserved) == (math.ceil(6e6 / 3600 * sum(math.ceil(span["seconds"]) + SETTLE_SECONDS for span in spans)), 0)
+    assert all(2 <= span["seconds"] < 20 for span in spans)
