@@ -78,12 +78,13 @@ def lint_modelfile(text: str, folder: Path, *, control: Sequence[str], end_of_tu
 
 
 def _command(text: str, at: int) -> tuple[Command, int]:
+    at += not _kept(text[at])     # Ollama takes it for the first letter, and drops it
     name, at = _word(text, at, r"[A-Za-z]*")
     if name.lower() not in COMMANDS:
         raise _broken(f"{text[at - len(name) - 1 : _line_end(text, at)].strip()[:40]!r} does not begin with a command")
     key = ""
     if name.lower() == "parameter":
-        key, at = _word(text, at, r"[A-Za-z0-9_]+")
+        key, at = _word(text, at, r"[A-Za-z0-9_]*")     # two blanks after PARAMETER make a nameless one
     if name.lower() == "message":
         key, at = _word(text, at, r"[A-Za-z]+")
         if key not in ROLES:

@@ -67,6 +67,7 @@ def rendered(template: str, turns: tuple[Message, ...]) -> str:
         ("FROM x\nMESSAGE user hi there", [("from", "", "x"), ("message", "user", "hi there")]),
         ("FROM x\nSYSTEM # kept", [("from", "", "x"), ("system", "", "# kept")]),
         ("FROM x\nSYSTEM no\u00a0break\x07", [("from", "", "x"), ("system", "", "nobreak")]),
+        ("FROM x\n\ue000PARAMETER  stop y", [("from", "", "x"), ("parameter", "", "stop y")]),
         ("FROM x\nSYSTEM ünïcödé 🦙", [("from", "", "x"), ("system", "", "ünïcödé 🦙")]),
     ],
 )
