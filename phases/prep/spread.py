@@ -23,7 +23,11 @@ Shard = list[tuple[str, float, bytes]]
 def spread(ctx: Context, settings: PrepSettings) -> Callable[[Sequence[ReadJob]], Iterator[Shard] | None]:
     """Reads jobs in shards as the run wants it; gives None when it does not."""
     read = partial(read_shard, root=ctx.corpus_root.absolute(), settings=settings, plugin_dirs=ctx.plugin_dirs)
-    return lambda jobs: ctx.map_shards(read, jobs)
+
+    def in_shards(jobs: Sequence[ReadJob]) -> Iterator[Shard] | None:
+        return ctx.map_shards(read, jobs, lambda done, total: ctx.progress(len(jobs) * done // total, len(jobs), f"{done} of {total} shards"))
+
+    return in_shards
 
 
 def read_shard(jobs: Sequence[ReadJob], *, root: Path, settings: PrepSettings, plugin_dirs: tuple[Path, ...]) -> Shard:

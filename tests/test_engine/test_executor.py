@@ -16,13 +16,14 @@ import pytest
 from forge.config import resolve
 from forge.errors import ForgeError
 from forge.executor import LocalExecutor, each, unfinished, write_shards
+from forge.phases.prep import phase as prep
 from forge.phases.prep.extract import ReadJob
 from forge.pipeline import Pipeline
 from forge.records import CorpusEntry
 from forge.registry import Registry
 from forge.run import Run
 from forge.sections import all_sections
-from forge.testing import tiny_corpus
+from forge.testing import run_phase, tiny_corpus
 
 SHARDS = [[number, number + 1] for number in range(0, 14, 2)]
 
@@ -93,6 +94,7 @@ WRITES = """
 import sys
 from pathlib import Path
 from forge.executor import write_shards
+from forge.phases.prep import phase as prep
 from forge.phases.prep.extract import ReadJob
 from forge.records import CorpusEntry
 from tests.test_engine.test_executor import jobs_of
@@ -189,3 +191,11 @@ def test_prep_and_audit_write_the_same_bytes_in_shards(tmp_path: Path, monkeypat
         found = prepared(tmp_path, name, **run)
         expected = expected or found
         assert {key: found[key] for key in ("documents", "passages", "clean", "drops", "audit")} == {key: expected[key] for key in ("documents", "passages", "clean", "drops", "audit")}
+        assert not [*tmp_path.rglob("shards-*")]   # the phases are done
+
+
+def test_reading_in_shards_tells_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("forge.context.LOOK_SECONDS", 0.0)
+    write_corpus(tmp_path)
+    run = run_phase(prep, tmp_path / "run", corpus=tmp_path / "corpus", shards=3)
+    assert "1 of 3 shards" in {fields["note"] for kind, fields in run.events if kind == "progress"}
