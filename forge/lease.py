@@ -148,6 +148,22 @@ class Leases:
             return False
         return bool(time.monotonic() - seen[0] + seen[1] >= row["deadline_seconds"])
 
+    def seconds_left(self, token: str) -> float:
+        """Until the deadline of a machine that was seen here."""
+        row = self._row(token)
+        seen = self._seen.get(f"{token}/{row['attempt']}", (time.monotonic(), 0.0))
+        return max(0.0, float(row["deadline_seconds"]) - (time.monotonic() - seen[0] + seen[1]))
+
+    def provider_of(self, token: str) -> Provider | None:
+        """Whose machine a lease is; None for one that is not known here."""
+        row = self.run.state.row("SELECT provider FROM lease WHERE token=?", token)
+        return self.providers.get(row["provider"]) if row else None
+
+    def is_listed(self, token: str) -> bool:
+        """Whether the provider lists a machine of the lease now."""
+        provider = self.provider_of(token)
+        return provider is not None and any(one.state in UP and one.kind == "machine" for one in provider.find(token))
+
     def open(self, offer: Offer, deadline_seconds: int, token: str, prepare: Callable[[Lease], None]) -> Lease:
         """Reserve for work that somebody else asks the provider for, listed under this token (forge.executor.Books); end() closes it.
 

@@ -47,7 +47,7 @@ from forge.preflight import check_access
 from forge.protocols import Lease, Offer
 from forge.records import PLACE_AND_PRICE, CorpusEntry, canonical_json, digest, stream_jsonl
 from forge.registry import Registry, require
-from forge.remote import Detached, rehearse
+from forge.remote import Detached, Unfetched, rehearse
 from forge.review import decisions
 from forge.run import Run, cache_folder, home, run_folders
 from forge.snapshots import Snapshots
@@ -451,7 +451,7 @@ class Pipeline:
     def _close(self, outcome: str, failure: BaseException | None) -> None:
         """Release the machines, and leave the report, whatever happened. What still bills outranks every error."""
         self._set_outcome(outcome, failure)
-        if isinstance(failure, Detached):
+        if isinstance(failure, (Detached, Unfetched)):
             return
         unconfirmed = self.leases.release_all()   # also at the gate: an earlier plan's machine does not wait for a person
         if outcome == "waiting" and not unconfirmed:

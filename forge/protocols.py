@@ -460,6 +460,10 @@ class Provider(Protocol):
     stop_command(resource) -> str: what a person types to end the machine by hand.
     idle_seconds: float: how long a job goes on when nobody asks for it; then it is asked to stop, and its machine ends. Without it
         a run that is stopped with on_interrupt=keep ends its machine all the same.
+    goes_on: bool: a job that nobody asks for works on until its phase is done, or the deadline; idle_seconds then counts from there.
+    left(lease) -> Channel | None: what the jobs of a lease have brought out of machines that may be gone, to be read by read() and get()
+        under the names it had there: the folder of a job's phase and that of the job. None when there is nothing. What holds it is
+        listed by find() under a kind of its own, "results", and removed by stop().
     unready() -> str: why it cannot be used from here ("" when nothing is missing), without asking a network. `forge doctor` tells it.
     everywhere() -> Provider: the same provider, whose find("all") looks in all regions and not only in those of its settings.
     """

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from forge import children, keeping
 from forge.context import InputFile
@@ -43,6 +43,15 @@ DEADLINE_CODES = (PAST_DEADLINE, 124)   # 124: timeout(1) and the watcher of thi
 Emit = Callable[[dict[str, Any]], None]
 
 
+@runtime_checkable
+class Newsy(Protocol):
+    """A channel that may have something to tell the user between two looks at a job."""
+
+    def news(self) -> list[str]:
+        """Lines that were not told yet; cheap to ask at every look."""
+        ...
+
+
 class Preempted(MachineLost):
     """The provider has taken the machine back."""
 
@@ -53,6 +62,10 @@ class Detached(Interrupted):
 
 class PastDeadline(ForgeError):
     """The lease's time is over."""
+
+
+class Unfetched(ForgeError):
+    """What a machine that is gone has left elsewhere could not be brought here; its lease stays open, so that it is not removed."""
 
 
 class MachineRun:
@@ -95,6 +108,23 @@ class MachineRun:
             return self._conclude(note, code)
         finally:
             self.fetcher.leave()
+
+    def left_behind(self) -> dict[str, Any] | None:
+        """With what the last job left elsewhere as the channel: its metrics, its outputs being in local/out, or None when it did not
+        end well; what it kept is then here, for the next one to go on from."""
+        note = self.notes.last()
+        if note is None or note.fingerprint != self.phase.fingerprint or self.fresh:
+            return None
+        result = self._result(note)
+        if result is not None and result.failure is None:
+            self.fetcher.leave()
+            self._forward(note)
+            return self._fetch(result)
+        if note.kept > max((one.number for one in self.kept.all()), default=0):
+            self.fetcher.want(note.kept)
+        self._forward(note)
+        self.fetcher.finish()
+        return None
 
     # --- start --------------------------------------------------------------------------------------------------
 
@@ -249,6 +279,8 @@ class MachineRun:
                 self.emit(event)
         while self.fetcher.notes:
             self._tell(self.fetcher.notes.pop(0))
+        for line in self.channel.news() if isinstance(self.channel, Newsy) else ():
+            self._tell(line)
         return note
 
     def _tell(self, text: str) -> None:

@@ -11,7 +11,8 @@
 
 Every request but /health carries X-Forge-Key; every answer X-Forge-Agent, so that it is not mistaken for a proxy's. This is the
 container's first process: when it ends, so does the container, and the bill. It ends FORGE_AGENT_SECONDS after its start,
-and when nobody has asked for FORGE_AGENT_IDLE seconds. Both count on the monotonic clock, which no change of the time moves.
+and when nobody has asked for FORGE_AGENT_IDLE seconds; a change of the file FORGE_AGENT_SIGN, if one is named, counts as asking.
+Both count on the monotonic clock, which no change of the time moves.
 """
 
 from __future__ import annotations
@@ -153,12 +154,21 @@ class Agent(ThreadingHTTPServer):
                     return
                 os.waitpid(found.si_pid, os.WNOHANG)
 
-    def wait(self, seconds: float, idle: float) -> None:
-        """Return when the deadline has passed or nobody has asked for `idle` seconds."""
-        ends = time.monotonic() + seconds
+    def wait(self, seconds: float, idle: float, sign: str) -> None:
+        """Return when the deadline has passed or nobody has asked for `idle` seconds, nor changed the file `sign`."""
+        ends, seen = time.monotonic() + seconds, self.changed(sign)
         while time.monotonic() < min(ends, self.asked + idle):
             time.sleep(LOOK_SECONDS)
             self.reap()
+            if (now := self.changed(sign)) != seen:
+                seen, self.asked = now, time.monotonic()
+
+    def changed(self, path: str) -> int:
+        """When a file was changed, by whatever clock; 0 when there is none."""
+        try:
+            return Path(path).expanduser().stat().st_mtime_ns if path else 0
+        except OSError:
+            return 0
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -229,10 +239,11 @@ class Handler(BaseHTTPRequestHandler):
 def main() -> None:
     """Serve until the deadline, or until nobody asks any more. What it was told is not passed on to what it starts."""
     key, port, seconds, idle = (os.environ.pop(f"FORGE_AGENT_{name}") for name in ("KEY", "PORT", "SECONDS", "IDLE"))
+    sign = os.environ.pop("FORGE_AGENT_SIGN", "")
     agent = Agent(int(port), key)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))   # a container's first process ignores it unless it says so
     threading.Thread(target=agent.serve_forever, daemon=True).start()
-    agent.wait(float(seconds), float(idle))
+    agent.wait(float(seconds), float(idle), sign)
     os._exit(0)
 
 

@@ -38,9 +38,10 @@ def command(python: str) -> list[str]:
     return [python, "-c", f"import base64,zlib;exec(compile(zlib.decompress(base64.b85decode('{packed}')),'agent','exec'))"]
 
 
-def environment(port: int, seconds: float, idle_seconds: float) -> dict[str, str]:
-    """The agent's settings, without its key."""
-    return {"FORGE_AGENT_PORT": str(port), "FORGE_AGENT_SECONDS": f"{seconds:.0f}", "FORGE_AGENT_IDLE": f"{idle_seconds:.0f}"}
+def environment(port: int, seconds: float, idle_seconds: float, sign: str = "") -> dict[str, str]:
+    """The agent's settings, without its key. sign: a file there whose change counts as asking."""
+    told = {"FORGE_AGENT_PORT": str(port), "FORGE_AGENT_SECONDS": f"{seconds:.0f}", "FORGE_AGENT_IDLE": f"{idle_seconds:.0f}"}
+    return {**told, "FORGE_AGENT_SIGN": sign} if sign else told
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,15 @@ import hashlib
 import hmac
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from forge.errors import ForgeError, MissingAccess, NoCapacity
 
 PORT = 49984
+RUN, LEASE, ATTEMPT, START = "forge-run", "forge-lease", "forge-attempt", "forge-start"
+"""Labels of a job."""
 ATTEMPTS, FIRST_PAUSE = 3, 0.5
 
 T = TypeVar("T")
@@ -63,8 +65,8 @@ def explain(error: Exception) -> ForgeError | None:
     return None
 
 
-def check_rights(told: Mapping[str, Any], namespace: str) -> None:
-    """Raise MissingAccess when the token says itself that it may not start jobs for the namespace."""
+def check_rights(told: Mapping[str, Any], namespace: str, wanted: Sequence[str] = ("job.write",)) -> None:
+    """Raise MissingAccess when the token says itself that it may not start jobs for the namespace, or lacks a right that is wanted besides."""
     user = str(told["name"])
     owners = {user} | {str(one["name"]) for one in told.get("orgs", [])}
     if namespace not in owners:
@@ -78,8 +80,9 @@ def check_rights(told: Mapping[str, Any], namespace: str) -> None:
     if access.get("role") == "fineGrained":
         scoped = access.get("fineGrained", {}).get("scoped", [])
         rights = {right for scope in scoped if scope.get("entity", {}).get("name") == namespace for right in scope.get("permissions", [])}
-        if "job.write" not in rights:
-            raise may_not(f"its permissions for {namespace} are {', '.join(sorted(rights)) or 'none'}; job.write is not among them")
+        for right in wanted:
+            if right not in rights:
+                raise may_not(f"its permissions for {namespace} are {', '.join(sorted(rights)) or 'none'}; {right} is not among them")
 
 
 def check_url(url: str, job_id: str, endpoint: str) -> None:

@@ -97,3 +97,9 @@ def start_note(lease: Lease, unit: str) -> tuple[StartNote, bool]:
 
 def notes(lease: str) -> list[Path]:
     return sorted(private_folder("hf-jobs").glob(f"{label(lease)}.*"))
+
+
+def words() -> set[str]:
+    """The words of all attempts that were noted here and are not settled."""
+    texts = [path.read_text(encoding="utf-8") for path in private_folder("hf-jobs").glob("*.*[0-9]") if not path.name.startswith(".")]
+    return {StartNote.model_validate_json(text).word for text in texts}

@@ -6,8 +6,10 @@ request and sent as a label (forge-start), tells it from those of an earlier run
 its own, so one is set.
 
 Files and programs go through a port of the job that only the Hub's proxy reaches and that a key of the lease opens
-(_agent.py, which the job's command carries). The job therefore needs no token of the Hub, and leaves nothing behind: no
-repository, which could take 128 commits an hour only, and no bucket. What a job makes is fetched while it lives.
+(_agent.py, which the job's command carries). With results=fetched, the default, the job therefore needs no token of the Hub and
+leaves nothing behind; what it makes is fetched while it lives, and it ends when nobody asks. With results=pushed it goes on
+without us: _hf_push.py in it puts checkpoints and finished phases into a private repository of the lease (_hf_results.py), from
+which the next engine takes them.
 """
 
 from __future__ import annotations
@@ -15,26 +17,25 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from forge.errors import ForgeError, MachineLost, NoCapacity
+from forge.errors import ForgeError, MachineLost, MissingAccess, NoCapacity
 from forge.phase import Requirement, Settings
-from forge.plugins.compute import _agent_transport, _hf_hub, _hf_money
+from forge.plugins.compute import _agent_transport, _hf_hub, _hf_money, _hf_results
 from forge.plugins.compute._agent_transport import AgentTransport, Door
-from forge.plugins.compute._channel import Broken, Host, HostChannel, Watch
-from forge.plugins.compute._environment import LockedEnvironment, ReadyPython
+from forge.plugins.compute._channel import Broken
+from forge.plugins.compute._hf_channel import JobChannel
+from forge.plugins.compute._hf_hub import ATTEMPT, LEASE, RUN, START
 from forge.protocols import Lease, Need, Offer, Resource
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi, JobHardwareInfo, JobInfo
 
-FOLDER = "~/.slm-forge"
 POLL_SECONDS = 5.0
-RUN, LEASE, ATTEMPT, START = "forge-run", "forge-lease", "forge-attempt", "forge-start"
 MADE_BY = {"made-by": "slm-forge"}
 STATES: Mapping[str, Any] = {"SCHEDULING": "starting", "RUNNING": "live"}
 """Every other stage (COMPLETED, CANCELED, ERROR, DELETED) is the end; none of them is success of a lease."""
@@ -45,7 +46,7 @@ AGENT_GRACE_SECONDS = 120.0
 
 
 class HfJobsSettings(Settings):
-    """Jobs on Hugging Face. The token is HF_TOKEN, or the one that `hf auth login` stored; it stays on this machine."""
+    """Jobs on Hugging Face. The token is HF_TOKEN, or the one that `hf auth login` stored; with results=fetched it stays on this machine."""
 
     namespace: str = Field("", description="account or organization that runs and pays the jobs; empty = the token's own")
     flavors: tuple[str, ...] = Field((), description="hardware that may be used (a10g-large, l40sx1); empty = everything that fits")
@@ -53,7 +54,10 @@ class HfJobsSettings(Settings):
     python: str = Field("", description="a Python in the image that has slm-forge and its extras; empty: an environment is made in each job from the lock file")
     lock: str = Field("", description="lock file with hashes for that environment; empty: the one that ships (Linux x86-64, CUDA)")
     start_minutes: float = Field(30.0, gt=0, description="longest wait for free hardware, in minutes; nothing is billed meanwhile")
-    idle_minutes: float = Field(15.0, gt=0, description="minutes without a word from the engine after which the job ends itself")
+    idle_minutes: float = Field(15.0, gt=0, description="minutes without a word from the engine after which the job ends itself; with results=pushed only once its work is done")
+    results: Literal["fetched", "pushed"] = Field("fetched", description="pushed: the job goes on without this machine and puts what it makes into a private repository of the namespace, removed at the end")
+    results_token: str = Field("", description="variable here with the token that the job pushes with (writes repositories, needs nothing else); empty = the token that starts the job")
+    push_minutes: float = Field(10.0, ge=1, description="least time between two pushed checkpoints, in minutes; what a phase has made is pushed at once")
     timeout_seconds: float = Field(60.0, gt=0, description="longest wait for an answer of the Hub, in seconds")
 
 
@@ -68,11 +72,17 @@ class HfJobs:
         self._settings = settings or HfJobsSettings()
         self._namespaces: dict[str, str] = {}
         self._prices: tuple[float, list[JobHardwareInfo]] = (-math.inf, [])
+        self._markers: dict[str, dict[str, Any]] = {}
 
     @property
     def idle_seconds(self) -> float:
         """When a job that nobody asks for ends."""
         return 60 * self._settings.idle_minutes
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether a job that nobody asks for works on until its phase is done."""
+        return self._settings.results == "pushed"
 
     def configured(self, settings: HfJobsSettings) -> HfJobs:
         """The provider with these settings."""
@@ -97,7 +107,8 @@ class HfJobs:
         api = self._api()
         told = _hf_hub.ask(api.whoami)
         namespace = self._settings.namespace or str(told["name"])
-        _hf_hub.check_rights(told, namespace)
+        _hf_hub.check_rights(told, namespace, ("job.write", "repo.write") if self.goes_on else ("job.write",))
+        self.push_token()
         if offer.name not in {hardware.name for hardware in self._hardware()}:
             raise NoCapacity(f"Hugging Face does not offer {offer.name}", next="forge resume --from plan_fit")
         running = _hf_hub.ask(lambda: list(api.list_jobs(namespace=namespace, labels=MADE_BY, status=["RUNNING", "SCHEDULING"])))
@@ -120,7 +131,7 @@ class HfJobs:
         try:
             job = api.run_job(
                 image=lease.offer.image or self._settings.image, command=_agent_transport.command(self._settings.python or "python3"),
-                env=_agent_transport.environment(_hf_hub.PORT, seconds, self.idle_seconds + AGENT_GRACE_SECONDS),
+                env=_agent_transport.environment(_hf_hub.PORT, seconds, self.idle_seconds + AGENT_GRACE_SECONDS, _hf_results.SIGN if self.goes_on else ""),
                 secrets={"FORGE_AGENT_KEY": _hf_hub.key(lease.token)}, flavor=lease.offer.name, timeout=max(1, seconds), expose=[_hf_hub.PORT],
                 name=_hf_hub.label(f"forge-{lease.token}"), labels={**MADE_BY, RUN: _hf_hub.label(lease.run), **labels, START: note.word, _hf_money.UNIT: unit}, namespace=namespace,
             )
@@ -131,17 +142,19 @@ class HfJobs:
         return self._resource(job)
 
     def find(self, scope: str) -> list[Resource]:
-        """Jobs of a lease token, a run id or "all" that are not over. Raises MissingAccess without a token."""
+        """Jobs of a lease token, a run id or "all" that are not over, and repositories that were made for them. Raises MissingAccess without a token."""
         if not _hf_hub.hub_token():
             raise _hf_hub.no_token("there is none on this machine")
         api, namespace = self._api(), self._namespace()
         jobs = _hf_hub.ask(lambda: list(api.list_jobs(namespace=namespace, labels=MADE_BY, status=list(STATES))))
-        found = [self._resource(job) for job in jobs]
+        found = [self._resource(job) for job in jobs] + [self._repository(*one) for one in self._repositories()]
         return [one for one in found if one.state != "gone" and (scope == "all" or _hf_hub.label(scope) in (one.lease, one.run))]
 
     def stop(self, resource: Resource) -> None:
-        """Cancel the job. Idempotent."""
+        """Cancel the job, or remove the repository if it is ours. Idempotent."""
         api, namespace = self._api(), self._namespace()
+        if resource.kind == _hf_results.KIND:
+            return _hf_results.remove(api, resource.id, _hf_money.words())
         try:
             _hf_hub.ask(lambda: api.cancel_job(job_id=resource.id, namespace=namespace))
         except ForgeError:
@@ -150,12 +163,14 @@ class HfJobs:
 
     def stop_command(self, resource: Resource) -> str:
         """The Hub's own client."""
+        if resource.kind == _hf_results.KIND:
+            return f"hf repos delete {resource.id}"
         return f"hf jobs cancel --namespace {self._namespace()} {resource.id}"
 
-    def channel(self, resource: Resource, root: Path) -> HostChannel:
+    def channel(self, resource: Resource, root: Path) -> JobChannel:
         """Files and jobs in the container, through the Hub's proxy."""
         transport = AgentTransport(f"the job {resource.id}", _hf_hub.key(resource.lease), lambda: self._door(resource.id))
-        return JobChannel(self, resource, transport, self._settings)
+        return JobChannel(self, resource, transport, self._settings, POLL_SECONDS)
 
     def settle(self, resource: Resource) -> int:
         """Every unit (a minute) that the job has begun to run, at the price that it was started at, in micro-dollars.
@@ -172,6 +187,44 @@ class HfJobs:
         for path in _hf_money.notes(resource.lease):
             path.unlink(missing_ok=True)
         return cost
+
+    # --- results that were pushed ---------------------------------------------------------------------------------
+
+    def left(self, lease: str) -> _hf_results.Left | None:
+        """What the jobs of a lease have pushed, whatever became of them; None when there is no such repository."""
+        if not _hf_hub.hub_token():
+            raise _hf_hub.no_token("there is none on this machine")
+        ours = [(int(marker["attempt"]), repo) for repo, marker, _ in self._repositories() if marker["lease"] == _hf_hub.label(lease)]
+        return _hf_results.Left(self._api(), max(ours)[1]) if ours else None
+
+    def make_repository(self, job: JobInfo) -> str:
+        """The private repository of a job, made if need be. Raises ForgeError when it cannot be had."""
+        labels = job.labels or {}
+        marker = {"lease": labels[LEASE], "run": labels.get(RUN, ""), "attempt": int(labels.get(ATTEMPT, "1"))}
+        return _hf_results.make(self._api(), self._namespace(), marker, labels[START])
+
+    def push_token(self) -> str:
+        """What the job pushes with. Raises MissingAccess when the variable that is named is not set."""
+        name = self._settings.results_token
+        if self.goes_on and name and not os.environ.get(name):
+            raise MissingAccess(f"hf-jobs.results_token names {name}, which is not set", next=f"export {name}=… with the right to write repositories of {self._namespace()}")
+        return os.environ[name] if name else _hf_hub.hub_token()
+
+    def endpoint(self) -> str:
+        """Where the Hub is."""
+        return str(self._api().endpoint)
+
+    def _repositories(self) -> list[tuple[str, dict[str, Any], bool]]:
+        """A token that may not look at repositories has none of ours."""
+        try:
+            return list(_hf_results.found(self._api(), self._namespace(), _hf_money.words(), self._markers))
+        except MissingAccess:
+            if self.goes_on:
+                raise
+            return []
+
+    def _repository(self, repo: str, marker: Mapping[str, Any], old: bool) -> Resource:
+        return Resource(provider=self.name, id=repo, lease=str(marker["lease"]), run=str(marker["run"]), state="live", kind=_hf_results.KIND, overdue=old)
 
     # --- the Hub ------------------------------------------------------------------------------------------------
 
@@ -248,51 +301,6 @@ class HfJobs:
         _hf_hub.limit_waiting(self._settings.timeout_seconds)
         # Read at call time: the library itself reads the variable only when it is imported.
         return HfApi(endpoint=os.environ.get("HF_ENDPOINT") or constants.ENDPOINT, token=_hf_hub.hub_token() or None)
-
-
-class JobChannel(HostChannel):
-    """A HostChannel whose machine may have to wait for hardware first."""
-
-    def __init__(self, provider: HfJobs, resource: Resource, transport: AgentTransport, settings: HfJobsSettings) -> None:
-        environment = ReadyPython(settings.python) if settings.python else LockedEnvironment(
-            f"{FOLDER}/environments", Path(settings.lock).expanduser() if settings.lock else None
-        )
-        super().__init__(
-            Host(transport), f"{FOLDER}/leases/{resource.lease}", watch=Watch(idle_seconds=provider.idle_seconds),
-            poll_seconds=POLL_SECONDS, environment=environment,
-        )
-        self._provider, self._resource, self._transport, self._start_minutes = provider, resource, transport, settings.start_minutes
-
-    def prepare(self, tell: Callable[[str], None]) -> str:
-        """Wait for the container, open the lease in it, and make its Python ready. Raises NoCapacity when no hardware came free in time."""
-        self._wait(tell)
-        self._open()
-        return super().prepare(tell)
-
-    def _wait(self, tell: Callable[[str], None]) -> None:
-        ends, told = time.monotonic() + 60 * self._start_minutes, False
-        while not self._transport.is_up():
-            if time.monotonic() > ends:
-                raise NoCapacity(
-                    f"the job {self._resource.id} did not come up in {self._start_minutes:g} min",
-                    why=f"it is {str(self._provider.job(self._resource.id).status.stage).lower()}",
-                    next="forge resume, or --set hf-jobs.flavors=[…] for other hardware",
-                )
-            if not told:
-                tell(f"waiting for {self._resource.id} on Hugging Face; nothing is billed until it runs")
-                told = True
-            time.sleep(min(self.poll_seconds, 1.0))
-
-    def _open(self) -> None:
-        """Idempotent; the time that is left is the Hub's, which has counted since the job began to run."""
-        job = self._provider.job(self._resource.id)
-        ran = (job.durations.running_secs if job.durations else None) or 0
-        labels, gpus = job.labels or {}, self._provider.gpus(str(job.flavor))
-        self.host.call("open", {
-            "root": self.root, "token": self._resource.lease, "run": self._resource.run, "attempt": int(labels.get(ATTEMPT, "1")),
-            "deadline_seconds": max(0.0, float((job.environment or {}).get("FORGE_AGENT_SECONDS", 0)) - ran),
-            "gpus": list(range(gpus)), "wanted_gpus": gpus,
-        })
 
 
 provider = HfJobs()

@@ -3,7 +3,8 @@
 Speaks the routes that huggingface_hub 2.4 uses. A job's command runs as a process of this machine with the environment that
 the job was given and nothing else; plugins/compute/_supervise.py stands for the container: when its first process ends, when
 its time is over and when it is cancelled, everything that was started in it ends. Its port is reached through this server
-only, with a token, as through the Hub's proxy. `lose`, `deaf`, `hide` and `broken` make it fail.
+only, with a token, as through the Hub's proxy. What is not about jobs is answered by model_hub.py, which keeps repositories.
+`lose`, `deaf`, `hide` and `broken` make it fail, `refuse_commits` the repositories.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from forge.plugins.compute import _supervise
+from tests.servers.model_hub import ModelHub, model_hub, read_body
 
 WRITER, READER, NARROW = "hf_writerwriterwriterwriter", "hf_readerreaderreaderreader", "hf_narrownarrownarrownarrow"
 ACCESS: dict[str, dict[str, Any]] = {
@@ -35,6 +37,8 @@ ACCESS: dict[str, dict[str, Any]] = {
     READER: {"role": "read"},
     NARROW: {"role": "fineGrained", "fineGrained": {"scoped": [{"entity": {"type": "user", "name": "ann"}, "permissions": ["repo.write"]}]}},
 }
+JOBS_ONLY = "hf_jobsonlyjobsonlyjobs"
+ACCESS[JOBS_ONLY] = {"role": "fineGrained", "fineGrained": {"scoped": [{"entity": {"type": "user", "name": "ann"}, "permissions": ["job.write"]}]}}
 LIVE = ("SCHEDULING", "RUNNING")
 UNIT_MICRO_USD = 8333   # a minute of the small GPU: $0.50 an hour
 
@@ -90,6 +94,8 @@ class JobsHub:
     forgets: bool = False                # a deleted job is not known any more
     cut: bool = False                    # the proxy does not reach any job
     lose_proxied: int = 0                # requests to jobs that are done, and whose answers are lost
+    refuse_commits: tuple[int, str] = (0, "")   # status and words for commits to repositories
+    repositories: ModelHub = field(default_factory=ModelHub)
     over: threading.Event = field(default_factory=threading.Event)
 
     def up(self) -> list[str]:
@@ -149,7 +155,11 @@ class JobsHub:
 @contextmanager
 def jobs_hub(folder: Path) -> Iterator[JobsHub]:
     """A running hub on loopback; all its jobs end with it."""
-    state = JobsHub(folder)
+    with model_hub() as repositories:
+        yield from _serve(JobsHub(folder, repositories=repositories))
+
+
+def _serve(state: JobsHub) -> Iterator[JobsHub]:
 
     class Handler(_Handler):
         hub, lock = state, threading.RLock()
@@ -175,7 +185,7 @@ class _Handler(BaseHTTPRequestHandler):
     lock: Any
 
     def do_GET(self) -> None:
-        self.data = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.data = read_body(self)
         place = urlsplit(self.path)
         if found := re.fullmatch(r"/_proxy/([0-9a-f]+)(/.*)", place.path):
             return self.proxy(found[1], found[2] + (f"?{place.query}" if place.query else ""))
@@ -189,7 +199,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self.reply(401, {"error": "Invalid credentials in Authorization header"})
         return self.route(place.path, parse_qs(place.query))
 
-    do_POST = do_PUT = do_DELETE = do_GET
+    do_HEAD = do_POST = do_PUT = do_DELETE = do_GET
 
     def token(self) -> str:
         return (self.headers.get("Authorization") or "").removeprefix("Bearer ")
@@ -205,7 +215,23 @@ class _Handler(BaseHTTPRequestHandler):
             return self.list_jobs(query)
         if found := re.fullmatch(r"/api/jobs/ann/([0-9a-f]+)(/cancel)?", path):
             return self.one(found[1], cancel=bool(found[2]))
-        return self.reply(404, {"error": f"no route {path}"})
+        if path.startswith("/api/jobs"):
+            return self.reply(404, {"error": f"no route {path}"})
+        return self.keep_repositories(path)
+
+    def keep_repositories(self, path: str) -> None:
+        """As the other server answers."""
+        if "/commit/" in path and self.hub.refuse_commits[0]:
+            return self.reply(self.hub.refuse_commits[0], {"error": self.hub.refuse_commits[1]})
+        line = http.client.HTTPConnection(urlsplit(self.hub.repositories.url).netloc, timeout=30)
+        try:
+            line.request(self.command, self.path, self.data, {"Authorization": self.headers.get("Authorization") or ""})
+            answer = line.getresponse()
+            data = answer.read()
+        finally:
+            line.close()
+        headers = {key: value for key, value in answer.getheaders() if key not in ("Server", "Date", "Connection")}
+        return self.reply(answer.status, raw=data, headers=headers)
 
     def start(self) -> None:
         hub, deaf, lost = self.hub, False, False
@@ -313,4 +339,4 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-__all__ = ["NARROW", "READER", "UNIT_MICRO_USD", "WRITER", "JobsHub", "jobs_hub"]
+__all__ = ["JOBS_ONLY", "NARROW", "READER", "UNIT_MICRO_USD", "WRITER", "JobsHub", "jobs_hub"]

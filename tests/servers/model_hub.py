@@ -1,7 +1,7 @@
 """A Hugging Face Hub small enough for a test: models that can be created, filled, compared, tagged, shown and read.
 
 Speaks the routes that huggingface_hub 2.4 uses without Xet (HF_HUB_DISABLE_XET): whoami, create, settings, branches, tags,
-validate-yaml, preupload, LFS batch and PUT, commit, tree, refs, resolve. `breaks` says which requests fail, once each.
+validate-yaml, preupload, LFS batch and PUT, commit, tree, refs, resolve, list, delete. `breaks` says which requests fail, once each.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 
 WRITER, READER = "hf_writerwriterwriterwriter", "hf_readerreaderreaderreader"
 FINE, NARROW = "hf_finefinefinefinefinefine", "hf_narrownarrownarrownarrow"
@@ -36,6 +37,7 @@ class Repo:
     private: bool
     branches: dict[str, list[tuple[str, Files]]] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
+    created: str = field(default_factory=lambda: datetime.now(UTC).isoformat().replace("+00:00", "Z"))
 
     def at(self, revision: str) -> tuple[str, Files]:
         """The newest commit of a branch, or the commit of a tag or id."""
@@ -86,6 +88,18 @@ def model_hub() -> Iterator[ModelHub]:
         server.server_close()
 
 
+def read_body(request: BaseHTTPRequestHandler) -> bytes:
+    """What a request carries, in chunks or not."""
+    if request.headers.get("Transfer-Encoding", "").lower() != "chunked":
+        return request.rfile.read(int(request.headers.get("Content-Length") or 0))
+    found = b""
+    while size := int(request.rfile.readline().split(b";")[0], 16):
+        found += request.rfile.read(size)
+        request.rfile.readline()
+    request.rfile.readline()
+    return found
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     hub: ModelHub
@@ -94,7 +108,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Under the lock."""
 
     def do_GET(self) -> None:
-        self.data = self.body()
+        self.data = read_body(self)
         if self.command != "GET" and self.command != "HEAD":
             self.hub.writes.append(f"{self.command} {self.path}")
             if len(self.hub.writes) in self.hub.breaks:
@@ -104,16 +118,6 @@ class _Handler(BaseHTTPRequestHandler):
         self.handle_one()
 
     do_HEAD = do_POST = do_PUT = do_DELETE = do_GET
-
-    def body(self) -> bytes:
-        if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
-            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        found = b""
-        while size := int(self.rfile.readline().split(b";")[0], 16):
-            found += self.rfile.read(size)
-            self.rfile.readline()
-        self.rfile.readline()
-        return found
 
     def token(self) -> str:
         return (self.headers.get("Authorization") or "").removeprefix("Bearer ")
@@ -171,6 +175,27 @@ class _Handler(BaseHTTPRequestHandler):
             first = (hashlib.sha1(name.encode()).hexdigest(), {".gitattributes": self.hub.keep(b"*.gguf filter=lfs\n")})
             self.hub.repos[name] = Repo(private=private, branches={"main": [first]})
             self.reply(200, {"url": f"{self.hub.url}/{name}", "name": name, "id": "1"})
+
+    def delete(self) -> None:
+        told, (user, _) = json.loads(self.data), ROLES.get(self.token(), ("", ""))
+        name = f"{told.get('organization') or user}/{told['name']}"
+        if self.find(name, write=True) is not None:
+            del self.hub.repos[name]
+            self.reply(200, {})
+
+    def list_models(self) -> None:
+        """Two on a page: the rest is where the Link says."""
+        asked = {key: values[0] for key, values in parse_qs(urlsplit(self.path).query).items()}
+        user = ROLES.get(self.token(), ("", ""))[0]
+        names = [
+            name for name, repo in sorted(self.hub.repos.items())
+            if name.count("/") == 1 and name.split("/")[0] == asked.get("author", name.split("/")[0]) and asked.get("search", "") in name
+            and (not repo.private or user == name.split("/")[0])
+        ]
+        start = int(asked.pop("cursor", "0"))
+        more = {"Link": f'<{self.hub.url}/api/models?{urlencode({**asked, "cursor": start + 2})}>; rel="next"'} if len(names) > start + 2 else {}
+        rows = [{"_id": name, "id": name, "modelId": name, "private": self.hub.repos[name].private, "createdAt": self.hub.repos[name].created} for name in names[start:start + 2]]
+        self.reply(200, rows, more)
 
     def validate_yaml(self) -> None:
         import yaml
@@ -304,6 +329,8 @@ API = r"/api/(?:models/)?"
 ROUTES = (
     (r"/api/whoami-v2", _Handler.whoami),
     (r"/api/repos/create", _Handler.create),
+    (r"/api/repos/delete", _Handler.delete),
+    (r"/api/models", _Handler.list_models),
     (r"/api/validate-yaml", _Handler.validate_yaml),
     (rf"/{NAME}\.git/info/lfs/objects/batch", _Handler.lfs_batch),
     (r"/_lfs/([0-9a-f]{64})", _Handler.lfs_put),

@@ -8,17 +8,16 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from forge.plugins.compute.hf_jobs import HfJobs, HfJobsSettings
 from tests.servers.hosts import wait_until
 from tests.servers.jobs_hub import UNIT_MICRO_USD, WRITER, JobsHub, hardware, jobs_hub
-from tests.servers.rented import OFFER, Rented, host
-from tests.test_engine.remote_toys import STEPS, artifacts, kill_at, life, money, new_run, run_job, work_on
+from tests.servers.rented import OFFER
+from tests.test_engine.remote_toys import STEPS, artifacts, kill_at, money, new_run
+from tests.test_plugins.hf_jobs_toys import Stepped, ends_as, make_toys_python, on, steps, undisturbed
 
 ROOT = Path(__file__).resolve().parents[2]
 GUIDE = ROOT / "examples" / "handbook" / "guide"
@@ -47,72 +46,13 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[JobsHub]:
 
 @pytest.fixture
 def toys_python(tmp_path: Path) -> str:
-    """This Python; `-m forge.worker` knows the toys there."""
-    path = tmp_path / "python"
-    call = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from pathlib import Path; from tests.test_engine.remote_toys import run_job; sys.exit(run_job(Path(sys.argv[1])))"
-    path.write_text(f'#!/bin/sh\nif [ "$2" = forge.worker ]; then exec {sys.executable} -c "{call}" "$3"; fi\nexec {sys.executable} "$@"\n')
-    path.chmod(0o755)
-    return str(path)
+    return make_toys_python(tmp_path / "python")
 
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The artifacts of an undisturbed run elsewhere."""
-    place = tmp_path_factory.mktemp("straight")
-    with pytest.MonkeyPatch.context() as patch, host(place / "cloud", run_job):
-        patch.setenv("FORGE_HOME", str(place / "home"))
-        new_run(place).close()
-        assert life(lambda: work_on({"rented": Rented(place / "cloud")})) == "done"
-        return artifacts()
-
-
-class Stepped(HfJobs):
-    """The real provider; `step` is called before and after what it and its channels do."""
-
-    creation_seconds, confirm_seconds = 0.2, 0.05
-
-    def __init__(self, python: str, step: Callable[[str], None] = lambda name: None) -> None:
-        super().__init__(HfJobsSettings(python=python, timeout_seconds=5.0))
-        self.step = step
-        for name in ("start", "find", "stop", "settle"):
-            setattr(self, name, self.stepped(name, getattr(self, name)))
-
-    def channel(self, resource: Any, root: Path) -> Any:
-        channel = super().channel(resource, root)
-        for name in ("prepare", "put", "get", "spawn", "stop"):
-            setattr(channel, name, self.stepped(name, getattr(channel, name)))
-        return channel
-
-    def stepped(self, name: str, act: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **more: Any) -> Any:
-            self.step(f"before {name}")
-            found = act(*args, **more)
-            self.step(f"after {name}")
-            return found
-
-        return call
-
-
-def on(site: HfJobs, **values: Any) -> str:
-    """One life of an engine over the toys, with this provider."""
-    clouds: dict[str, Any] = {"hf-jobs": site}
-    return life(lambda: work_on(clouds, plan_it__provider="hf-jobs", **values))
-
-
-def ends_as(hub: JobsHub, straight: dict[str, str]) -> None:
-    """The results are those of an undisturbed run, no job is left, and the ledger holds what the Hub charges."""
-    made = artifacts()
-    assert {name: made[name] for name in ("weights", "curve", "model", "data")} == {name: straight[name] for name in ("weights", "curve", "model", "data")}
-    assert (hub.up(), hub.processes()) == ([], [])
-    settled, reserved, cap = money()
-    assert (settled, reserved) == (hub.bill(), 0)
-    assert 0 < settled <= cap
-
-
-def steps(hub: JobsHub) -> list[list[int]]:
-    """The steps that were made in each job."""
-    found = [sorted(job.folder.glob("**/steps")) for job in hub.jobs.values()]
-    return [[int(line) for line in paths[0].read_text().split()] if paths else [] for paths in found]
+    return undisturbed(tmp_path_factory.mktemp("straight"))
 
 
 def test_kill_9_of_the_engine_here_and_there_ends_in_the_same_bytes_and_the_hubs_bill(
