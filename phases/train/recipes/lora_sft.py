@@ -50,15 +50,18 @@ from forge.records import LoraPlan, Plan
 
 VALIDATION_ROWS = 64
 
+Losses = list[tuple[int, float]]
+"""(step, mean nats per answer token)."""
+
 
 class Tuning(NamedTuple):
-    """What tuning did. Losses are (step, mean nats per answer token); guards are what was checked, and how it came out."""
+    """What tuning did. Guards are what was checked, and how it came out."""
 
     steps: int
     tokens: int
     trainable_parameters: int
-    loss: list[tuple[int, float]]
-    val_loss: list[tuple[int, float]]
+    loss: Losses
+    val_loss: Losses
     guards: dict[str, bool | None]
     precision: str
 
@@ -90,7 +93,6 @@ def tune_lora(
     many of the fastest ways have run out of memory before. Raises Interrupted after saving a checkpoint, GateFailed when a guard finds rows or a
     result that must not ship, UsageError for a precision that the machine does not have.
     """
-    from peft import LoraConfig
     from transformers import AutoConfig, AutoTokenizer
 
     lora, task, full = job.lora or plan.lora, ctx.use("task", plan.task), plan.tuning == "full"
@@ -101,19 +103,10 @@ def tune_lora(
     guards = check_rows(examples, train_rows, tokenizer, lora.max_length)
     validation = encode_rows(chat_rows(ctx.input("val"), task)[:VALIDATION_ROWS], tokenizer)
 
-    # The embeddings of a scratch base are trained whole: it has read too little for them to be good, and with frozen ones the
-    # handbook's recall test is answered word for word 3 % of the time instead of 61 % (2.1 M parameters, 4 epochs, 2026-11-21).
-    # Input and output embedding stay one matrix, so merge_and_unload() gives a plain Llama with tied weights. "<|im_end|>"
-    # needs nothing of its own: the base has learnt it as the end of every passage.
-    adapter = None if full else LoraConfig(
-        task_type="CAUSAL_LM", r=lora.rank, lora_alpha=lora.alpha, lora_dropout=0.0,
-        target_modules=lora.target_modules if "," not in lora.target_modules else lora.target_modules.split(","),
-        modules_to_save=["embed_tokens"] if plan.scratch else None, ensure_weight_tying=plan.scratch is not None,
-    )
-    lengths = [len(one.ids) for one in examples]
-    whole = pack_steps(lengths, lora.steps, lora.examples_per_step, plan.seed, sum(lengths) + 1)
-    config = AutoConfig.from_pretrained(base)
+    adapter = None if full else adapter_of(plan, lora)
+    lengths, config = [len(one.ids) for one in examples], AutoConfig.from_pretrained(base)
     shape = shape_of(config, plan.parameters, plan.parameters if full else adapter_parameters(config, lora.rank, lora.target_modules))
+    whole = pack_steps(lengths, lora.steps, lora.examples_per_step, plan.seed, sum(lengths) + 1)
     ways = choose_way(
         machine, shape, asked="fp32" if plan.scratch else precision, step_tokens=share_of_step(max(whole.tokens)), longest=max(lengths),
         total_tokens=sum(whole.tokens) / processes(), compile=False if plan.scratch else None, shards=processes() if how == "fsdp" else 1, full=full,
@@ -165,17 +158,43 @@ def tune_lora(
     trainer, way, packed = train_that_fits(ways[smaller:], build, ctx.notice, train)
     history = trainer.state.log_history
     loss, val_loss = logged(history, "loss"), logged(history, "eval_loss")
-    model, target = trainer.model, job.target or ctx.output("adapter")
+    model = trainer.model
+    guards |= _save(model, way, plan, ctx, job.target or ctx.output("adapter"), loss, val_loss)
+    trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    made = trainer.state.max_steps
+    return Tuning(made, sum(packed.tokens[:made]), trained, loss, val_loss, guards, way.precision)
+
+
+def adapter_of(plan: Plan, lora: LoraPlan) -> Any:
+    """The planned adapter as peft's LoraConfig.
+
+    The embeddings of a scratch base are trained whole: it has read too little for them to be good, and with frozen ones the
+    handbook's recall test is answered word for word 3 % of the time instead of 61 % (2.1 M parameters, 4 epochs, 2026-11-21).
+    Input and output embedding stay one matrix, so merge_and_unload() gives a plain Llama with tied weights. "<|im_end|>"
+    needs nothing of its own: the base has learnt it as the end of every passage.
+    """
+    from peft import LoraConfig
+
+    return LoraConfig(
+        task_type="CAUSAL_LM", r=lora.rank, lora_alpha=lora.alpha, lora_dropout=0.0,
+        target_modules=lora.target_modules if "," not in lora.target_modules else lora.target_modules.split(","),
+        modules_to_save=["embed_tokens"] if plan.scratch else None, ensure_weight_tying=plan.scratch is not None,
+    )
+
+
+def _save(
+    model: Any, way: Way, plan: Plan, ctx: Context, target: Path, loss: Losses, val_loss: Losses
+) -> dict[str, bool | None]:
+    """What was trained goes to `target`, by the first process alone; the guards on the result. Returns when all processes are there."""
+    full, guards = plan.tuning == "full", dict[str, bool | None]()
     weights = trained_weights(model) if way.shards > 1 else {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
     if local_rank() == 0:
-        guards |= check_training({} if full else weights, [value for _, value in loss], [value for _, value in val_loss])
+        guards = check_training({} if full else weights, [value for _, value in loss], [value for _, value in val_loss])
         if full:
             save_tuned(model, ctx.input("tokenizer"), target, weights)
         else:
             save_adapter(model, target, weights if way.shards > 1 else None)
         if way.precision == "nf4":
-            save_rounded_base(model, base)
+            save_rounded_base(model, ctx.output("base_model"))
     wait_for_all()
-    trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
-    made = trainer.state.max_steps
-    return Tuning(made, sum(packed.tokens[:made]), trained, loss, val_loss, guards, way.precision)
+    return guards
