@@ -6,7 +6,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -129,8 +129,8 @@ class Llama:
         answer = self._ask("generate", f"answering with {self.file.name}", prompt=prompt, limit=limit)
         return Generation.model_validate(answer)
 
-    def stream(self, prompt: list[int], *, limit: int) -> Iterator[str]:
-        """The same piece by piece, as it is made. A reader that leaves early waits for the rest, at most `limit` tokens."""
+    def stream(self, prompt: list[int], *, limit: int) -> Generator[str, None, bool]:
+        """The same piece by piece, as it is made; returns whether the model stopped by itself. A reader that leaves early waits for the rest."""
         doing = f"answering with {self.file.name}"
         self._send("stream", doing, prompt=prompt, limit=limit)
         answer = self._receive(doing)
@@ -138,6 +138,7 @@ class Llama:
             while "piece" in answer:
                 yield str(answer["piece"])
                 answer = self._receive(doing)
+            return bool(answer["value"]["ended"])
         finally:
             while "piece" in answer:
                 answer = self._receive(doing)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -76,6 +76,21 @@ def serve(folder: Path, *, name: str, abstention: str, port: int, engine: str = 
     return ModelServer(chat(folder), name=name, abstention=abstention, port=port)
 
 
+class Pieces(Iterator[str]):
+    """An answer in pieces. finish: "stop" when the model ended it, "length" when it was cut; known once all are read."""
+
+    def __init__(self, generator: Generator[str, None, bool]) -> None:
+        self.generator, self.finish = generator, "stop"
+
+    def __next__(self) -> str:
+        try:
+            return next(self.generator)
+        except StopIteration as end:
+            if end.value is False:     # None when it is asked once more
+                self.finish = "length"
+            raise StopIteration from None
+
+
 class Handler(BaseHTTPRequestHandler):
     """The part of the OpenAI interface that chat clients use."""
 
@@ -119,19 +134,20 @@ class Handler(BaseHTTPRequestHandler):
         if self.path != "/v1/chat/completions":
             raise Refused(404, f"there is no {self.path}; try /v1/chat/completions")
         asked = read_request(self._body())
-        with self.server.turn, closing(self.server.conversation.answer(asked["turns"], asked["limit"])) as pieces:
+        with self.server.turn, closing(self.server.conversation.answer(asked["turns"], asked["limit"])) as generator:
+            pieces = Pieces(generator)
             try:
                 first = next(pieces, "")     # a question that is too long is refused before anything is sent
             except ForgeError as error:
                 raise Refused(400, f"{error.fact}: {error.why}") from error
             self._stream(asked, first, pieces) if asked["stream"] else self._whole(asked, first, pieces)
 
-    def _whole(self, asked: dict[str, Any], first: str, pieces: Iterator[str]) -> None:
+    def _whole(self, asked: dict[str, Any], first: str, pieces: Pieces) -> None:
         text = "".join([first, *pieces]).strip()
-        choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+        choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": pieces.finish}
         self._json({**self._head(asked, "chat.completion"), "choices": [choice], "abstained": self._abstained(text)})
 
-    def _stream(self, asked: dict[str, Any], first: str, pieces: Iterator[str]) -> None:
+    def _stream(self, asked: dict[str, Any], first: str, pieces: Pieces) -> None:
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Connection", "close")
@@ -142,7 +158,7 @@ class Handler(BaseHTTPRequestHandler):
         for piece in pieces:
             parts.append(piece)
             self._event({**head, "choices": [{"index": 0, "delta": {"content": piece}, "finish_reason": None}]})
-        self._event({**head, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}], "abstained": self._abstained("".join(parts).strip())})
+        self._event({**head, "choices": [{"index": 0, "delta": {}, "finish_reason": pieces.finish}], "abstained": self._abstained("".join(parts).strip())})
         self.wfile.write(b"data: [DONE]\n\n")
 
     def _head(self, asked: dict[str, Any], kind: str) -> dict[str, Any]:

@@ -81,8 +81,11 @@ class Conversation:
             raise
         self._turns.append({"role": "assistant", "content": "".join(parts).strip()})
 
-    def answer(self, turns: Sequence[dict[str, str]], limit: int = 0) -> Generator[str, None, None]:
-        """The answer to a whole conversation, as it is made; nothing is remembered. limit: tokens at most, 0: as shipped."""
+    def answer(self, turns: Sequence[dict[str, str]], limit: int = 0) -> Generator[str, None, bool]:
+        """The answer to a whole conversation, as it is made; nothing is remembered. limit: tokens at most, 0: as shipped.
+
+        Returns whether the model ended it; False where it was cut at the limit.
+        """
         prompt = self.prompt(turns)
         room = min(limit or self.shipped.answer_tokens, self._vocabulary.context - len(prompt))
         if room < 1:
@@ -90,7 +93,7 @@ class Conversation:
                 "the question is too long for this model", why=f"{len(prompt)} tokens; its context holds {self._vocabulary.context}",
                 next="ask a shorter question",
             )
-        yield from self._llama.stream(prompt, limit=room)
+        return (yield from self._llama.stream(prompt, limit=room))
 
     def prompt(self, turns: Sequence[dict[str, str]]) -> list[int]:
         """Tokens of a conversation up to where the answer begins; the shipped system prompt stands first unless the turns have their own."""

@@ -94,7 +94,20 @@ def test_a_stream_brings_the_same_answer_in_pieces(server: ModelServer) -> None:
     events = [json.loads(line) for line in lines[:-1]]
     assert len(events) > 3
     assert "".join(event["choices"][0]["delta"].get("content", "") for event in events).strip() == whole["choices"][0]["message"]["content"]
-    assert events[-1]["choices"][0]["finish_reason"] == "stop"
+    assert events[-1]["choices"][0]["finish_reason"] == whole["choices"][0]["finish_reason"]
+
+
+def test_an_answer_that_was_cut_says_so(server: ModelServer, folder: Path, tmp_path: Path) -> None:
+    with chat(folder) as conversation:
+        prompt = conversation.prompt([{"role": "user", "content": "What is it?"}])
+    with Llama(tmp_path) as llama:
+        llama.open(folder / "gguf" / "tiny-F16.gguf", context_tokens=128)
+        made = [llama.generate(prompt, limit=limit) for limit in (1, 12)]
+    told = [said(server, ("user", "What is it?"), max_tokens=limit)["choices"][0]["finish_reason"] for limit in (1, 12)]
+    assert told == ["stop" if one.ended else "length" for one in made]
+    assert told[0] == "length"
+    _, text = ask(server, {"messages": [{"role": "user", "content": "What is it?"}], "max_tokens": 1, "stream": True})
+    assert '"finish_reason": "length"' in text
 
 
 def test_declining_is_told_apart(server: ModelServer) -> None:
