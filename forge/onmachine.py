@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 from forge import remote
 from forge.context import InputFile
 from forge.errors import ArtifactDamaged, ForgeError, Interrupted, MachineLost
-from forge.jobs import JobNotes, Placed
+from forge.jobs import Placed
 from forge.lease import KEPT_MACHINE, Machine
 from forge.ledger import dollars, micro_usd
+from forge.left import LeftBehind
 from forge.parts import groups_of
-from forge.remote import Detached, MachineRun, PastDeadline, Preempted, Unfetched
+from forge.remote import Detached, MachineRun, PastDeadline, Preempted
 from forge.worker import Job, JobPhase
 
 if TYPE_CHECKING:
@@ -36,8 +37,8 @@ def run_on_machine(pipeline: Pipeline, phase: AnyPhase, files: dict[str, InputFi
     local.mkdir(parents=True, exist_ok=True)
     job, lost_at, damaged = _job(pipeline, phase, files, fingerprint), list[str](), False
     machine: Machine | None = None
-    left = LeftBehind(pipeline, phase, job, local)
-    if phase.name not in pipeline.forced and (metrics := left.take()) is not None:
+    left = LeftBehind(pipeline, phase)
+    if (metrics := left.take(fingerprint)) is not None:
         return metrics, local / "out"
     while True:
         if pipeline.stop_requested():
@@ -48,11 +49,11 @@ def run_on_machine(pipeline: Pipeline, phase: AnyPhase, files: dict[str, InputFi
             return _machine_run(pipeline, phase, machine, job, local, fresh=fresh).run(), local / "out"
         except MachineLost as lost:
             lost_at.append(machine.place if machine else "")
-            if (metrics := left.take(of_live=True)) is not None:   # before anything that was made for the machine is removed
+            if (metrics := left.take(fingerprint, of_live=True)) is not None:   # before anything that was made for the machine is removed
                 return metrics, local / "out"
             _go_on(pipeline, phase, token, lost, lost_at)
         except PastDeadline:
-            left.take(of_live=True)
+            left.take(fingerprint, of_live=True)
             raise
         except ArtifactDamaged:   # what was made on the machine is not what it was: send it
             if damaged or machine is None:
@@ -62,60 +63,6 @@ def run_on_machine(pipeline: Pipeline, phase: AnyPhase, files: dict[str, InputFi
         except Detached as stop:
             assert machine is not None
             raise Detached(_keep(pipeline, token, machine)) from stop
-
-
-class LeftBehind:
-    """What jobs on machines that are gone have left where their provider still has it (Provider.left)."""
-
-    def __init__(self, pipeline: Pipeline, phase: AnyPhase, job: Job, local: Path) -> None:
-        self.pipeline, self.phase, self.job, self.local = pipeline, phase, job, local
-
-    def take(self, *, of_live: bool = False) -> dict[str, Any] | None:
-        """The metrics of the phase's last job, its outputs being in local/out; None when none of it ended well, and what it kept is here.
-
-        of_live: also while the provider lists the machine, which does not answer. Raises Unfetched.
-        """
-        note = JobNotes(self.pipeline.run.state, self.phase.name).last()
-        if note is None:
-            return None
-        token = note.place.rpartition("/")[0]
-        provider = self.pipeline.leases.provider_of(token)
-        look = getattr(provider, "left", None)
-        if provider is None or look is None:
-            return None
-        try:
-            channel = None if not of_live and self.pipeline.leases.is_listed(token) else look(token)
-            if channel is None:
-                return None
-            machine = Machine(provider, channel, note.place, f"what {provider.name} kept of {token}", 0.0)
-            metrics = _machine_run(self.pipeline, self.phase, machine, self.job, self.local, fresh=False).left_behind()
-        except Interrupted:
-            raise
-        except Exception as error:  # noqa: BLE001 - whatever the provider or the disk here says: judged there
-            self._decide(token, error)
-            return None
-        if metrics is not None:
-            self._tell(f"the result of {self.phase.name} was brought out of its machine before that was gone, and is taken from there")
-        return metrics
-
-    def _decide(self, token: str, error: Exception) -> None:
-        """Damaged things are never whole again, and those of a machine that is up can be had from it; else raise Unfetched."""
-        fact = error.fact if isinstance(error, ForgeError) else f"{type(error).__name__}: {error}"
-        if not isinstance(error, ArtifactDamaged) and not self._is_up(token):
-            raise Unfetched(
-                f"what {self.phase.name} has left of {token} could not be fetched", why=fact,
-                next=f"forge resume {self.pipeline.run.id} tries again; forge teardown {self.pipeline.run.id} removes it",
-            ) from error
-        self._tell(f"what was brought out of the machine is not used: {fact}")
-
-    def _is_up(self, token: str) -> bool:
-        try:
-            return self.pipeline.leases.is_listed(token)
-        except Exception:  # noqa: BLE001 - not known: what was left must not be removed then, and the machine ends at its deadline
-            return False
-
-    def _tell(self, text: str) -> None:
-        self.pipeline.run.events.emit("notice", phase=self.phase.name, text=text)
 
 
 def close(pipeline: Pipeline, phase: AnyPhase, fingerprint: str) -> None:

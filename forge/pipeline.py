@@ -19,6 +19,7 @@ from typing import Any
 from forge import (
     gate,
     history,
+    left,
     machines,
     model_registry,
     onmachine,
@@ -567,6 +568,7 @@ class EngineContext(FolderContext):
 
     def lease(self, offer: Offer, deadline_seconds: int, token: str) -> Lease:
         """A machine, reserved and started. Raises OverBudget before anything is requested."""
+        left.save_all(self._pipeline, token)
         self._pipeline.leases.end_others(token)
         return self._pipeline.leases.acquire(offer, deadline_seconds, token)
 

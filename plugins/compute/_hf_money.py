@@ -99,7 +99,11 @@ def notes(lease: str) -> list[Path]:
     return sorted(private_folder("hf-jobs").glob(f"{label(lease)}.*"))
 
 
-def words() -> set[str]:
-    """The words of all attempts that were noted here and are not settled."""
-    texts = [path.read_text(encoding="utf-8") for path in private_folder("hf-jobs").glob("*.*[0-9]") if not path.name.startswith(".")]
-    return {StartNote.model_validate_json(text).word for text in texts}
+def words() -> dict[str, tuple[str, int]]:
+    """The words of all attempts that were noted here and are not settled -> (label of the lease, attempt)."""
+    found = {}
+    for path in private_folder("hf-jobs").glob("*.*[0-9]"):
+        if not path.name.startswith("."):
+            note = StartNote.model_validate_json(path.read_text(encoding="utf-8"))
+            found[note.word] = (path.name.rpartition(".")[0], note.attempt)
+    return found

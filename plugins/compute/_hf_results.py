@@ -34,6 +34,9 @@ KEPT_SECONDS = 30 * 86400.0
 SIGN = "~/.slm-forge/at-work"
 BOOT = "import sys;exec(compile(sys.stdin.buffer.read(int(sys.argv[1])),'push','exec'))"
 
+Words = Mapping[str, tuple[str, int]]
+"""Of attempts that this machine noted before they were asked for -> (label of the lease, attempt)."""
+
 
 class NotOurs(ForgeError):
     """A repository of that name was not made by us."""
@@ -76,7 +79,7 @@ def make(api: HfApi, namespace: str, marker: Mapping[str, Any], word: str) -> st
     return repo
 
 
-def found(api: HfApi, namespace: str, words: set[str], known: dict[str, dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any], bool]]:
+def found(api: HfApi, namespace: str, words: Words, known: dict[str, dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any], bool]]:
     """(repository, marker, whether it is older than results are kept) of all that were made by us, all pages.
 
     words: of attempts that this machine noted. known: markers that were read before, added to.
@@ -84,26 +87,24 @@ def found(api: HfApi, namespace: str, words: set[str], known: dict[str, dict[str
     for info in ask(lambda: list(api.list_models(author=namespace, search=PREFIX))):
         if not re.fullmatch(rf"{PREFIX}.+-\d+-[0-9a-f]{{12}}", info.id.rpartition("/")[2]):
             continue
-        marker = known.get(info.id) or read_marker(api, info.id) or _of_empty(api, info.id, words)
+        marker = known.get(info.id) or read_marker(api, info.id)
         if marker:
             known[info.id] = marker
+        if marker := marker or _of_empty(api, info.id, words):
             yield info.id, marker, bool(info.created_at and time.time() - info.created_at.timestamp() > KEPT_SECONDS)
 
 
-def _of_empty(api: HfApi, repo: str, words: set[str]) -> dict[str, Any]:
+def _of_empty(api: HfApi, repo: str, words: Words) -> dict[str, Any]:
     """What stands for the marker of one whose maker was killed before it was written."""
-    name = repo.rpartition("/")[2]
-    text, _, word = name.removeprefix(PREFIX).rpartition("-")
-    if not any(one.startswith(word) for one in words):
-        return {}
+    ours = [(word, *told) for word, told in words.items() if repo.rpartition("/")[2] == repo_name(*told, word)]
     try:
-        files = ask(lambda: api.list_repo_files(repo))
+        files = ask(lambda: api.list_repo_files(repo)) if ours else []
     except NotThere:
         return {}
-    return {"lease": text.rpartition("-")[0], "run": "", "attempt": 0, "made_by": MADE_BY, "word": word} if set(files) <= OWN_FILES else {}
+    return {"lease": ours[0][1], "run": "", "attempt": ours[0][2]} if ours and set(files) <= OWN_FILES else {}
 
 
-def remove(api: HfApi, repo: str, words: set[str]) -> None:
+def remove(api: HfApi, repo: str, words: Words) -> None:
     """Remove one that is ours, looked at once more; nothing when it is gone. Raises NotOurs."""
     try:
         files = set(ask(lambda: api.list_repo_files(repo)))

@@ -131,7 +131,7 @@ class HfJobs:
         try:
             job = api.run_job(
                 image=lease.offer.image or self._settings.image, command=_agent_transport.command(self._settings.python or "python3"),
-                env=_agent_transport.environment(_hf_hub.PORT, seconds, self.idle_seconds + AGENT_GRACE_SECONDS, _hf_results.SIGN if self.goes_on else ""),
+                env=_agent_transport.environment(_hf_hub.PORT, seconds, self.idle_seconds + AGENT_GRACE_SECONDS, _hf_results.SIGN),
                 secrets={"FORGE_AGENT_KEY": _hf_hub.key(lease.token)}, flavor=lease.offer.name, timeout=max(1, seconds), expose=[_hf_hub.PORT],
                 name=_hf_hub.label(f"forge-{lease.token}"), labels={**MADE_BY, RUN: _hf_hub.label(lease.run), **labels, START: note.word, _hf_money.UNIT: unit}, namespace=namespace,
             )
