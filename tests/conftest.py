@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.programs import program
+from tests.servers.model_hub import WRITER, ModelHub, model_hub
 
 
 @pytest.fixture(autouse=True)
@@ -25,6 +27,20 @@ def clean_environment(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pyt
     monkeypatch.setenv("NO_COLOR", "1")
     for name, value in {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}.items():
         monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def far_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModelHub]:
+    """A Hugging Face hub on loopback, and the real client set up for it with a token that may write."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)   # Xet has a server of its own, which nothing here stands in for
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)   # the suite is offline; loopback is not
+    monkeypatch.setattr("forge.plugins.hubs.huggingface.FIRST_PAUSE", 0.0)
+    monkeypatch.setenv("HF_TOKEN", WRITER)
+    with model_hub() as state:
+        monkeypatch.setenv("HF_ENDPOINT", state.url)
+        yield state
 
 
 @pytest.fixture

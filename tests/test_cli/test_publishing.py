@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.servers.model_hub import READER, WRITER, ModelHub, model_hub
+from tests.servers.model_hub import READER, ModelHub
 from tests.test_cli.conftest import Command
 
 pytestmark = pytest.mark.local   # a whole run's phases are checked for their libraries before the hub is asked
 
 
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModelHub]:
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setenv("HF_TOKEN", WRITER)
-    with model_hub() as state:
-        monkeypatch.setenv("HF_ENDPOINT", state.url)
-        yield state
-
-
 def test_a_read_only_token_is_refused_in_words_before_anything_is_spent(
-    forge: Command, corpus: Path, server: ModelHub, monkeypatch: pytest.MonkeyPatch
+    forge: Command, corpus: Path, far_hub: ModelHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", READER)
     ran = forge("run", corpus, "--budget", "5", "--set", "plan_fit.hub=huggingface", "--set", "plan_fit.visibility=private")
@@ -36,13 +23,13 @@ def test_a_read_only_token_is_refused_in_words_before_anything_is_spent(
     assert " prep " not in ran.out + ran.err, "no phase began"
 
 
-def test_a_hub_for_a_model_that_stays_here_is_a_contradiction_that_is_said_at_once(forge: Command, corpus: Path, server: ModelHub) -> None:
+def test_a_hub_for_a_model_that_stays_here_is_a_contradiction_that_is_said_at_once(forge: Command, corpus: Path, far_hub: ModelHub) -> None:
     ran = forge("run", corpus, "--budget", "5", "--set", "plan_fit.hub=huggingface")
     assert ran.code == 2
     assert "nothing leaves this machine" in ran.err
 
 
-def test_where_the_model_will_go_is_told_first(forge: Command, corpus: Path, server: ModelHub) -> None:
+def test_where_the_model_will_go_is_told_first(forge: Command, corpus: Path, far_hub: ModelHub) -> None:
     words = ("--set", "plan_fit.hub=huggingface", "--set", "plan_fit.visibility=private", "--until", "prep", "--set", "publish.repo=ann/boats")
     ran = forge("run", corpus, "--budget", "5", *words)
     assert "ann/boats" not in ran.out + ran.err, "a run that stops before it needs no hub"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +16,7 @@ from forge.phases.publish import PublishSettings, phase
 from forge.phases.publish.hub_folder import FolderHub, copy_files, list_files, read_sums, verify
 from forge.records import Verdict, read_record, write_json
 from forge.testing import PhaseRun, run_phase
-from tests.servers.model_hub import WRITER, ModelHub, model_hub
+from tests.servers.model_hub import ModelHub
 from tests.test_phases.finished_run import ABSTENTION, MODELFILE, NAME, VERDICTS, finished_run, made_plan
 
 FAILED_PARITY = Verdict(name="token_parity", estimate=0.9, n=120, threshold=1.0, outcome="fail", kind="integrity", evidence="12 differ")
@@ -382,18 +381,6 @@ def test_undo_removes_an_unfinished_copy_and_leaves_the_model(tmp_path: Path) ->
 def test_the_card_quotes_the_abstention_sentence(tmp_path: Path) -> None:
     card = (publish(tmp_path, finished_run(tmp_path / "art")).out / "README.md").read_text(encoding="utf-8")
     assert f"```text\n{ABSTENTION}\n```" in card
-
-
-@pytest.fixture
-def far_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModelHub]:
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setenv("HF_TOKEN", WRITER)
-    with model_hub() as state:
-        monkeypatch.setenv("HF_ENDPOINT", state.url)
-        yield state
 
 
 def test_a_model_that_passed_goes_to_the_hub_of_the_plan_and_stays_in_the_folder(tmp_path: Path, far_hub: ModelHub) -> None:

@@ -7,7 +7,7 @@ import random
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from forge.phases.publish.dataset import DataPublished, publish_data
 from forge.phases.publish.hub_folder import verify
 from forge.plugins.hubs.huggingface import hub
 from forge.records import Chat, Example, Labelled, Message, Passage, Plan, Source, Split, write_jsonl
-from tests.servers.model_hub import READER, WRITER, ModelHub, model_hub
+from tests.servers.model_hub import READER, ModelHub
 from tests.test_phases.finished_run import ABSTENTION, NAME, finished_run, made_plan
 
 PASSAGE = "The tide gauge at the north pier is read every morning at six by the harbour master, who writes it down."
@@ -213,34 +213,21 @@ def test_a_failed_check_leaves_nothing_in_the_hub(tmp_path: Path, monkeypatch: p
 # --- the hub ---------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModelHub]:
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("forge.plugins.hubs.huggingface.FIRST_PAUSE", 0.0)
-    monkeypatch.setenv("HF_TOKEN", WRITER)
-    with model_hub() as state:
-        monkeypatch.setenv("HF_ENDPOINT", state.url)
-        yield state
-
-
 @pytest.mark.parametrize("seed", range(3))
-def test_a_data_set_reaches_the_hub_whole_whatever_breaks_and_the_second_time_nothing_is_sent(tmp_path: Path, server: ModelHub, seed: int) -> None:
+def test_a_data_set_reaches_the_hub_whole_whatever_breaks_and_the_second_time_nothing_is_sent(tmp_path: Path, far_hub: ModelHub, seed: int) -> None:
     find = run_with(tmp_path)
-    server.breaks = set(random.Random(seed).sample(range(1, 8), 2))
+    far_hub.breaks = set(random.Random(seed).sample(range(1, 8), 2))
     found = publish(tmp_path, find, hub, license="cc-by-4.0", visibility="public")
-    assert found.url == f"{server.url}/{REPO}"
-    there = server.repos[REPO]
-    assert {path: server.blobs[sha] for path, sha in there.at("main")[1].items() if path != ".gitattributes"} == snapshot(Path(found.folder))
+    assert found.url == f"{far_hub.url}/{REPO}"
+    there = far_hub.repos[REPO]
+    assert {path: far_hub.blobs[sha] for path, sha in there.at("main")[1].items() if path != ".gitattributes"} == snapshot(Path(found.folder))
     assert not there.private
     commits = len(there.branches["main"])
     assert publish(tmp_path, find, hub, license="cc-by-4.0", visibility="public") == found
     assert len(there.branches["main"]) == commits
 
 
-def test_without_a_licence_or_with_a_read_only_token_nothing_leaves(tmp_path: Path, server: ModelHub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_licence_or_with_a_read_only_token_nothing_leaves(tmp_path: Path, far_hub: ModelHub, monkeypatch: pytest.MonkeyPatch) -> None:
     find = run_with(tmp_path)
     with pytest.raises(GateFailed, match="no licence") as caught:
         publish(tmp_path, find, hub)
@@ -248,18 +235,18 @@ def test_without_a_licence_or_with_a_read_only_token_nothing_leaves(tmp_path: Pa
     monkeypatch.setenv("HF_TOKEN", READER)
     with pytest.raises(MissingAccess, match="may only read"):
         publish(tmp_path, find, hub, license="mit")
-    assert not server.repos
+    assert not far_hub.repos
 
 
 @pytest.mark.parametrize(("changes", "wish", "words"), [
     ({"dry_run": True}, {}, "rows of a rehearsal"), ({"teacher": "anthropic"}, {}, "decide about terms"),
     ({}, {"quotes": True}, "quote documents that state no licence"),
 ])
-def test_what_a_person_has_to_decide_stops_it(tmp_path: Path, server: ModelHub, changes: dict[str, Any], wish: dict[str, Any], words: str) -> None:
+def test_what_a_person_has_to_decide_stops_it(tmp_path: Path, far_hub: ModelHub, changes: dict[str, Any], wish: dict[str, Any], words: str) -> None:
     find = run_with(tmp_path, plan=made_plan(**changes))
     with pytest.raises(GateFailed, match=words):
         publish(tmp_path, find, hub, license="mit", **wish)
-    assert not server.repos
+    assert not far_hub.repos
     if "dry_run" not in changes:
         told = publish(tmp_path, find, hub, license="mit", terms="Our counsel agreed on 2026-11-20.", **wish)
         assert "Our counsel agreed" in (Path(told.folder) / "README.md").read_text(encoding="utf-8") or wish

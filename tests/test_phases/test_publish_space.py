@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from forge.phases.publish.staged import split_card
 from forge.plugins.hubs.huggingface import hub
 from forge.records import write_json
 from forge.testing import run_phase
-from tests.servers.model_hub import WRITER, ModelHub, model_hub
+from tests.servers.model_hub import ModelHub
 from tests.test_phases.finished_run import NAME, SYSTEM, finished_run
 
 
@@ -30,18 +29,6 @@ def published(tmp_path: Path) -> tuple[Path, Path]:
         phase, tmp_path / "run", settings=PublishSettings(try_snippets=False, hub_dir=str(tmp_path / "hub")), inputs={name: inputs[name] for name in phase.reads if name in inputs},
     )
     return tmp_path / "hub" / NAME, run.out / "publication.json"
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModelHub]:
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setenv("HF_TOKEN", WRITER)
-    with model_hub() as state:
-        monkeypatch.setenv("HF_ENDPOINT", state.url)
-        yield state
 
 
 def demo(tmp_path: Path, published: tuple[Path, Path], remote: Any = None, **wish: Any) -> DemoMade:
@@ -90,14 +77,14 @@ def test_a_demo_whose_files_hold_a_secret_is_refused(tmp_path: Path, published: 
     assert not (tmp_path / "hub" / "spaces" / f"{NAME}-demo").exists()
 
 
-def test_it_goes_to_a_hub_only_after_its_model_and_is_never_more_visible(tmp_path: Path, published: tuple[Path, Path], server: ModelHub) -> None:
+def test_it_goes_to_a_hub_only_after_its_model_and_is_never_more_visible(tmp_path: Path, published: tuple[Path, Path], far_hub: ModelHub) -> None:
     with pytest.raises(GateFailed, match="has not been published to a hub"):
         demo(tmp_path, published, hub)
     was_published_to_a_hub(published[1], "private")
     with pytest.raises(GateFailed, match="more visible than its model"):
         demo(tmp_path, published, hub, visibility="public")
-    assert not server.repos
+    assert not far_hub.repos
     made = demo(tmp_path, published, hub)
-    assert made.url == f"{server.url}/spaces/ann/{NAME}-demo"
-    assert server.repos[f"spaces/ann/{NAME}-demo"].private
+    assert made.url == f"{far_hub.url}/spaces/ann/{NAME}-demo"
+    assert far_hub.repos[f"spaces/ann/{NAME}-demo"].private
     assert f"models:\n- ann/{NAME}" in (Path(made.folder) / "README.md").read_text(encoding="utf-8")
