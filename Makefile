@@ -19,7 +19,7 @@ BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
 PIP = $(BIN)/python -m pip install -q -c constraints.txt
 
-.PHONY: run test setup check test-core fuzz storms bench lock docs clean
+.PHONY: run test setup check test-core fuzz storms cluster bench lock docs clean
 
 run: $(STAMP)
 	$(BIN)/forge run $(CORPUS) --budget $(BUDGET)
@@ -49,6 +49,10 @@ fuzz: $(STAMP)
 # The teacher's money in eleven storms, 2,000 items and 20 kill -9 each, about ten minutes on two cores; ends with a table.
 storms: $(STAMP)
 	FORGE_STORMS=1 $(BIN)/python -m pytest tests/test_storms.py -m storms -s --timeout 3600
+
+# Real training on a SLURM cluster of two nodes on this machine, about five CPU minutes; needs root and SLURM's packages.
+cluster: $(STAMP)
+	FORGE_CLUSTER=1 $(BIN)/python -m pytest tests/test_plugins/test_compute_slurm_training.py -m cluster --durations 0
 
 bench: $(STAMP)
 	$(BIN)/python bench/start.py

@@ -30,7 +30,7 @@ from types import FrameType
 from typing import Any
 
 from forge.plugins.compute import _supervise
-from forge.plugins.compute._slurm_nodes import nodes_environment, on_each_node, slurm_id
+from forge.plugins.compute._slurm_nodes import STOPPED, nodes_environment, on_each_node, slurm_id
 
 PREEMPTED, PAST_DEADLINE, ABANDONED = 85, 86, 87   # as in forge.protocols, which would import pydantic here
 TICK_SECONDS, BEAT_SECONDS = 0.2, 1.0
@@ -38,8 +38,6 @@ LOOK_SECONDS = 5.0
 """How often a task of an array looks whether its lease is over."""
 NEVER = 10.0**9
 USR1_EARLY_SECONDS = 60.0   # sbatch(1), --signal: "may be sent up to 60 seconds earlier than specified"
-STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
-"""Codes of a job that was asked to end: SLURM's SIGTERM goes to every process of the job, not to the holder alone."""
 PASSED_ON = (
     "PATH", "HOME", "USER", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "XDG_CACHE_HOME", "HF_HOME",
     "SLURM_CONF", "SLURMD_NODENAME",
@@ -161,8 +159,8 @@ class Holder:
 
     def _start(self, name: str, argv: list[str], env: dict[str, str]) -> Job:
         folder = self.root / "jobs" / name
-        for left in ("rc", "grace"):
-            (folder / ".job" / left).unlink(missing_ok=True)   # of an earlier incarnation
+        for left in (".job/rc", ".job/grace", "result.json"):
+            (folder / left).unlink(missing_ok=True)   # of an earlier incarnation
         kept = {key: value for key, value in os.environ.items() if key in PASSED_ON or (key.startswith("SLURM_") and key != "SLURM_EXPORT_ENV")}
         command = [sys.executable, "-I", "-S", _supervise.__file__, str(folder), str(NEVER), str(self.grace), *on_each_node(argv)]
         watcher = subprocess.Popen(

@@ -4,8 +4,8 @@
     python -P -m forge.plugins.compute._slurm_nodes node ARGV...      on each, by srun
 
 srun kills all tasks at once when it gets SIGTERM itself (22.05: "forcing job termination"), so a wish to stop goes through its standard
-input, which it passes on to every task. What SLURM sends to all processes (scancel, preemption) cannot be softened this way: the
-nodes then go on from the last checkpoint.
+input, which it passes on to every task. What SLURM itself ends (scancel, preemption) is asked by SLURM on every node, and has KillWait
+(30 seconds by default) to save; else it goes on from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from forge.plugins.compute import _supervise
@@ -27,6 +28,10 @@ from forge.plugins.compute import _supervise
 FIRST_PORT, PORTS = 20000, 12000   # below the ports that Linux gives to outgoing connections
 LAST_NODE_SECONDS, TICK_SECONDS = 60.0, 0.2
 """How long a node that was asked to stop waits for the others to save: srun ends all when the first ends with an error."""
+LATE_SECONDS = 5.0
+"""How much later than the other nodes SLURM may signal this one."""
+STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+"""Codes of a job that was asked to end: SLURM's SIGTERM goes to every process of the job, not to the holder alone."""
 STOP, MODULE = b"stop\n", "forge.plugins.compute._slurm_nodes"
 
 
@@ -72,7 +77,9 @@ def _address_towards(nodes: str) -> str:
 
 
 def start_nodes(argv: list[str]) -> int:
-    """Run the command on each node; SIGTERM asks all of them to stop."""
+    """Run the command on each node; SIGTERM asks all of them to stop. The code says that they were stopped if and only if that came:
+    srun says 0 for tasks that SLURM has killed, and those that it ends after another one's failure end with SIGTERM's.
+    """
     srun = subprocess.Popen(
         ["srun", f"--nodes={_nodes()}", f"--ntasks={_nodes()}", "--ntasks-per-node=1", "--export=ALL", "--kill-on-bad-exit=1", "--wait=0", "--overlap",
          "--unbuffered", sys.executable, "-P", "-m", MODULE, "node", *argv],
@@ -80,9 +87,20 @@ def start_nodes(argv: list[str]) -> int:
         preexec_fn=lambda: _supervise.die_with_parent(signal.SIGKILL),
     )
     assert srun.stdin is not None
-    stdin = srun.stdin.fileno()
-    signal.signal(signal.SIGTERM, lambda number, frame: _say(stdin, STOP))
-    return _code(srun.wait())
+    stdin, stops = srun.stdin.fileno(), list[int]()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        stops.append(number)
+        _say(stdin, STOP)
+
+    signal.signal(signal.SIGTERM, stop)
+    code = _code(srun.wait())
+    until = time.monotonic() + LATE_SECONDS
+    while code in STOPPED and not stops and time.monotonic() < until:
+        time.sleep(TICK_SECONDS)
+    if stops:
+        return code or STOPPED[1]
+    return 1 if code in STOPPED else code
 
 
 def run_on_node(argv: list[str], rank: int, nodes: int) -> int:
@@ -127,6 +145,13 @@ def for_node(argv: list[str], rank: int) -> list[str]:
     return [*argv[:-1], str(own)]
 
 
+def bring_failure(own: list[str], argv: list[str]) -> None:
+    """Let the engine read why another node's worker failed: the first one, which srun ends then, says nothing."""
+    theirs, ours = (Path(one[-1]).with_name("result.json") for one in (own, argv))
+    if theirs.exists() and not ours.exists():
+        _supervise.replace(ours, theirs.read_text(encoding="utf-8"))
+
+
 def main(argv: list[str]) -> int:
     """Do what the first argument says."""
     if argv[0] == "start":
@@ -134,7 +159,11 @@ def main(argv: list[str]) -> int:
     rank = int(os.environ.get("SLURM_NODEID", "0"))
     named, _, port = os.environ["FORGE_HEAD"].rpartition(":")
     os.environ |= {"FORGE_NODE_RANK": str(rank), "FORGE_HEAD": f"{head_address(rank, named)}:{port}"}
-    return run_on_node(for_node(argv[1:], rank), rank, _nodes())
+    own = for_node(argv[1:], rank)
+    code = run_on_node(own, rank, _nodes())
+    if code:
+        bring_failure(own, argv[1:])
+    return code
 
 
 def _nodes() -> int:

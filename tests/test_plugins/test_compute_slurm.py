@@ -124,6 +124,26 @@ print("here", flush=True); time.sleep(600)
     assert [Path(channel.path(f"jobs/a/saved-{rank}")).exists() for rank in (0, 1)] == [True, True]
 
 
+def test_why_another_node_failed_is_where_the_engine_reads_it(slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """srun ends the first node with SIGKILL: without this it would be a worker that died without a word."""
+    site = provider(tmp_path, monkeypatch, nodes=2)
+    channel = open_channel(site, tmp_path, lease(nodes=2))
+    job = Path(channel.path("jobs/a/job.json"))
+    job.parent.mkdir(parents=True)
+    job.write_text(json.dumps({"plugin_dirs": [], "phases": [{"name": "train", "folder": channel.path("phases/train")}]}))
+    script = """
+import os, pathlib, sys, time
+if os.environ["FORGE_NODE_RANK"] == "0":
+    time.sleep(600)
+pathlib.Path(sys.argv[1]).with_name("result.json").write_text("no such GPU")
+sys.exit(1)
+"""
+    channel.spawn("a", [sys.executable, "-c", script, str(job)], {})
+    until(lambda: channel.poll("a") is not None)
+    assert channel.poll("a") == 1, "a failure, not a machine that was taken back"
+    assert channel.read("jobs/a/result.json", 0) == b"no such GPU"
+
+
 def test_other_nodes_work_in_folders_of_their_own_and_only_for_phases_that_need_them(tmp_path: Path) -> None:
     job = tmp_path / "jobs" / "train-1" / "job.json"
     job.parent.mkdir(parents=True)
