@@ -16,7 +16,7 @@ from forge.records import Record
 from forge.run import Run, home, run_ids
 
 RESULTS = "results"
-"""Kind of what jobs brought out of their machines (Provider.left): kept for a run that is not done, until it is overdue."""
+"""Kind of what jobs bring out of their machines (Provider.left): kept, and the machine with it, for a run that may come back for it."""
 
 
 class Left(Record):
@@ -50,7 +50,9 @@ def find_left(providers: Mapping[str, Provider], *, own: str = "", unlisted: Cal
     found: list[Left] = []
     for name, provider in sorted(providers.items()):
         try:
-            found += [_judge(resource, own) for resource in provider.find("all") if resource.state != "gone"]
+            listed = [resource for resource in provider.find("all") if resource.state != "gone"]
+            brought_out = {resource.lease for resource in listed if resource.kind == RESULTS and not resource.overdue}
+            found += [_judge(resource, own, goes_on=resource.lease in brought_out) for resource in listed]
         except MissingAccess:
             continue
         except Exception as error:  # noqa: BLE001 - told to the caller, who decides whether not knowing is an error
@@ -92,11 +94,12 @@ def still_there(swept: list[Swept]) -> StillBilling | None:
     )
 
 
-def _judge(resource: Resource, own: str) -> Left:
+def _judge(resource: Resource, own: str, *, goes_on: bool) -> Left:
+    """goes_on: what the lease's jobs make is brought out of the machine, for a run that may come back."""
     if resource.run and resource.run == own:
         return Left(resource=resource, action="keep", why="this run works with it")
     known = resource.run in run_ids()
-    if known and (why := _why_wanted(resource)):
+    if known and (why := _why_wanted(resource, goes_on and not resource.overdue)):
         return Left(resource=resource, action="keep", why=why)
     if known:
         return Left(resource=resource, action="end", why=f"run {resource.run} does not run any more")
@@ -107,14 +110,14 @@ def _judge(resource: Resource, own: str) -> Left:
     return Left(resource=resource, action="ask", why=f"no run in {home()} knows it")
 
 
-def _why_wanted(resource: Resource) -> str:
+def _why_wanted(resource: Resource, goes_on: bool) -> str:
     """Why a known run's machine is not left over; "" when it is."""
     run = Run.open(resource.run)
     try:
         if run.is_busy():
             return f"run {run.id} is at work"
-        if resource.kind == RESULTS and not resource.overdue and run.state.get("outcome") not in ("done", "rejected"):
-            return f"run {run.id} can still take its results from there: forge resume {run.id}, or forge teardown {run.id}"
+        if goes_on and run.state.row("SELECT 1 FROM lease WHERE state IN ('REQUESTED', 'LIVE')"):   # its end was not asked for
+            return f"run {run.id} can take what its jobs bring out: forge resume {run.id}, or forge teardown {run.id}"
         return f"run {run.id} was stopped and keeps it for its resume" if is_kept(run.state.get(KEPT_MACHINE), resource.lease) else ""
     finally:
         run.close()

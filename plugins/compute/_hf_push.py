@@ -6,7 +6,7 @@ environment. It goes on by itself until the container ends, so what it brought o
     phases/<phase>/kept/<number>.json, phases/<phase>/kept/<number>/   a checkpoint (forge.keeping), the newest of each place
     phases/<phase>/out/                                                 what a phase has made, at once and always
     jobs/<job>/result.json                                              with it, in the same commit
-    jobs/<job>/events.jsonl, log                                        with either of them
+    jobs/<job>/events.jsonl                                             with either of them
     pushed/<path of the thing>.json                                     its files: [[path, bytes, sha256, is a program], ...]
 
 A push that fails is a line in push.log, which the engine tells, and is tried again; no job notices.
@@ -14,6 +14,7 @@ A push that fails is a line in push.log, which the engine tells, and is tried ag
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -44,7 +45,7 @@ class Job:
 
     def __init__(self, folder: Path, phase: str) -> None:
         self.folder, self.phase = folder, phase
-        self.ended = (folder / ".job" / "rc").exists()   # before its result is read: that is written first
+        self.ended = is_over(folder / ".job")   # before its result is read: that is written first
         self.result: dict[str, Any] = json.loads(text_of(folder / "result.json") or "{}")
 
     @property
@@ -141,7 +142,7 @@ class Pusher:
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
         files: dict[str, Any] = {}
-        for name in ("result.json", "events.jsonl", "log"):   # the result only with what it tells of, in one commit
+        for name in ("result.json", "events.jsonl"):   # the result only with what it tells of, in one commit
             if (job.folder / name).exists() and (name != "result.json" or (job.ended and job.made)):
                 files[f"jobs/{job.folder.name}/{name}"] = (job.folder / name).read_bytes()
         for remote, path in things:
@@ -169,6 +170,13 @@ class Pusher:
         """A line for the user."""
         with (self.root / "push.log").open("a", encoding="utf-8") as log:
             log.write(text + "\n")
+
+
+def is_over(note: Path) -> bool:
+    """Whether a job has its exit code, or its watcher is gone without one."""
+    pid = text_of(note / "pid").split()
+    gone = bool(pid) and not Path("/proc", pid[0]).exists()   # before the code: it is written last
+    return (note / "rc").exists() or gone
 
 
 def rows_of(path: Path) -> Iterator[tuple[str, int, str, bool]]:
@@ -231,8 +239,9 @@ def run(orders: dict[str, Any]) -> None:
     root, sign = Path(orders["root"]).expanduser(), Path(orders["sign"]).expanduser()
     pusher = Pusher(root, orders["repo"], api_of(orders), kept_seconds=orders["kept_seconds"])
     while True:
-        if pusher.look():
-            sign.touch()
+        with contextlib.suppress(OSError):   # a full disk: not even that can be told
+            if pusher.look():
+                sign.touch()
         time.sleep(orders["look_seconds"])
 
 

@@ -10,12 +10,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from huggingface_hub import HfApi
 
-from forge import sweep
+from forge import onmachine, sweep
 from forge.errors import ArtifactDamaged, ForgeError, MissingAccess
 from forge.lease import Leases, as_provider
 from forge.plugins.compute import _agent, _hf_results, _supervise
@@ -282,24 +283,37 @@ def test_rights_and_the_named_token_are_asked_for_before_the_plan(hub: JobsHub, 
     assert provider(results_token="PUSH_TOKEN").push_token() == "hf_other"
 
 
-def test_sweep_keeps_results_for_a_run_that_can_still_take_them(hub: JobsHub, run: Run) -> None:
+def test_sweep_keeps_job_and_results_for_a_run_that_may_come_back(hub: JobsHub, run: Run) -> None:
     made = provider()
-    made.make_repository(made.job(made.start(lease()).id))
-    hub.end(hub.jobs[min(hub.jobs)], "ERROR")
     clouds = {"hf-jobs": as_provider(made)}
+    leases = Leases(run, clouds)
+    leases.acquire(T4, 600, "lease-1")
 
     def judged() -> list[tuple[str, str]]:
         return [(one.resource.kind, one.action) for one in sweep.find_left(clouds)]
 
+    assert judged() == [("machine", "end")], "without results a dead run's job is of no use"
+    made.make_repository(made.job(min(hub.jobs)))
+    assert judged() == [("machine", "keep"), ("results", "keep")]
+    hub.end(hub.jobs[min(hub.jobs)], "ERROR")
     assert judged() == [("results", "keep")]
-    run.state.put("outcome", "done")
-    assert judged() == [("results", "end")]
-    run.state.put("outcome", "failed")
     repo = next(iter(hub.repositories.repos.values()))
-    repo.created = "2020-01-01T00:00:00.000Z"
+    repo.created, created = "2020-01-01T00:00:00.000Z", repo.created
     assert judged() == [("results", "end")], "as a host of one's own: for 30 days"
-    assert [one.done for one in sweep.sweep(clouds)] == ["ended"]
-    assert hub.repositories.repos == {}
+    repo.created = created
+    run.state.execute("UPDATE lease SET state='STOPPING'")
+    assert judged() == [("results", "end")], "its end was asked for and could not be proven"
+    assert [(one.done, one.kind) for one in sweep.sweep(clouds)] == [("ended", "results")]
+    assert (hub.repositories.repos, hub.up()) == ({}, [])
+    assert run.ledger.totals().settled == hub.bill()
+
+
+def test_what_keeping_a_job_may_cost_is_the_rest_of_its_lease(hub: JobsHub, run: Run) -> None:
+    leases = Leases(run, {"hf-jobs": as_provider(provider())})
+    leases.acquire(T4, 600, "lease-1")
+    pipeline: Any = SimpleNamespace(leases=leases, run=run)
+    told = onmachine._keep(pipeline, "lease-1", leases.machine("lease-1"))
+    assert "which ends when its work is done, in 10 min at the latest ($0.08)" in told
 
 
 # --- the program that pushes ------------------------------------------------------------------------------------------
@@ -361,6 +375,14 @@ def test_a_checkpoint_is_one_commit_and_replaces_its_forerunner(world: World, tm
     left.get("phases/train/kept/4/checkpoint-6", tmp_path / "back")
     assert (tmp_path / "back" / "model.safetensors").read_bytes() == b"six"
     assert left.read("jobs/train-0123456789ab-1/events.jsonl", 0) == (world.job / "events.jsonl").read_bytes()
+
+
+def test_a_job_whose_watcher_was_killed_does_not_keep_the_container_up(world: World) -> None:
+    (world.job / ".job" / "pid").write_text(f"{os.getpid()} 1 boot", encoding="utf-8")
+    assert world.pusher.look()
+    (world.job / ".job" / "pid").write_text("4194305 1 boot", encoding="utf-8")   # more than a pid can be
+    world.pusher.look()
+    assert not world.pusher.look()
 
 
 def test_checkpoints_wait_for_their_time_and_the_last_one_does_not(world: World) -> None:
