@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from forge import private
 from forge.citations import scrub
@@ -17,11 +16,7 @@ from forge.phases.audit.language import SILENT, Voice, listen
 from forge.phases.audit.prose import PROSE, prose_of
 from forge.phases.audit.quality import Signals, hard_signal, soft_signals, without_stop_words
 from forge.phases.audit.references import is_list
-from forge.phases.audit.terms import Counts, count_terms, interleave
 from forge.records import Passage
-
-if TYPE_CHECKING:
-    from forge.phases.audit.terms import Terms
 
 Spread = Callable[[Callable[[Any], Any], Sequence[Any]], "Iterator[Any] | None"]
 """Context.map_shards: what a function gives for each shard of the items, or None when the work is to be done here."""
@@ -142,19 +137,6 @@ def _kind(passage: Passage) -> str:
 
 def _heading(passage: Passage) -> str:
     return passage.meta.get("heading", "")
-
-
-# --- what it speaks of ------------------------------------------------------------------------------------------
-
-
-def count(terms: Terms, passages: Sequence[Passage], spread: Spread = here, tick: Callable[[], None] = lambda: None) -> Counts:
-    """How often each term occurs in each passage."""
-    shards = spread(partial(_count_shard, ids=terms.ids), [(one.id, one.text) for one in passages])
-    return terms.counts((one.text for one in passages), tick) if shards is None else interleave(list(shards))
-
-
-def _count_shard(items: Sequence[tuple[str, str]], ids: dict[str, int]) -> Counts:
-    return count_terms((text for _, text in each(items, _name)), ids)
 
 
 def _name(item: Sequence[Any]) -> str:

@@ -3,7 +3,7 @@
 Two texts are near-duplicates when the Jaccard similarity of their five-word shingles is at least the threshold. Texts
 are taken in order, and one stays unless it is a near-duplicate of one that stayed before it.
 
-    sketch      64 min-hashes of each text (Broder 1997), of which one key per band stays in memory
+    sketch      64 min-hashes of each text (more below a threshold of 0.55) (Broder 1997), of which one key per band stays in memory
     spill       the shingles go to a temporary file, 8 bytes each
     candidates  texts that agree in all rows of a band (Leskovec et al., Mining of Massive Datasets, 3.4)
     verify      exact Jaccard similarity of the candidates, from their shingles
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from forge.phases.audit.shingles import Hashes, Offsets
 
 PERMUTATIONS = 64
+MORE_PERMUTATIONS = (96, 128)
+"""Where 64 leave bands of a single row, which propose every pair that shares one minimum: at 0.5 that was 30 times as many."""
 MISS_CHANCE = 1e-5
 TEXTS_PER_BATCH = 256
 """About 35,000 shingles: a batch stays in the processor's cache through all permutations."""
@@ -84,6 +86,12 @@ def choose_bands(threshold: float, permutations: int = PERMUTATIONS) -> tuple[in
     return permutations // rows, rows
 
 
+def choose_sketch(threshold: float) -> tuple[int, int]:
+    """choose_bands() for the fewest permutations with which a band has more than one row; for PERMUTATIONS where none has."""
+    choices = [choose_bands(threshold, permutations) for permutations in (PERMUTATIONS, *MORE_PERMUTATIONS)]
+    return next((choice for choice in choices if choice[1] > 1), choices[0])
+
+
 def best_match(text: int, candidates: Iterable[int], shingles: Callable[[int], Hashes], threshold: float) -> Match:
     """The most similar candidate (the earliest of equals) that reaches the threshold, by exact Jaccard similarity."""
     best = Match(text)
@@ -113,7 +121,7 @@ class NearDuplicates:
 
     def __init__(self, threshold: float = 0.85) -> None:
         self.threshold = threshold
-        self.bands, self.rows = choose_bands(threshold)
+        self.bands, self.rows = choose_sketch(threshold)
         self._keys: list[NDArray[np.uint64]] = []
         self._lengths: list[NDArray[np.int64]] = []
         self._spill: IO[bytes] = TemporaryFile(prefix="forge-shingles-")  # noqa: SIM115 - closed by __exit__
@@ -134,7 +142,7 @@ class NearDuplicates:
         hashes, offsets = shingle_batch(texts)
         self._spill.write(hashes.data)
         self._lengths.append(np.diff(offsets))
-        self._keys.append(self._band_keys(_sketch(hashes, offsets)))
+        self._keys.append(self._band_keys(_sketch(hashes, offsets, max(PERMUTATIONS, self.bands * self.rows))))
 
     def matches(self) -> Iterator[Match]:
         """One Match for each added text, in the order in which they came."""
@@ -180,15 +188,15 @@ class NearDuplicates:
         return found
 
 
-def _sketch(hashes: Hashes, offsets: Offsets) -> NDArray[np.uint32]:
+def _sketch(hashes: Hashes, offsets: Offsets, permutations: int) -> NDArray[np.uint32]:
     """(permutations, texts) uint32 min-hashes under x -> a*x + b mod 2**32, a odd; meaningless for a text without shingles."""
     import numpy as np
 
     random = np.random.default_rng(1)
-    factors = random.integers(0, 1 << 31, PERMUTATIONS, dtype=np.uint32) * np.uint32(2) + np.uint32(1)
-    summands = random.integers(0, 1 << 32, PERMUTATIONS, dtype=np.uint32)
+    factors = random.integers(0, 1 << 31, permutations, dtype=np.uint32) * np.uint32(2) + np.uint32(1)
+    summands = random.integers(0, 1 << 32, permutations, dtype=np.uint32)
     values = (hashes >> np.uint64(32)).astype(np.uint32)
-    sketch = np.zeros((PERMUTATIONS, len(offsets) - 1), np.uint32)
+    sketch = np.zeros((permutations, len(offsets) - 1), np.uint32)
     if len(values):
         # reduceat wants an index for an empty last text too: one value more, that no minimum can be.
         padded = np.full(len(values) + 1, 0xFFFFFFFF, np.uint32)

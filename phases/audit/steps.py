@@ -7,7 +7,6 @@ from typing import Any
 
 from forge.phase import Context
 from forge.phases.audit import copies, filters, report, spotcheck, topics
-from forge.phases.audit.apart import count
 from forge.phases.audit.settings import AuditSettings
 from forge.phases.audit.sieve import Sieve
 from forge.records import Document, Passage, read_jsonl, write_json, write_jsonl
@@ -55,7 +54,7 @@ class Steps:
         """Name subtopics, and judge documents that speak of something else."""
         ordered = self.sieve.ordered()
         terms = topics.fit_terms(ordered)
-        counted = count(terms, ordered, self._spread, self.stop)
+        counted = terms.counts((passage.text for passage in ordered), self.stop)
         self.strange = filters.drop_outliers(self.sieve, self.stop, self.settings, terms, counted)
         left = counted.take(topics.places(ordered, self.sieve.kept))
         subtopic_of = topics.name_subtopics(self.sieve.ordered(), self.settings.subtopics, self.stop, terms, left)

@@ -10,7 +10,7 @@ import math
 import re
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -93,7 +93,7 @@ class Vectors:
 class Terms:
     """The terms of some texts with their weights; turns any text into a vector over them.
 
-    names: (terms,) in alphabetical order; a plural in -s is one term with its singular. ids: the number of each word's term.
+    names: (terms,) in alphabetical order; a plural in -s is one term with its singular.
     """
 
     def __init__(self, texts: Iterable[str]) -> None:
@@ -121,8 +121,8 @@ class Terms:
         self.weights = np.array([weights[word] for word in self.names])
         self.rarest = math.log(1 + max(count, 1))
         self._plain = {word for word in in_texts if in_texts[word] > MOST_SHARE * count or (in_texts[word] >= least and word not in weights)}
-        self.ids = {word: number for number, word in enumerate(self.names)}
-        self.ids |= {plural: self.ids[word] for plural, word in singular.items() if word in self.ids}
+        self._ids = {word: number for number, word in enumerate(self.names)}
+        self._ids |= {plural: self._ids[word] for plural, word in singular.items() if word in self._ids}
 
     def vectors(self, texts: Iterable[str]) -> Vectors:
         """One row for each text; a text without any term has an empty one."""
@@ -130,11 +130,21 @@ class Terms:
 
     def counts(self, texts: Iterable[str], tick: Callable[[], None] = lambda: None) -> Counts:
         """How often each term occurs in each text; 6 bytes for each pair."""
-        return count_terms(texts, self.ids, tick)
+        import numpy as np
+
+        size, term, times = array("q", [0]), array("i"), array("i")
+        for text in texts:
+            tick()
+            found = Counter(map(self._ids.get, words(text)))
+            found.pop(None, None)
+            term.extend(found)   # type: ignore[arg-type]  # None is out
+            times.extend(found.values())
+            size.append(len(term))
+        return Counts(np.array(size, np.int64), np.array(term, np.int32), np.array(times, np.int32))
 
     def strange_words(self, text: str) -> set[str]:
         """The words that are neither terms nor common: too rare in the texts to be terms, or not in them."""
-        return {word for word in words(text) if word not in self.ids and word not in self._plain}
+        return {word for word in words(text) if word not in self._ids and word not in self._plain}
 
     def weighted(self, counts: Counts) -> Vectors:
         """Rows from counted terms: (1 + log count) x weight, scaled to length 1."""
@@ -145,33 +155,6 @@ class Terms:
         length = np.sqrt(np.bincount(rows, weight**2, len(counts)))
         length[length == 0] = 1
         return Vectors(counts.starts, counts.term, weight / length[rows], length)
-
-
-def count_terms(texts: Iterable[str], ids: Mapping[str, int], tick: Callable[[], None] = lambda: None) -> Counts:
-    """How often each term occurs in each text. ids: the number of each word's term."""
-    import numpy as np
-
-    size, term, times = array("q", [0]), array("i"), array("i")
-    for text in texts:
-        tick()
-        found = Counter(map(ids.get, words(text)))
-        found.pop(None, None)
-        term.extend(found)   # type: ignore[arg-type]  # None is out
-        times.extend(found.values())
-        size.append(len(term))
-    return Counts(np.array(size, np.int64), np.array(term, np.int32), np.array(times, np.int32))
-
-
-def interleave(shards: Sequence[Counts]) -> Counts:
-    """Of shards that hold every n-th row, all rows in their order."""
-    import numpy as np
-
-    sizes = [len(shard) for shard in shards]
-    ends = np.cumsum([0, *(len(shard.term) for shard in shards)])
-    starts = [shard.starts[:-1] + end for shard, end in zip(shards, ends, strict=False)]
-    whole = Counts(np.concatenate([*starts, ends[-1:]]), np.concatenate([shard.term for shard in shards]), np.concatenate([shard.times for shard in shards]))
-    place = np.concatenate([np.arange(size) * len(shards) + number for number, size in enumerate(sizes)])
-    return whole.take(np.argsort(place))
 
 
 def words(text: str) -> list[str]:

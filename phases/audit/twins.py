@@ -56,11 +56,11 @@ class SharedShingles:
         passage, shingle, self.total, self.size = _index(
             [passage.text for passage in self.passages], self.document_of
         )
-        by_passage, by_shingle = np.argsort(passage, kind="stable"), np.argsort(shingle, kind="stable")
-        self.shingle, self.holder = shingle[by_passage], passage[by_shingle]
+        by_passage = np.argsort(passage, kind="stable")
+        self.shingle, self.holder = shingle[by_passage], passage
         self.starts = np.searchsorted(passage[by_passage], np.arange(len(self.passages) + 1))
-        self.n_shingles = int(shingle.max()) + 1 if len(shingle) else 0
-        self.firsts = np.searchsorted(shingle[by_shingle], np.arange(self.n_shingles + 1))
+        self.n_shingles = int(shingle[-1]) + 1 if len(shingle) else 0
+        self.firsts = np.searchsorted(shingle, np.arange(self.n_shingles + 1))
 
     def shingles_of(self, passage: int) -> NDArray[np.int64]:
         """The shared shingles of a passage."""
@@ -140,8 +140,9 @@ def _documents_inside(table: SharedShingles, threshold: float) -> set[tuple[str,
 
     n = len(table.documents)
     shingle = np.repeat(np.arange(table.n_shingles), np.diff(table.firsts))
-    held = np.unique(shingle * n + table.document_of[table.holder])  # each shingle's documents, once
-    shingle, document = held // n, held % n
+    held = shingle * n + table.document_of[table.holder]  # in order, since holders are in that of their documents
+    is_first = _changes(held)
+    shingle, document = shingle[is_first], table.document_of[table.holder][is_first]
     is_common = np.bincount(shingle, minlength=table.n_shingles)[shingle] > DISTINCTIVE_DOCUMENTS
     size = table.size - np.bincount(document[is_common], minlength=n)
     shingle, document = shingle[~is_common], document[~is_common]
@@ -159,7 +160,7 @@ def _documents_inside(table: SharedShingles, threshold: float) -> set[tuple[str,
 def _index(
     texts: Sequence[str], document_of: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Passage and number of every shared shingle; how many distinct shingles each passage and each document has.
+    """Passage and number of every shared shingle, by number; how many distinct shingles each passage and each document has.
 
     Passages must be numbered document by document: then a shingle is shared where its document changes.
     """
@@ -182,7 +183,7 @@ def _index(
     size += np.bincount(document_of[passage][new_document], minlength=n_documents)
     documents = np.bincount(run, weights=new_document)
     is_shared = documents[run] > 1 if len(run) else new_hash
-    return passage[is_shared], np.unique(run[is_shared], return_inverse=True)[1], total, size
+    return passage[is_shared], np.cumsum(_changes(run[is_shared])) - 1, total, size
 
 
 def _may_repeat(hashes: NDArray[np.uint64]) -> NDArray[np.bool_]:

@@ -123,9 +123,24 @@ def test_a_threshold_that_cannot_be_kept_is_refused(threshold: float) -> None:
 
 @given(threshold=st.floats(0.2, 1.0))
 def test_bands_miss_a_pair_at_the_threshold_less_than_once_in_a_hundred_thousand(threshold: float) -> None:
-    bands, rows = dedup.choose_bands(threshold)
-    assert bands * rows <= dedup.PERMUTATIONS
+    bands, rows = dedup.choose_sketch(threshold)
+    assert bands * rows <= (dedup.PERMUTATIONS if threshold >= 0.55 else dedup.MORE_PERMUTATIONS[-1])
     assert (1 - threshold**rows) ** bands <= 1e-5
+
+
+def test_documents_that_share_little_are_not_compared_at_half_similarity(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = random.Random(2)
+    common = " ".join(f"c{number}" for number in range(12))
+    texts = [f"{common} " + " ".join(f"w{rng.randrange(10**6)}" for _ in range(180)) for _ in range(200)]
+    compared: list[float] = []
+
+    def counted(one: object, two: object) -> float:
+        compared.append(0.0)
+        return compared[-1]
+
+    monkeypatch.setattr(dedup, "jaccard", counted)
+    assert all(match.duplicate_of is None for match in dedup.find_near_duplicates(texts, 0.5))
+    assert len(compared) < 0.2 * 200 * 199 / 2   # bands of one row compare nine tenths of all pairs
 
 
 # --- forge dedup -----------------------------------------------------------------------------------------------

@@ -83,7 +83,7 @@ def test_audit_writes_the_same_bytes_for_any_number_of_shards(tmp_path: Path) ->
         cut = run_phase(phase, tmp_path / f"cut-{shards}", inputs=inputs, shards=shards, workers=2)
         assert contents(cut.out) == contents(whole.out)
         maps = sorted((tmp_path / f"cut-{shards}" / "work").glob("shards-*"))
-        assert [len(list(one.glob("*.result"))) for one in maps] == [shards] * 3
+        assert [len(list(one.glob("*.result"))) for one in maps] == [shards] * 2
         assert not [*tmp_path.rglob("*.shard")]
 
 
@@ -143,7 +143,7 @@ def test_an_audit_that_is_killed_between_shards_goes_on_with_those_that_are_done
     inputs, work = written(tmp_path / "in", passages(60)), tmp_path / "cut" / "work"
     assert audit_elsewhere(tmp_path, 2) == -signal.SIGKILL
     done = {path: path.stat().st_mtime_ns for path in work.glob("shards-*/*.result")}
-    assert 6 <= len(done) < 12
+    assert 6 <= len(done) < 8
     assert audit_elsewhere(tmp_path, 9) == 0
     assert {path: path.stat().st_mtime_ns for path in done} == done
     assert contents(tmp_path / "cut" / "out") == contents(run_phase(phase, tmp_path / "whole", inputs=inputs).out)
