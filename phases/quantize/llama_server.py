@@ -45,7 +45,9 @@ class LlamaServer:
         command = command_line(program, self.shipped, template, name=name, port=self.port)
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+                start_new_session=True,     # Ctrl-C is for us: ended by it at the same moment, the server would seem to have died
+                preexec_fn=_die_with_parent if sys.platform == "linux" else None,
                 env={**os.environ, "LLAMA_ARG_CORS_ORIGINS": "localhost"},     # by default it answers scripts of any web page
             )
         try:

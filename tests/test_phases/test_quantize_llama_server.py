@@ -19,6 +19,7 @@ from typing import Any
 import jinja2
 import pytest
 
+from forge.cli.chatting import serve as serve_run
 from forge.errors import ForgeError, MissingAccess, UsageError
 from forge.phases.quantize.gguf_export import export_f16
 from forge.phases.quantize.llama_server import LlamaServer, command_line, template_with_system
@@ -157,6 +158,9 @@ def test_a_missing_program_and_a_taken_port_are_said(stand_in: Path, folder: Pat
     monkeypatch.setenv("PATH", "")
     with pytest.raises(MissingAccess, match="not on PATH"):
         serve(folder, name="tiny", abstention="", port=0, engine="llama-server")
+    with pytest.raises(UsageError, match='no engine "ollama"') as error:
+        serve_run("", 0, engine="ollama", as_json=False)
+    assert error.value.why == "known: forge, llama-server"
 
 
 @pytest.mark.skipif(not shutil.which("llama-server"), reason="llama-server is not on PATH: tried by hand, bench/publish/readers.py")
