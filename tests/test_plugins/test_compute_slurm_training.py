@@ -225,7 +225,7 @@ def test_two_nodes_train_one_model_through_a_kill_a_requeue_and_a_cancelled_job(
     curves = [dict(json.loads(path.read_text())["lora"]["loss"]) for path in (found["train_report"], alone / "train.json")]
     assert curves[0].keys() == curves[1].keys()
     worst = max(abs(curves[0][step] - curves[1][step]) for step in curves[0])
-    assert worst < 2e-3, worst
+    assert worst < 1e-4, worst   # 6e-6 was measured over 240 steps
     weights = load_file(found["adapter"] / "adapter_model.safetensors")
     for name, weight in load_file(alone / "adapter" / "adapter_model.safetensors").items():
-        assert weights[name].allclose(weight, rtol=1e-2, atol=2e-3), name
+        assert weights[name].allclose(weight, rtol=1e-3, atol=1e-4), name
