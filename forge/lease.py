@@ -255,7 +255,7 @@ class Leases:
 
     def _up(self, row: sqlite3.Row) -> Resource | None:
         """The machine of an open lease; waits for one that was asked for and may not be listed yet. None: proven that there is none."""
-        looks, broken = self._looks(row), 0
+        looks, broken, pause = self._looks(row), 0, POLL_SECONDS
         while True:
             try:
                 up = [one for one in self.providers[row["provider"]].find(row["token"]) if one.state in UP and one.kind == "machine"]
@@ -267,14 +267,14 @@ class Leases:
                     raise ForgeError(
                         f"{row['provider']} cannot list its machines", why=f"{type(error).__name__}: {error}", next=f"forge resume {self.run.id}"
                     ) from error
-                self._pause()
+                pause = self._pause(pause)
                 continue
             if up:
                 self._keep_one(row, up)
                 return up[0]
             if looks.absent():
                 return None
-            self._pause()
+            pause = self._pause(pause)
 
     def _keep_one(self, row: sqlite3.Row, up: list[Resource]) -> None:
         if up[1:]:
@@ -383,10 +383,12 @@ class Leases:
             return Looks(0.0, 0.0)
         return looks_at(self.providers.get(row["provider"]))
 
-    def _pause(self) -> None:
+    def _pause(self, seconds: float) -> float:
+        """Sleep; how long next time. Providers answer only so often (the Hub 1,000 times in five minutes)."""
         if self.stop_requested():
             raise Interrupted
-        time.sleep(POLL_SECONDS)
+        time.sleep(seconds)
+        return min(LONGEST_PAUSE_SECONDS, 1.5 * seconds)
 
     def _machines(self, token: str) -> list[str]:
         """All machines that were ever seen for the lease since its intent; more than one only after a provider's mistake."""

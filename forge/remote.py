@@ -124,6 +124,7 @@ class MachineRun:
             self.fetcher.want(note.kept)
         self._forward(note)
         self.fetcher.finish()
+        self._tell_notes()
         return None
 
     # --- start --------------------------------------------------------------------------------------------------
@@ -277,11 +278,14 @@ class MachineRun:
         for event in events:
             if event["event"] != KEPT:
                 self.emit(event)
-        while self.fetcher.notes:
-            self._tell(self.fetcher.notes.pop(0))
+        self._tell_notes()
         for line in self.channel.news() if isinstance(self.channel, Newsy) else ():
             self._tell(line)
         return note
+
+    def _tell_notes(self) -> None:
+        while self.fetcher.notes:
+            self._tell(self.fetcher.notes.pop(0))
 
     def _tell(self, text: str) -> None:
         self.emit({"event": "notice", "phase": self.phase.name, "text": text})
@@ -325,6 +329,7 @@ class MachineRun:
         """Bring what was kept last; a machine that is gone by now costs only that."""
         try:
             self.fetcher.finish()
+            self._tell_notes()
         except MachineLost as lost:
             self._tell(f"the last checkpoint of {self.phase.name} could not be fetched: {lost.fact}; an earlier one is used")
 

@@ -288,11 +288,11 @@ def test_the_hub_ends_it_at_its_deadline_and_the_agent_when_nobody_asks(hub: Job
 
 def test_kill_9_at_every_step_leaves_no_job_and_the_ledger_says_what_the_hub_bills(hub: JobsHub, tmp_path: Path) -> None:
     told = {
-        "provider": "hf-jobs", "settings": {"python": sys.executable, "timeout_seconds": 5.0}, "offer": T4.model_dump(),
+        "provider": "hf-jobs", "settings": {"python": sys.executable, "timeout_seconds": 5.0, "results": "pushed"}, "offer": T4.model_dump(),
         "corpus": str(tiny_corpus(tmp_path / "corpus", {"a.txt": "a"})), "patches": {"forge.plugins.compute.hf_jobs.POLL_SECONDS": 0.05},
         "only": ["start", "prepare", "spawn", "stop", "settle"],   # the engine around them: test_compute_hf_jobs_runs.py
     }
-    env = {**os.environ, "FORGE_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
+    env = {**os.environ, "FORGE_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
     walked = subprocess.run(
         [sys.executable, "-m", "tests.test_plugins.machine_walk", json.dumps(told)], env=env, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300,
     )
@@ -304,4 +304,5 @@ def test_kill_9_at_every_step_leaves_no_job_and_the_ledger_says_what_the_hub_bil
         bill = sum(UNIT_MICRO_USD for job in jobs if job.started)
         assert (end["settled"], end["reserved"], set(end["states"]) <= {"SETTLED"}) == (bill, 0, True), end
         assert len(jobs) <= 2
-    assert (hub.up(), hub.processes()) == ([], [])
+    assert (hub.up(), hub.processes(), hub.repositories.repos) == ([], [], {})
+    assert hub.repositories.writes, "each had a repository for what its jobs push"

@@ -241,9 +241,21 @@ def test_a_public_repository_of_that_name_gets_nothing(hub: JobsHub, monkeypatch
     monkeypatch.setattr("forge.plugins.compute._hf_money.token_hex", lambda n: "ab" * n)
     hub.repositories.repos["ann/slm-forge-lease-1-1-abababababab"] = Repo(private=False, branches={"main": [("1", {})]})
     made = provider()
+    job = made.job(made.start(lease()).id)
     with pytest.raises(ForgeError, match="is public"):
-        made.make_repository(made.job(made.start(lease()).id))
+        made.make_repository(job)
     assert files(hub) == set()
+
+
+def test_an_image_without_the_hubs_client_is_told_and_its_jobs_end_when_nobody_asks(hub: JobsHub, tmp_path: Path) -> None:
+    bare = tmp_path / "python"
+    bare.write_text(f'#!/bin/sh\ncase "$3" in *push*) exec {sys.executable} -S "$@";; esac\nexec {sys.executable} "$@"\n')
+    bare.chmod(0o755)
+    told: list[str] = []
+    made = provider(python=str(bare))
+    channel = prepared(made, tmp_path, told.append)
+    assert "its Python has no huggingface_hub" in " ".join(told)
+    assert channel.watch.idle_seconds == made.idle_seconds
 
 
 def test_one_whose_maker_was_killed_before_the_marker_is_known_by_its_word(hub: JobsHub) -> None:
@@ -327,8 +339,12 @@ class World:
         (self.job / ".job").mkdir(parents=True)
         (self.job / ".job" / "results").touch()
         self.api = HfApi(endpoint=hub.url, token=WRITER)
-        self.repo = _hf_results.make(self.api, "ann", {"lease": "lease-1", "run": "run-1", "attempt": 1}, "ab" * 16)
+        self.repo = self.of("run-1")
         self.pusher = Pusher(root, self.repo, self.api, kept_seconds=0.0)
+
+    def of(self, run: str) -> str:
+        """The repository, asked for by a run."""
+        return _hf_results.make(self.api, "ann", {"lease": "lease-1", "run": run, "attempt": 1}, "ab" * 16)
 
     def keep(self, number: int, path: str, data: bytes) -> None:
         """As forge.keeping does it."""
@@ -353,6 +369,12 @@ class World:
 @pytest.fixture
 def world(hub: JobsHub, tmp_path: Path) -> World:
     return World(hub, tmp_path / "lease-1")
+
+
+def test_a_repository_is_made_once_and_never_shared(world: World) -> None:
+    assert world.of("run-1") == world.repo
+    with pytest.raises(ForgeError, match="belongs to another lease"):
+        world.of("run-2")
 
 
 def test_a_checkpoint_is_one_commit_and_replaces_its_forerunner(world: World, tmp_path: Path) -> None:
