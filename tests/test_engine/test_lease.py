@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -231,9 +231,8 @@ def test_killed_at_every_single_step_no_machine_is_left_and_the_books_are_right(
         at += 1
         folder = tmp_path / f"{at}"
         monkeypatch.setenv("FORGE_HOME", str(folder))
-        reached = _live_and_die(folder, Killer(at))
-        cloud = Cloud(folder / "cloud")
-        cloud.creation_seconds, cloud.confirm_seconds = 0.02, 0.01
+        reached = _live_and_die(folder, Killer(at), _a_lease)
+        cloud = _quick_cloud(folder)
         run = _run(folder)
         if resumed:
             assert leases(run, cloud).resource("t1").state == "live" if _has_lease(run) else leases(run, cloud).acquire(OFFER, HOUR, "t1")
@@ -246,11 +245,45 @@ def test_killed_at_every_single_step_no_machine_is_left_and_the_books_are_right(
     assert at > 20, "the kills did not cover the life of a lease"
 
 
-def _live_and_die(folder: Path, killer: Killer) -> bool:
-    """A lease's whole life, until the killer's step; True when it was reached."""
-    cloud = Cloud(folder / "cloud", killer)
+def test_killed_at_every_single_step_of_work_that_others_ask_for_it_is_ended_before_it_is_begun_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("forge.lease.POLL_SECONDS", 0.01)
+    reached, at = True, 0
+    while reached:
+        at += 1
+        folder = tmp_path / f"{at}"
+        monkeypatch.setenv("FORGE_HOME", str(folder))
+        reached = _live_and_die(folder, Killer(at), _work_of_others)
+        run, cloud = _run(folder), _quick_cloud(folder)
+        cloud.start(leases(run, cloud).open(OFFER, HOUR, "s1", lambda lease: None))
+        assert len(cloud.up()) == 1
+        assert run.ledger.totals().committed <= run.ledger.budget
+        leases(run, cloud).end("s1")
+        assert (cloud.up(), run.ledger.totals().settled, run.ledger.totals().reserved) == ([], cloud.bill(), 0)
+        run.close()
+    assert at > 10, "the kills did not cover its life"
+
+
+def _a_lease(leases: Leases, cloud: Cloud) -> None:
+    leases.acquire(OFFER, HOUR, "t1")
+    leases.resource("t1")
+    leases.set_aside("t1", "job-a", 1.0, "tasks")
+    leases.release_all()
+
+
+def _work_of_others(leases: Leases, cloud: Cloud) -> None:
+    cloud.start(leases.open(OFFER, HOUR, "s1", lambda lease: None))
+    leases.end("s1")
+
+
+def _quick_cloud(folder: Path, step: Callable[[str], None] = lambda name: None) -> Cloud:
+    cloud = Cloud(folder / "cloud", step)
     cloud.creation_seconds, cloud.confirm_seconds = 0.02, 0.01
-    run = _run(folder)
+    return cloud
+
+
+def _live_and_die(folder: Path, killer: Killer, live: Callable[[Leases, Cloud], None]) -> bool:
+    """A whole life, until the killer's step; True when it was reached."""
+    cloud, run = _quick_cloud(folder, killer), _run(folder)
     transaction = run.state.transaction
 
     @contextmanager
@@ -262,10 +295,7 @@ def _live_and_die(folder: Path, killer: Killer) -> bool:
 
     run.state.transaction = dying_transaction  # type: ignore[method-assign]
     try:
-        leases(run, cloud).acquire(OFFER, HOUR, "t1")
-        leases(run, cloud).resource("t1")
-        leases(run, cloud).set_aside("t1", "job-a", 1.0, "tasks")
-        leases(run, cloud).release_all()
+        live(leases(run, cloud), cloud)
     except Killed:
         return True
     finally:
