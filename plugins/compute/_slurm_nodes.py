@@ -67,11 +67,11 @@ def head_address(rank: int, named: str) -> str:
 
 def _address_towards(nodes: str) -> str:
     """This node's address on the way to the last of these nodes ("n[1-4]"); "" when that is not known."""
-    names = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=False).stdout.split()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
-            probe.connect((names[-1] if names else "", 9))   # sends nothing
-        except OSError:
+            names = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=False).stdout.split()
+            probe.connect((names[-1], 9))   # sends nothing
+        except (OSError, IndexError):
             return ""
         return str(probe.getsockname()[0])
 

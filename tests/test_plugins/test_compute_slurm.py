@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from forge.errors import MissingAccess, NoCapacity
-from forge.plugins.compute._slurm_nodes import for_node
+from forge.plugins.compute._slurm_nodes import for_node, head_address
 from forge.plugins.compute.slurm import Slurm
 from tests.servers.slurm import Cluster
 from tests.test_plugins.slurm_world import (
@@ -103,6 +104,21 @@ def test_a_job_runs_on_every_node_of_its_lease_and_is_told_where_they_meet(slurm
     head = lines[0].split()[3]
     assert re.fullmatch(r"127\.0\.0\.1:[23]\d{4}", head), "where srun came from: nobody resolves n1"
     assert lines == [f"n1 2 0 {head}", f"n2 2 1 {head}"]
+
+
+def test_the_first_node_is_met_where_srun_came_from_and_not_on_its_own_loopback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Debian's /etc/hosts names a machine 127.0.1.1 to itself; scontrol is replaced, since the names of a test's nodes resolve nowhere."""
+    (tmp_path / "scontrol").write_text("#!/bin/sh\necho n1; echo localhost\n")
+    (tmp_path / "scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_LAUNCH_NODE_IPADDR", "127.0.1.1")
+    monkeypatch.setenv("SLURM_JOB_NODELIST", "n1,localhost")
+    assert head_address(0, "n1") == "127.0.0.1", "its address on the way to the other one"
+    assert head_address(1, "n1") == "127.0.1.1"
+    monkeypatch.setenv("SLURM_LAUNCH_NODE_IPADDR", "2001:db8::1")
+    assert head_address(0, "n1") == "[2001:db8::1]"
+    monkeypatch.delenv("SLURM_LAUNCH_NODE_IPADDR")
+    assert head_address(1, "n1") == "n1"
 
 
 def test_every_node_that_is_asked_to_stop_may_save_although_another_one_has_ended(slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
