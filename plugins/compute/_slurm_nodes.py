@@ -81,8 +81,8 @@ def start_nodes(argv: list[str]) -> int:
     srun says 0 for tasks that SLURM has killed, and those that it ends after another one's failure end with SIGTERM's.
     """
     srun = subprocess.Popen(
-        ["srun", f"--nodes={_nodes()}", f"--ntasks={_nodes()}", "--ntasks-per-node=1", "--export=ALL", "--kill-on-bad-exit=1", "--wait=0", "--overlap",
-         "--unbuffered", sys.executable, "-P", "-m", MODULE, "node", *argv],
+        ["srun", f"--nodes={_nodes()}", f"--ntasks={_nodes()}", "--ntasks-per-node=1", *_cores(), "--export=ALL", "--kill-on-bad-exit=1", "--wait=0",
+         "--overlap", "--unbuffered", sys.executable, "-P", "-m", MODULE, "node", *argv],
         stdin=subprocess.PIPE, start_new_session=True,   # SIGTERM to our group is not for srun
         preexec_fn=lambda: _supervise.die_with_parent(signal.SIGKILL),
     )
@@ -169,6 +169,12 @@ def main(argv: list[str]) -> int:
 def _nodes() -> int:
     """How many nodes the SLURM job has."""
     return int(os.environ.get("SLURM_JOB_NUM_NODES", "1"))
+
+
+def _cores() -> list[str]:
+    """srun does not take over sbatch's cores a task since 22.05 (sbatch(1), --cpus-per-task): each would be bound to one core."""
+    cores = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    return [f"--cpus-per-task={cores}"] if cores else []
 
 
 def _say(pipe: int, word: bytes) -> None:
