@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -131,18 +132,23 @@ def test_logs_follow_a_run_to_its_end(toys: Command, corpus: Path) -> None:
 def test_status_watch_ends_with_the_run_and_redraws_on_a_terminal(toys: Command, corpus: Path) -> None:
     running = program("run", corpus, "--budget", "1", "--id", "live", *SLOW)
     wait_for_run("live")
+    running.send_signal(signal.SIGSTOP)   # until both are watching, however long they take to start
     screen, tty = pty.openpty()
     plain = program("status", "live", "--watch")
     watching = program("status", "live", "--watch", stdout=tty, stderr=tty)
     os.close(tty)
-    shown = read_all(screen)
+    shown = os.read(screen, 65536).decode("utf-8", "replace")
+    assert plain.stdout is not None
+    first = plain.stdout.readline()
+    running.send_signal(signal.SIGCONT)
+    shown += read_all(screen)
     assert watching.wait(30) == 0
     assert finish(running).code == 0
     assert re.search(r"\x1b\[(9|10)F\x1b\[J", shown), shown   # nine lines, ten with progress, drawn over themselves
     assert re.search(r"slow: \d+ of 120 · [\d.]+/s · [\d.]+s left", shown)
     told = finish(plain)
     assert told.code == 0
-    assert 2 <= told.out.count("run live") <= 8, told.out   # changes only, not one a second
+    assert 2 <= (first + told.out).count("run live") <= 8, told.out   # changes only, not one a second
     assert told.out.rstrip().endswith("next: forge report live")
 
 
