@@ -391,6 +391,9 @@ class Resource(Record):
     kind: str = "machine"
 
 
+RESULTS = "results"
+"""Kind of what jobs bring out of their machines (Provider.left): kept, and the machine with it, for a run that may come back for it."""
+
 PREEMPTED, PAST_DEADLINE, ABANDONED = 85, 86, 87
 """Exit codes that a job's watcher gives it: the provider takes the machine back; the deadline came; nobody asked for too long.
 The job was asked to stop first, so that its last checkpoint is whole."""
@@ -463,7 +466,7 @@ class Provider(Protocol):
     goes_on: bool: a job that nobody asks for works on until its phase is done, or the deadline; idle_seconds then counts from there.
     left(lease) -> Channel | None: what the jobs of a lease have brought out of machines that may be gone, to be read by read() and get()
         under the names it had there: the folder of a job's phase and that of the job. None when there is nothing. What holds it is
-        listed by find() under a kind of its own, "results", and removed by stop().
+        listed by find() under the kind RESULTS, and removed by stop().
     unready() -> str: why it cannot be used from here ("" when nothing is missing), without asking a network. `forge doctor` tells it.
     everywhere() -> Provider: the same provider, whose find("all") looks in all regions and not only in those of its settings.
     """

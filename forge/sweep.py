@@ -11,12 +11,9 @@ from typing import Literal
 
 from forge.errors import MissingAccess, RunBusy, StillBilling
 from forge.lease import KEPT_MACHINE, Leases, as_provider, end, is_kept, looks_at
-from forge.protocols import Provider, Resource
+from forge.protocols import RESULTS, Provider, Resource
 from forge.records import Record
 from forge.run import Run, home, run_ids
-
-RESULTS = "results"
-"""Kind of what jobs bring out of their machines (Provider.left): kept, and the machine with it, for a run that may come back for it."""
 
 
 class Left(Record):

@@ -25,7 +25,6 @@ from forge.store import hash_file
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-KIND = "results"
 MARKER, MADE_BY = "slm-forge.json", "slm-forge"
 OWN_FILES = {".gitattributes"}
 PREFIX = "slm-forge-"

@@ -30,7 +30,7 @@ from forge.plugins.compute._agent_transport import AgentTransport, Door
 from forge.plugins.compute._channel import Broken
 from forge.plugins.compute._hf_channel import JobChannel
 from forge.plugins.compute._hf_hub import ATTEMPT, LEASE, RUN, START
-from forge.protocols import Lease, Need, Offer, Resource
+from forge.protocols import RESULTS, Lease, Need, Offer, Resource
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi, JobHardwareInfo, JobInfo
@@ -153,7 +153,7 @@ class HfJobs:
     def stop(self, resource: Resource) -> None:
         """Cancel the job, or remove the repository if it is ours. Idempotent."""
         api, namespace = self._api(), self._namespace()
-        if resource.kind == _hf_results.KIND:
+        if resource.kind == RESULTS:
             return _hf_results.remove(api, resource.id, _hf_money.words())
         try:
             _hf_hub.ask(lambda: api.cancel_job(job_id=resource.id, namespace=namespace))
@@ -163,7 +163,7 @@ class HfJobs:
 
     def stop_command(self, resource: Resource) -> str:
         """The Hub's own client."""
-        if resource.kind == _hf_results.KIND:
+        if resource.kind == RESULTS:
             return f"hf repos delete {resource.id}"
         return f"hf jobs cancel --namespace {self._namespace()} {resource.id}"
 
@@ -224,7 +224,7 @@ class HfJobs:
             return []
 
     def _repository(self, repo: str, marker: Mapping[str, Any], old: bool) -> Resource:
-        return Resource(provider=self.name, id=repo, lease=str(marker["lease"]), run=str(marker["run"]), state="live", kind=_hf_results.KIND, overdue=old)
+        return Resource(provider=self.name, id=repo, lease=str(marker["lease"]), run=str(marker["run"]), state="live", kind=RESULTS, overdue=old)
 
     # --- the Hub ------------------------------------------------------------------------------------------------
 

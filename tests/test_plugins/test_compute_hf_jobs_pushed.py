@@ -32,6 +32,7 @@ from tests.servers.rented import OFFER
 from tests.test_engine.remote_toys import STEPS, new_run
 from tests.test_plugins.hf_jobs_toys import Stepped, ends_as, make_toys_python, on, steps, undisturbed
 
+WAITS = ".slm-forge/leases/*/waits"
 T4 = Offer(provider="hf-jobs", name="t4-small", usd_per_hour=0.5, device="cuda", cores=4, memory_gib=30)
 
 
@@ -44,9 +45,9 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[JobsHub]:
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
         monkeypatch.setattr("forge.plugins.compute._hf_hub.FIRST_PAUSE", 0.01)
-        monkeypatch.setattr("forge.plugins.compute.hf_jobs.POLL_SECONDS", 0.05)
+        monkeypatch.setattr("forge.plugins.compute.hf_jobs.POLL_SECONDS", 0.3)
         monkeypatch.setattr("forge.plugins.compute._hf_channel.LOOK_SECONDS", 0.1)
-        monkeypatch.setattr("forge.plugins.compute._hf_channel.NEWS_SECONDS", 0.0)
+        monkeypatch.setattr("forge.plugins.compute._hf_channel.NEWS_SECONDS", 0.5)
         yield made
 
 
@@ -85,19 +86,22 @@ def killed_after_spawn(number: int) -> Callable[[str], None]:
 
 def go(hub: JobsHub) -> None:
     """Let the toy go on that waits."""
-    wait_until(lambda: [place for job in hub.jobs.values() for place in job.folder.glob("**/waits")])
+    wait_until(lambda: [place for job in hub.jobs.values() for place in job.folder.glob(WAITS)])
     for job in hub.jobs.values():
-        for place in job.folder.glob("**/waits"):
+        for place in job.folder.glob(WAITS):
             (place.parent / "go").touch()
 
 
-def finished_alone(hub: JobsHub, python: str, tmp_path: Path) -> None:
-    """An engine that is killed while its job works; the job ends well, and its time is over before anybody looks."""
+def finished_alone(hub: JobsHub, python: str, tmp_path: Path, *, timeout: bool) -> None:
+    """An engine that is killed while its job works; the job ends well, and then its container, by the Hub's timeout or by itself."""
     new_run(tmp_path).close()
-    assert on(Stepped(python, killed_after_spawn(2), results="pushed"), train__wait_at=6) == "killed"
+    assert on(Stepped(python, killed_after_spawn(2), results="pushed", idle_minutes=8 / 60), train__wait_at=6) == "killed"
     go(hub)
-    wait_until(lambda: any(name.endswith("result.json") for name in files(hub)), lambda: str(files(hub)))
-    hub.end(hub.jobs[min(hub.jobs)], "ERROR")
+    if timeout:
+        wait_until(lambda: [name for name in files(hub) if name.endswith("result.json")], lambda: str(files(hub)))
+        hub.end(hub.jobs[min(hub.jobs)], "ERROR")
+    wait_until(lambda: hub.up() == [], lambda: str(files(hub)))
+    assert [name for name in files(hub) if name.endswith("result.json")]
 
 
 def progress(events: Path) -> list[int]:
@@ -114,8 +118,9 @@ def test_an_engine_that_is_gone_until_after_the_timeout_takes_the_pushed_result(
     hub: JobsHub, tmp_path: Path, straight: dict[str, str], monkeypatch: pytest.MonkeyPatch, replanned: bool
 ) -> None:
     monkeypatch.setenv("FORGE_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("forge.plugins.compute.hf_jobs.AGENT_GRACE_SECONDS", 0.0)
     python = make_toys_python(tmp_path / "python")
-    finished_alone(hub, python, tmp_path)
+    finished_alone(hub, python, tmp_path, timeout=replanned)
     repo = next(iter(hub.repositories.repos.values()))
     assert repo.private
     assert {name.split("/")[0] for name in files(hub)} == {".gitattributes", "slm-forge.json", "phases", "jobs", "pushed"}
@@ -135,7 +140,7 @@ def test_an_engine_that_is_gone_until_after_the_timeout_takes_the_pushed_result(
     assert hub.bill() == 2 * UNIT_MICRO_USD
     assert hub.repositories.repos == {}
     here = progress(tmp_path / "home" / "runs" / "toy" / "events.jsonl")
-    there = progress(next(hub.jobs[min(hub.jobs)].folder.glob("**/jobs/train-*/events.jsonl")))
+    there = progress(next(hub.jobs[min(hub.jobs)].folder.glob(".slm-forge/leases/*/jobs/train-*/events.jsonl")))
     assert here == there != [], "what the job said while nobody listened is told, once"
 
 
@@ -151,7 +156,7 @@ def test_a_job_that_is_lost_with_its_engine_goes_on_from_the_pushed_checkpoint(
     hub.end(hub.jobs[min(hub.jobs)], "ERROR")
 
     def let_go() -> None:
-        wait_until(lambda: len(hub.jobs) > 1 and list(hub.jobs[max(hub.jobs)].folder.glob("**/waits")))
+        wait_until(lambda: len(hub.jobs) > 1 and list(hub.jobs[max(hub.jobs)].folder.glob(WAITS)))
         go(hub)
 
     threading.Thread(target=let_go, daemon=True).start()
@@ -278,6 +283,7 @@ def test_neither_the_jobs_spec_nor_its_processes_carry_the_token(hub: JobsHub, t
     channel.spawn("train-0123456789ab-1", ["/bin/sleep", "60"], {})
     pids = [pid for process in hub.processes() for pid in _supervise.descendants(process)]
     told = [Path(f"/proc/{pid}/{name}").read_bytes() for pid in pids for name in ("cmdline", "environ") if Path(f"/proc/{pid}").exists()]
+    assert json.loads(channel.read("lease.json", 0))["deadline_seconds"] <= 540, "a tenth of the time is for the last push"
     assert len(pids) >= 4, "the agent, the pusher, a watcher and its job"
     assert not [text for text in told if WRITER.encode() in text]
 

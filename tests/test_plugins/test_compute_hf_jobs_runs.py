@@ -83,12 +83,12 @@ def test_a_job_that_its_owner_deletes_is_lost_and_another_goes_on_from_the_check
     new_run(tmp_path).close()
 
     def delete() -> None:
-        wait_until(lambda: list(tmp_path.glob("hub/**/waits")))
+        wait_until(lambda: list(tmp_path.glob("hub/*/.slm-forge/leases/*/waits")))
         wait_until(lambda: list((tmp_path / "home").glob("runs/toy/work/train/kept/*/*/checkpoint-4/state.json")))
         hub.end(hub.jobs[min(hub.jobs)], "DELETED")
         wait_until(lambda: len(hub.jobs) > 1)
-        wait_until(lambda: list(hub.jobs[max(hub.jobs)].folder.glob("**/waits")))
-        for place in hub.jobs[max(hub.jobs)].folder.glob("**/waits"):
+        wait_until(lambda: list(hub.jobs[max(hub.jobs)].folder.glob(".slm-forge/leases/*/waits")))
+        for place in hub.jobs[max(hub.jobs)].folder.glob(".slm-forge/leases/*/waits"):
             (place.parent / "go").touch()
 
     threading.Thread(target=delete, daemon=True).start()
