@@ -28,6 +28,7 @@ class Watch:
 
     def __init__(self, check_stop: Callable[[], None]) -> None:
         self._check_stop, self._folder, self._looked, self._seen = check_stop, Path(), 0.0, 0
+        self._tell: Callable[[int], None] = lambda done: None
 
     def watch(self, folder: Path, tell: Callable[[int], None]) -> None:
         """Where the results appear, and whom to tell how many there are."""

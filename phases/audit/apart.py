@@ -1,6 +1,15 @@
 """What there is to say of each passage by itself: in shards beside each other where the run wants that (run.shards), else when it is asked for.
 
-The answers are the same to the byte, whatever the number of shards; what compares passages with each other stays in the engine.
+The answers are the same to the byte, whatever the number of shards. Audit's CPU time on 20,000 small documents (43,400 passages, 46 MB, bench/audit):
+
+    20 %  what is private in a text                                          in shards
+    49 %  one look: damage, language, quality, references, citations         in shards
+    13 %  copies, and documents that share text                              in the engine
+     9 %  subtopics and outliers                                             in the engine
+     9 %  reading, lines that documents repeat, labels of speakers, writing   in the engine
+
+Hashing words for near-duplicates is 4 % (bench/dedup has the kernel alone); in shards it would bring back as many bytes as went out. On
+a cluster every map is an array that waits in the queue: there are two.
 """
 
 from __future__ import annotations
