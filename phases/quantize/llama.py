@@ -112,6 +112,10 @@ class Llama:
         ids: list[list[int]] = self._ask("tokenize", f"tokenizing with {self.file.name}", texts=texts)
         return ids
 
+    def text(self, ids: list[int]) -> str:
+        """The text of ids, markers written out."""
+        return str(self._ask("text", f"reading {self.file.name}", ids=ids))
+
     def logits(self, ids: list[int], *, last: int) -> Array:
         """(last, vocabulary) float32: scores after each of the last tokens."""
         import numpy as np

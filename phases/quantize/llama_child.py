@@ -218,6 +218,10 @@ class Server:
         """Ids of each text."""
         return [self._open_model().tokenize(text) for text in texts]
 
+    def text(self, ids: list[int]) -> str:
+        """See Model.text."""
+        return self._open_model().text(ids)
+
     def logits(self, ids: list[int], last: int, file: str) -> None:
         """Scores into a .npy file."""
         import numpy as np

@@ -21,7 +21,7 @@ import urllib.request
 from pathlib import Path
 
 from forge.errors import ForgeError, MissingAccess, UsageError
-from forge.gguf_header import read_gguf
+from forge.phases.quantize.jinja_template import read_template
 from forge.phases.quantize.tool import Shipped, read_shipped
 
 PROGRAM = "llama-server"
@@ -41,7 +41,7 @@ class LlamaServer:
         self.file, self.port = self.shipped.file, _take_port(port)
         self._folder = tempfile.TemporaryDirectory(prefix="forge-serve-")
         template, self._log = Path(self._folder.name) / "chat_template.jinja", Path(self._folder.name) / "llama-server.log"
-        template.write_text(template_with_system(_chat_template(self.file), self.shipped.system), encoding="utf-8")
+        template.write_text(template_with_system(read_template(self.file), self.shipped.system), encoding="utf-8")
         command = command_line(program, self.shipped, template, name=name, port=self.port)
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
@@ -127,13 +127,6 @@ def template_with_system(template: str, system: str) -> str:
     first = f"[{{'role': 'system', 'content': {json.dumps(system, ensure_ascii=False)}}}]"
     newline = "\n" if template.startswith("\n") else ""     # trim_blocks takes the one after a block
     return f"{{% if messages[0]['role'] != 'system' %}}{{% set messages = {first} + messages %}}{{% endif %}}{newline}{template}"
-
-
-def _chat_template(file: Path) -> str:
-    template = read_gguf(file).values.get("tokenizer.chat_template")
-    if not template:
-        raise ForgeError(f"{file.name} has no chat template", next="forge resume RUN --from quantize")
-    return str(template)
 
 
 def _take_port(port: int) -> int:

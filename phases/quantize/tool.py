@@ -6,11 +6,11 @@ import tempfile
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from forge.errors import ForgeError
-from forge.gguf_header import read_gguf
 from forge.phase import Requirement
+from forge.phases.quantize.jinja_template import compile_template, read_template
 from forge.phases.quantize.llama import Llama
 from forge.phases.quantize.modelfile_lint import parse_modelfile
 from forge.records import Record
@@ -56,7 +56,10 @@ class Conversation:
         self._folder = tempfile.TemporaryDirectory(prefix="forge-chat-")
         self._llama = Llama(Path(self._folder.name))
         self._vocabulary = self._llama.open(shipped.file, context_tokens=shipped.context_tokens)
-        self._template = _chat_template(shipped.file)
+        self._template = compile_template(read_template(shipped.file))
+        # Templates of Llama 3, Mistral and Gemma write them; without the first one such a model is another model.
+        special = {"bos_token": self._vocabulary.bos, "eos_token": self._vocabulary.eos}
+        self._special = {name: self._llama.text([number]) for name, number in special.items() if number >= 0}
         self._turns: list[dict[str, str]] = []
 
     def __enter__(self) -> Self:
@@ -99,20 +102,10 @@ class Conversation:
         """Tokens of a conversation up to where the answer begins; the shipped system prompt stands first unless the turns have their own."""
         own = any(turn["role"] == "system" for turn in turns)
         system = [] if own or not self.shipped.system else [{"role": "system", "content": self.shipped.system}]
-        text = self._template.render(messages=[*system, *turns], add_generation_prompt=True)
+        text = self._template.render(messages=[*system, *turns], add_generation_prompt=True, **self._special)
         return self._llama.tokenize([text])[0]
 
 
 def chat(folder: Path) -> Conversation:
     """Open a conversation with the published model in a folder. Raises MissingAccess without the [gguf] extra."""
     return Conversation(read_shipped(folder))
-
-
-def _chat_template(file: Path) -> Any:
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    template = read_gguf(file).values.get("tokenizer.chat_template")
-    if not template:
-        raise ForgeError(f"{file.name} has no chat template", next="forge resume RUN --from quantize")
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(str(template))

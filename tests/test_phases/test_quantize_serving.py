@@ -16,7 +16,7 @@ from forge.phases.quantize.gguf_export import export_f16
 from forge.phases.quantize.llama import Llama
 from forge.phases.quantize.serving import ModelServer, serve
 from forge.phases.quantize.tool import chat, read_shipped
-from tests.test_phases.tiny_llama import random_model
+from tests.test_phases.tiny_llama import MARKERS, random_model
 
 pytestmark = pytest.mark.local
 
@@ -179,6 +179,27 @@ def test_a_conversation_goes_on_and_forgets_what_does_not_fit(folder: Path) -> N
         assert len(conversation.prompt(conversation._turns)) <= 128
         with pytest.raises(ForgeError, match="too long"):
             list(conversation.reply("word " * 400))
+
+
+def test_a_template_is_given_what_transformers_gives_it(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    model = random_model(tmp_path / "model", bos_token_id=0)
+    settings = json.loads((model / "tokenizer_config.json").read_text(encoding="utf-8"))
+    (model / "tokenizer_config.json").write_text(json.dumps({**settings, "bos_token": MARKERS[0]}), encoding="utf-8")
+    (model / "chat_template.jinja").write_text(
+        "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'tool' %}{{ raise_exception('no tools') }}{% elif not m['content'] %}{% continue %}{% endif %}"
+        "{{ m['role'] + ': ' + m['content'] | tojson + eos_token }}{% endfor %}{{ strftime_now('%Y') }}", encoding="utf-8",
+    )
+    place = tmp_path / "published"
+    (place / "gguf").mkdir(parents=True)
+    export_f16(model, place / "gguf" / "tiny-F16.gguf", name="tiny", license="")
+    (place / "Modelfile").write_text("FROM ./gguf/tiny-F16.gguf\n", encoding="utf-8")
+    said = [{"role": "user", "content": "Wo ist „er“?"}, {"role": "assistant", "content": ""}, {"role": "user", "content": "So?"}]
+    expected = AutoTokenizer.from_pretrained(model).apply_chat_template(said, add_generation_prompt=True, return_dict=False)
+    with chat(place) as conversation:
+        assert conversation.prompt(said) == expected
+    assert expected[0] == 0
 
 
 def test_a_folder_that_is_no_model_is_said(tmp_path: Path) -> None:
