@@ -125,4 +125,4 @@ def test_shards_with_a_price_are_reserved_before_and_paid_by_their_hours_through
     spans = [json.loads(path.read_text()) for path in (tmp_path / "shared").glob("shards-paid-*/leases/*/spans/*.json")]
     assert len(spans) == 3, "the array of the process that was killed was gone on with"
     assert (settled, reserved) == (math.ceil(6e6 / 3600 * sum(math.ceil(span["seconds"]) + SETTLE_SECONDS for span in spans)), 0)
-    assert all(2 <= span["seconds"] < 20 for span in spans)
+    assert all(2 <= span["seconds"] < 120 for span in spans)
