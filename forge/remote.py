@@ -115,7 +115,10 @@ class MachineRun:
         note = self.notes.last()
         if note is None or note.fingerprint != self.phase.fingerprint or self.fresh:
             return None
-        result = self._result(note)
+        try:
+            result = self._result(note)
+        except ValueError as error:
+            raise ArtifactDamaged(f"the result of {note.name} cannot be read", why=str(error)) from error
         if result is not None and result.failure is None:
             self.fetcher.leave()
             self._forward(note)

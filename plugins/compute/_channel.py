@@ -26,6 +26,7 @@ from forge.plugins.compute._transfer import (
     bytes_of,
     files_of,
     id_of,
+    listed,
     member,
     put_in_place,
     write_members,
@@ -184,7 +185,7 @@ class HostChannel:
         _check(remote)
         request = {"root": self.root, "remote": remote}
         for _ in range(TRIES):
-            files: list[File] = [(row[0], row[1], row[2], row[3]) for row in self.host.call("list", request, seconds=3600.0)]
+            files = listed(self.host.call("list", request, seconds=3600.0), self.host.transport.where)
             partial = local.with_name(f".{local.name}.{id_of(files)}.partial")
             self._receive(partial, files, request)
             damaged = [name for name, _, sha256, _ in files if hash_file(member(partial, name)) != sha256]

@@ -12,6 +12,7 @@ import re
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from forge.errors import ArtifactDamaged, ForgeError
 from forge.plugins.compute import _hf_push
 from forge.plugins.compute._hf_hub import NotThere, ask, label
-from forge.plugins.compute._transfer import File, id_of, member, put_in_place
+from forge.plugins.compute._transfer import id_of, listed, member, put_in_place
 from forge.store import hash_file
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def found(api: HfApi, namespace: str, words: Words, known: dict[str, dict[str, A
 
     words: of attempts that this machine noted. known: markers that were read before, added to.
     """
-    for info in ask(lambda: list(api.list_models(author=namespace, search=PREFIX))):
+    for info in _listed(api, namespace, words):
         if not re.fullmatch(rf"{PREFIX}.+-\d+-[0-9a-f]{{12}}", info.id.rpartition("/")[2]):
             continue
         marker = known.get(info.id) or read_marker(api, info.id)
@@ -91,6 +92,16 @@ def found(api: HfApi, namespace: str, words: Words, known: dict[str, dict[str, A
             known[info.id] = marker
         if marker := marker or _of_empty(api, info.id, words):
             yield info.id, marker, bool(info.created_at and time.time() - info.created_at.timestamp() > KEPT_SECONDS)
+
+
+def _listed(api: HfApi, namespace: str, words: Words) -> list[Any]:
+    """The namespace's repositories, and those that were noted, by their own addresses: a new one may not be in lists yet."""
+    listed_now: list[Any] = ask(lambda: list(api.list_models(author=namespace)))
+    known = {info.id for info in listed_now}
+    for repo in {f"{namespace}/{repo_name(*told, word)}" for word, told in words.items()} - known:
+        with suppress(NotThere):
+            listed_now.append(ask(lambda repo=repo: api.repo_info(repo)))   # type: ignore[misc]
+    return listed_now
 
 
 def _of_empty(api: HfApi, repo: str, words: Words) -> dict[str, Any]:
@@ -151,9 +162,12 @@ class Left:
 
     def get(self, remote: str, local: Path) -> None:
         """A file or folder, compared with the hashes that the job wrote beside it. Raises ArtifactDamaged."""
-        files: list[File] = [(row[0], row[1], row[2], row[3]) for row in json.loads(self.read(f"{_hf_push.MANIFESTS}/{remote}.json", 0) or b"[]")]
-        if not files:
+        if not (manifest := self.read(f"{_hf_push.MANIFESTS}/{remote}.json", 0)):
             raise ForgeError(f"{self.repo} has no {remote}")
+        try:
+            files = listed(json.loads(manifest), self.repo)
+        except ValueError as error:
+            raise ArtifactDamaged(f"{self.repo} has no list of the files of {remote}", why=str(error)) from error
         partial = local.with_name(f".{local.name}.{id_of(files)}.partial")
         for name, size, sha256, _ in files:
             place = member(partial, name)

@@ -11,7 +11,9 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+from forge.errors import ArtifactDamaged
 from forge.store import hash_file, sync_folder
 
 CHUNK = 1 << 20
@@ -25,6 +27,18 @@ def files_of(local: Path) -> list[File]:
     names = [""] if local.is_file() else sorted(file.relative_to(local).as_posix() for file in local.rglob("*") if file.is_file())
     places = [(name, local / name if name else local) for name in names]
     return [(name, place.stat().st_size, hash_file(place), os.access(place, os.X_OK)) for name, place in places]
+
+
+def listed(rows: Any, where: str) -> list[File]:
+    """The files that the other side lists. Raises ArtifactDamaged for what is no list of files inside the folder that is fetched."""
+    try:
+        files: list[File] = [(str(name), int(size), str(sha256), bool(program)) for name, size, sha256, program in rows]
+    except (TypeError, ValueError) as error:
+        raise ArtifactDamaged(f"{where} lists no files", why=str(error)) from error
+    for name, _, _, _ in files:
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ArtifactDamaged(f"{where} lists {name}, which leads out of the folder")
+    return files
 
 
 def id_of(files: Sequence[File]) -> str:

@@ -115,6 +115,7 @@ class HfJobs:
         return [
             f"the token may start jobs for {namespace}; whether its credit suffices is told at the start",
             f"{len(running)} jobs of slm-forge there now",
+            *([f"the job goes on without this machine and pushes what it makes to a private repository of {namespace}, removed at the end"] if self.goes_on else []),
         ]
 
     def start(self, lease: Lease) -> Resource:

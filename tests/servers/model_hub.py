@@ -55,6 +55,7 @@ class ModelHub:
     repos: dict[str, Repo] = field(default_factory=dict)
     blobs: dict[str, bytes] = field(default_factory=dict)
     breaks: set[int] = field(default_factory=set)   # numbers of writing requests that are answered with a broken line
+    hides: bool = False   # lists do not show what there is
     writes: list[str] = field(default_factory=list)
     seen_in_public: list[Files] = field(default_factory=list)   # what main held each time that the repository was public
 
@@ -190,7 +191,7 @@ class _Handler(BaseHTTPRequestHandler):
         names = [
             name for name, repo in sorted(self.hub.repos.items())
             if name.count("/") == 1 and name.split("/")[0] == asked.get("author", name.split("/")[0]) and asked.get("search", "") in name
-            and (not repo.private or user == name.split("/")[0])
+            and (not repo.private or user == name.split("/")[0]) and not self.hub.hides
         ]
         start = int(asked.pop("cursor", "0"))
         more = {"Link": f'<{self.hub.url}/api/models?{urlencode({**asked, "cursor": start + 2})}>; rel="next"'} if len(names) > start + 2 else {}

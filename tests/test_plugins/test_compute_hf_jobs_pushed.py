@@ -20,6 +20,7 @@ from forge import onmachine, sweep
 from forge.errors import ArtifactDamaged, ForgeError, MissingAccess
 from forge.lease import Leases, as_provider
 from forge.plugins.compute import _agent, _hf_results, _supervise
+from forge.plugins.compute._channel import HostChannel
 from forge.plugins.compute._hf_push import Pusher
 from forge.plugins.compute.hf_jobs import HfJobs, HfJobsSettings
 from forge.protocols import Lease, Offer
@@ -219,6 +220,8 @@ def test_the_repository_is_private_found_by_its_marker_and_removed_with_the_leas
     assert made.stop_command(found["results"]) == f"hf repos delete {found['results'].id}"
     assert {one.kind for one in made.find("run-1")} == {"machine", "results"}
     assert made.find("other") == []
+    hub.repositories.hides = True   # as lists may, for a moment: it is asked for by its name, which was noted
+    assert {one.kind for one in provider().find("all")} == {"machine", "results"}
 
     things = {one.kind: one for proof in leases.release() for one in proof.things}
     assert (things["results"].state, len(things["results"].seen_gone)) == ("gone", 2)
@@ -462,6 +465,18 @@ def test_what_was_damaged_in_the_repository_is_refused(world: World, tmp_path: P
     with pytest.raises(ArtifactDamaged, match="is not what the job pushed"):
         _hf_results.Left(world.api, world.repo).get("phases/train/out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("manifest", [b'[["../../stolen", 1, "00", false]]', b'[["/etc/stolen", 1, "00", false]]', b'{"no": "list"}', b"no json"])
+def test_a_list_of_files_that_leads_elsewhere_is_refused(world: World, tmp_path: Path, manifest: bytes) -> None:
+    world.api.upload_file(path_or_fileobj=manifest, path_in_repo="pushed/phases/train/out.json", repo_id=world.repo)
+    with pytest.raises(ArtifactDamaged):
+        _hf_results.Left(world.api, world.repo).get("phases/train/out", tmp_path / "a" / "out")
+    transport = SimpleNamespace(where="host")
+    host: Any = SimpleNamespace(transport=transport, call=lambda *args, **more: json.loads(manifest) if manifest[:2] == b"[[" else manifest.decode())
+    with pytest.raises(ArtifactDamaged):   # and so of a host
+        HostChannel(host, "~/x").get("phases/train/out", tmp_path / "a" / "out")
+    assert not (tmp_path / "a").exists()
 
 
 def test_the_container_stays_up_while_the_pusher_has_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
