@@ -42,14 +42,19 @@ def probe_conversations(system_prompt: str) -> tuple[tuple[Message, ...], ...]:
 def choose_template(render: Render, system_prompt: str, *, bos: str) -> tuple[str, str]:
     """(family, Go text) of a template that renders as the model's own chat template does on three conversations.
 
-    Families known by name first, then one read off the model's own template. Where Go cannot say what that does (it trims messages,
-    moves the system prompt), the text is "": without a TEMPLATE, Ollama runs the model's own.
+    Families known by name first, then one read off the model's own template. Where that trims messages, which Go cannot, it has to be
+    the same for messages without blanks around them. Where Go cannot say what it does (it moves the system prompt, writes today's
+    date), the text is "": without a TEMPLATE, Ollama runs the model's own.
     bos: text that the model's template starts with but llama.cpp adds by itself; "" for none.
     """
     conversations = probe_conversations(system_prompt)
-    for family, template in {**GO_TEMPLATES, "own": derive_template(render, bos=bos)}.items():
+    own = derive_template(render, bos=bos)
+    for family, template in {**GO_TEMPLATES, "own": own}.items():
         if template and all(_same(render(turns).removeprefix(bos), template, turns) for turns in conversations):
             return family, template
+    trimmed = [tuple(turn.model_copy(update={"content": turn.content.strip()}) for turn in turns) for turns in conversations]
+    if own and system_prompt == system_prompt.strip() and all(_same(render(turns).removeprefix(bos), own, turns) for turns in trimmed):
+        return "own, untrimmed", own
     return "own Jinja", ""
 
 

@@ -167,8 +167,17 @@ def test_a_template_of_no_known_family_is_read_off_the_model_s_own(change: tuple
         assert render_ollama(template, turns) == rendered(jinja, turns)
 
 
+def test_a_template_that_trims_messages_is_the_same_for_messages_without_blanks_around_them() -> None:
+    jinja = CHATML.replace("m['content']", "m['content'] | trim")
+    family, template = choose_template(lambda turns: rendered(jinja, turns), SYSTEM, bos="")
+
+    assert family == "own, untrimmed"
+    for turns in probe_conversations(SYSTEM)[:2]:
+        assert render_ollama(template, turns) == rendered(jinja, turns)
+    assert choose_template(lambda turns: rendered(jinja, turns), f"{SYSTEM}\n", bos="") == ("own Jinja", ""), "its system prompt would be another"
+
+
 @pytest.mark.parametrize("jinja", [
-    CHATML.replace("m['content']", "m['content'] | trim"),
     CHATML.replace("{% for m", "{{ strftime_now('%d %b %Y') }}{% for m"),
     CHATML.replace("{% for m in messages %}", "{{ messages[0]['content'] }}{% for m in messages[1:] %}{{ '{{' }}"),
     "{% for m in messages[1:] %}{{ '[INST]' + (messages[0]['content'] + '\n' if loop.last else '') + m['content'] + '[/INST]' }}{% endfor %}",
