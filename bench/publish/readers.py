@@ -322,7 +322,7 @@ def reference(folder: Path, file: Path, shipped: Shipped, questions: tuple[str, 
     texts = [*TEXTS, *prompts]
     asked = {
         **tools, "texts": texts, "conversations": conversations, "rendered": prompts, "limit": shipped.answer_tokens, "context": shipped.context_tokens,
-        "stop": tokenizer.eos_token,
+        "stop": tokenizer.eos_token, "bos": tokenizer.bos_token or "",
     }
     return asked, {"tokens": [tokenizer.encode(text, add_special_tokens=False) for text in texts], "prompts": prompts, "answers": answers}
 
@@ -342,7 +342,10 @@ def row(name: str, folder: Path, wanted: list[tuple[Path, Json, Json]]) -> tuple
         counts["loads"][0] += 1
         release = str(found["version"])
         for column in ("tokens", "prompts"):
-            _count(counts[column], list(zip(found.get(column, []), expected[column], strict=False)), f"{name}, {file.name}, {column}")
+            pairs = list(zip(found.get(column, []), expected[column], strict=False))
+            if column == "prompts":     # llama.cpp's server leaves the beginning-of-text token to its tokenizer
+                pairs = [(one.removeprefix(asked["bos"]), other.removeprefix(asked["bos"])) for one, other in pairs]
+            _count(counts[column], pairs, f"{name}, {file.name}, {column}")
         pairs = list(zip(found["answers"], expected["answers"], strict=False))
         _count(counts["answers"], [(one["text"].strip(), other["text"].strip()) for one, other in pairs], f"{name}, {file.name}, answers")
         _count(counts["ends"], [(one["ended"], other["ended"]) for one, other in pairs if "ended" in one], f"{name}, {file.name}, ends")
