@@ -8,29 +8,17 @@ gives the same bytes re-runs nothing after it.
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from forge import (
-    gate,
-    history,
-    left,
-    machines,
-    model_registry,
-    onmachine,
-    record,
-    reuse,
-    sweep,
-    tracking,
-)
-from forge.config import Config, load_data
-from forge.context import FolderContext, InputFile
+from forge import closing, gate, machines, onmachine, record, reuse
+from forge.config import Config
+from forge.context import InputFile
 from forge.corpus import walk_corpus
+from forge.engine_context import EngineContext
 from forge.errors import (
     ArtifactDamaged,
     ForgeError,
@@ -41,14 +29,13 @@ from forge.errors import (
     explain,
     nearest,
 )
-from forge.executor import LocalExecutor
+from forge.fingerprint import PLANNED_BUDGET, fingerprint
 from forge.lease import KEPT_MACHINE, Leases, still_billing
 from forge.phase import Phase
 from forge.preflight import check_access
-from forge.protocols import Lease, Offer
-from forge.records import PLACE_AND_PRICE, CorpusEntry, canonical_json, digest, stream_jsonl
+from forge.records import CorpusEntry, digest, stream_jsonl
 from forge.registry import Registry, require
-from forge.remote import Detached, Unfetched, rehearse
+from forge.remote import Detached, Unfetched
 from forge.review import decisions
 from forge.run import Run, cache_folder, home, run_folders
 from forge.snapshots import Snapshots
@@ -56,12 +43,7 @@ from forge.sources import is_source_list, read_sources
 from forge.store import Artifact
 
 CORPUS = "corpus"
-MACHINE = "machine"
-"""The artifact that names the lease on which phases with where = "machine" run."""
 MAX_REPAIRS = 5
-PLANNED_BUDGET = "planned_budget"
-SWEEP_SECONDS = 20.0
-"""How long a run waits for a machine of another run to go."""
 CHANGED = "its inputs, settings or version changed"
 
 AnyPhase = Phase[Any]
@@ -117,7 +99,7 @@ class Pipeline:
         failure: BaseException | None = None
         outcome = "done"
         self.run.state.put(KEPT_MACHINE, "")
-        self._sweep()
+        closing.sweep_others(self.run, self.leases.providers)
         try:
             check_access(self.run, self._up_to(until), self.config, self.registry)
             if self.snapshots:
@@ -135,51 +117,6 @@ class Pipeline:
         self._close(outcome, failure)
         if failure is not None:
             raise failure
-
-    def fingerprint(self, phase: AnyPhase, inputs: dict[str, Artifact]) -> str:
-        """What the phase's outputs depend on, as one hash."""
-        libraries = {name: _version(name) for name in phase.libraries}
-        settings = self.config.section(phase.name).model_dump(mode="json", exclude=set(getattr(phase, "no_effect", ())))
-        hashes = {name: self._identity(phase, artifact) for name, artifact in inputs.items() if not artifact.telemetry}
-        named = getattr(phase, "named_files", None)
-        if named and (files := named(self.config.section(phase.name))):
-            hashes["files named in settings"] = files
-        return digest(
-            phase.name, str(phase.VERSION), canonical_json(settings), canonical_json(hashes), canonical_json(libraries),
-            str(self.seed), str(self.run.dry_run), self.registry.sources(), *self._task_if_other(),
-            *self._also(phase),
-        )
-
-    def _identity(self, phase: AnyPhase, artifact: Artifact) -> str:
-        """The hash of an input as far as the phase's outputs depend on it. Where a phase on a machine runs, and at what price,
-        changes none of its bytes: it goes on from its checkpoint under a plan that only names another machine.
-        """
-        if phase.where != "machine" or artifact.name not in (gate.PLAN, gate.APPROVAL, MACHINE):
-            return artifact.sha256
-        if artifact.name != gate.PLAN:
-            return ""
-        try:
-            plan = json.loads(self.run.store.blob(artifact.sha256).read_text(encoding="utf-8"))
-        except (OSError, ValueError):   # damaged: opening it says so
-            return artifact.sha256
-        return digest(canonical_json({name: value for name, value in plan.items() if name not in PLACE_AND_PRICE}))
-
-    def _also(self, phase: AnyPhase) -> list[str]:
-        """What a phase says that it depends on besides: tables of configs/, and the cap of the budget."""
-        tables = [json.dumps(load_data(name), sort_keys=True, default=str) for name in getattr(phase, "configs", ())]
-        return [*tables, *([self._planned_budget()] if getattr(phase, "budgeted", False) else [])]
-
-    def _planned_budget(self) -> str:
-        """The budget now; once a phase after the gate is done, the one that was planned with: a cap raised in the middle of a
-        run must not throw away what was trained under the approved plan. The ledger holds the cap in either case.
-        """
-        done = {row["name"] for row in self.run.state.rows("SELECT name FROM phase WHERE status='done'")}
-        passed = any(phase.name in done for phase in self.phases if gate.APPROVAL in phase.reads)
-        return (self.run.state.get(PLANNED_BUDGET) if passed else "") or f"{self.config.budget_usd:.6f}"
-
-    def _task_if_other(self) -> tuple[str, ...]:
-        """The task, unless it is chat, which is what runs were about before they could name one."""
-        return () if self.task == "chat" else (self.task,)
 
     def preview(self) -> list[tuple[str, str]]:
         """For each phase whether it would run now and why, as far as that is known without running."""
@@ -240,7 +177,7 @@ class Pipeline:
             return "asked for"
         if row is None or row["status"] != "done":
             return "not finished" if row else "new"
-        if row["fingerprint"] != self.fingerprint(phase, inputs):
+        if row["fingerprint"] != fingerprint(self, phase, inputs):
             return CHANGED
         outputs = [self.run.store.get(output.name) for output in phase.writes]
         if any(output is None or not self.run.store.intact(output) for output in outputs):
@@ -250,18 +187,18 @@ class Pipeline:
     def _run_phase(self, phase: AnyPhase, inputs: dict[str, Artifact], why: str) -> None:
         if getattr(phase, "budgeted", False):
             self.run.state.put(PLANNED_BUDGET, f"{self.config.budget_usd:.6f}")
-        fingerprint = self.fingerprint(phase, inputs)
+        identity = fingerprint(self, phase, inputs)
         files = self._open(inputs, leave_out_damaged=phase.always)
-        self._mark_running(phase, fingerprint, why)
+        self._mark_running(phase, identity, why)
         started = time.monotonic()
         try:
             if phase.where == "machine":
-                metrics, out = onmachine.run_on_machine(self, phase, files, fingerprint)
+                metrics, out = onmachine.run_on_machine(self, phase, files, identity)
             else:
-                metrics, out = self._in_engine(phase, files, fingerprint)
+                metrics, out = self._in_engine(phase, files, identity)
             self._finish(phase, out, metrics)
             if phase.where == "machine":
-                onmachine.close(self, phase, fingerprint)
+                onmachine.close(self, phase, identity)
             self._offer_to_other_runs(phase, metrics)
         except BaseException as error:
             self._mark_failed(phase, error)
@@ -273,13 +210,13 @@ class Pipeline:
             "phase_done", phase=phase.name, seconds=seconds, metrics=metrics, spent_micro_usd=self.run.ledger.spent_by(phase.name)
         )
 
-    def _in_engine(self, phase: AnyPhase, files: dict[str, InputFile], fingerprint: str) -> tuple[dict[str, Any], Path]:
+    def _in_engine(self, phase: AnyPhase, files: dict[str, InputFile], identity: str) -> tuple[dict[str, Any], Path]:
         folder = self.run.folder / "work" / phase.name
-        ctx, settings = EngineContext(self, phase, folder, files, fingerprint), self.config.section(phase.name)
+        ctx, settings = EngineContext(self, phase, folder, files, identity), self.config.section(phase.name)
         try:
             self._estimate(phase, settings, ctx)
-            identity = getattr(phase, "identity", None)
-            key = digest(fingerprint, identity(settings, ctx)) if identity and phase.name not in self.forced else ""
+            besides = getattr(phase, "identity", None)
+            key = digest(identity, besides(settings, ctx)) if besides and phase.name not in self.forced else ""
             taken = reuse.take_over(ctx.cache, key, {one.name: ctx.output(one.name) for one in phase.writes}) if key else None
             metrics = dict(phase.run(settings, ctx)) if taken is None else taken
             ctx.forget_shards()
@@ -393,12 +330,12 @@ class Pipeline:
 
     # --- bookkeeping --------------------------------------------------------------------------------------------
 
-    def _mark_running(self, phase: AnyPhase, fingerprint: str, why: str) -> None:
+    def _mark_running(self, phase: AnyPhase, identity: str, why: str) -> None:
         self.run.state.execute(
             "INSERT INTO phase(name, fingerprint, status, attempt, started) VALUES(?,?,'running',1,?)"
             " ON CONFLICT(name) DO UPDATE SET fingerprint=excluded.fingerprint, status='running',"
             " attempt=attempt+1, started=excluded.started, ended=NULL, error=''",
-            phase.name, fingerprint, time.time(),
+            phase.name, identity, time.time(),
         )
         self.run.events.emit("phase_started", phase=phase.name, why=why, summary=phase.summary)
 
@@ -451,13 +388,13 @@ class Pipeline:
 
     def _close(self, outcome: str, failure: BaseException | None) -> None:
         """Release the machines, and leave the report, whatever happened. What still bills outranks every error."""
-        self._set_outcome(outcome, failure)
+        closing.set_outcome(self.run, outcome, failure)
         if isinstance(failure, (Detached, Unfetched)):
             return
         unconfirmed = self.leases.release_all()   # also at the gate: an earlier plan's machine does not wait for a person
         if outcome == "waiting" and not unconfirmed:
             return
-        self._sweep()
+        closing.sweep_others(self.run, self.leases.providers)
         if self.did_work or failure is not None:
             try:
                 self._report(failure)
@@ -465,61 +402,13 @@ class Pipeline:
                 if not unconfirmed:   # below it is told with the command that ends the machine
                     raise
         if self.did_work and outcome == "done":
-            self._keep_history()
+            closing.keep_history(self.run)
         if unconfirmed:
             raise still_billing(self.run, unconfirmed) from failure
         if outcome == "done":
-            self._register_model()
-
-    def _register_model(self) -> None:
-        """Put a finished model into the registry of this home. The run is done, whatever comes of it."""
-        try:
-            model_registry.register(self.run)
-        except (ForgeError, OSError) as error:
-            self.run.events.emit("notice", text=f"the model is not in the registry: {error}; forge champion registers it again")
-            return
-        self._mirror_model()
-
-    def _mirror_model(self) -> None:
-        """Tell the tracker that the settings name. A tracker that is down costs a notice, never the run."""
-        chosen = self.config.section("run")
-        if not chosen.track or self.run.dry_run or not self.did_work:
-            return
-        try:
-            where, changed = tracking.mirror(self.registry, chosen.track, [self.run.id], chosen.track_to)
-            self.run.events.emit("notice", text=f"mirrored to {chosen.track} at {where}" if changed else f"{chosen.track} has it already")
-        except (ForgeError, OSError) as error:
-            self.run.events.emit("notice", text=f"not mirrored to {chosen.track}: {error}; forge track {self.run.id} does it again")
-
-    def _sweep(self) -> None:
-        """End what other runs left behind, and say so; what cannot be ended or listed is told and stops nothing."""
-        def tell(text: str) -> None:
-            self.run.events.emit("notice", text=text)
-
-        def cannot_list(name: str, why: str) -> None:
-            tell(f"the machines of {name} cannot be listed: {why}")
-
-        for one in sweep.sweep(self.leases.providers, own=self.run.id, unlisted=cannot_list, patience=SWEEP_SECONDS):
-            if one.done != "kept":
-                tell(f"{one.provider} {one.id} of run {one.run or 'unknown'} is {one.done}: {one.why}")
-            elif one.why.startswith("no run"):
-                tell(f"{one.provider} {one.id} is up and {one.why}: forge sweep")
-
-    def _keep_history(self) -> None:
-        """Forecast and fact of this run, for the forecasts of later ones."""
-        try:
-            history.keep(self.run)
-        except OSError as error:   # a full or read-only disk: the run is done all the same
-            self.run.events.emit("notice", text=f"what this run took could not be kept for later forecasts: {error}")
-
-    def _set_outcome(self, outcome: str, failure: BaseException | None) -> None:
-        try:
-            self.run.state.put("outcome", outcome)
-            self.run.state.put("error", json.dumps(_error_fields(failure)))
-        except sqlite3.Error as second:
-            if failure is None:
-                raise
-            failure.add_note(f"the outcome could not be recorded: {second}")
+            chosen = self.config.section("run")
+            track = chosen.track if self.did_work and not self.run.dry_run else ""
+            closing.register_model(self.run, self.registry, track, chosen.track_to)
 
     def _report(self, failure: BaseException | None) -> None:
         for phase in self.closing:
@@ -533,44 +422,6 @@ class Pipeline:
                 if failure is None:
                     raise
                 failure.add_note(f"the report could not be written: {error}")
-
-
-class EngineContext(FolderContext):
-    """A phase's view of the run inside the engine: adds leases and rehearsals."""
-
-    def __init__(
-        self, pipeline: Pipeline, phase: AnyPhase, folder: Path, inputs: dict[str, InputFile], fingerprint: str
-    ) -> None:
-        run, registry = pipeline.run, pipeline.registry
-        self._pipeline = pipeline
-        super().__init__(
-            folder, run_id=run.id, seed=pipeline.seed, dry_run=run.dry_run, task=pipeline.task, inputs=inputs, writes=phase.writes,
-            registry=registry, money=run.ledger, fingerprint=fingerprint, cache=cache_folder(),
-            corpus_root=pipeline.snapshots.root if pipeline.snapshots else run.corpus,
-            stop_requested=pipeline.stop_requested,
-            emit=lambda kind, fields: run.events.emit(kind, phase=phase.name, **fields),
-            rehearse=lambda phases, files: rehearse(
-                folder / "rehearsal", registry, phases, files, run_id=run.id, seed=pipeline.seed
-            ),
-            shards=int(getattr(pipeline.config.section("run"), "shards", 0)), executor=self._make_executor,
-        )
-
-    def _make_executor(self, folder: Path, tick: Callable[[], None]) -> Any:
-        """The run's executor. Raises UsageError for a provider that has none."""
-        name, shards = str(self._pipeline.config.section("run").executor), self.shards
-        if name == "local":
-            return LocalExecutor(folder, min(shards, os.cpu_count() or 1), tick)
-        make = getattr(self._pipeline.leases.providers.get(name), "executor", None)
-        if make is None:
-            able = ["local", *(one for one, provider in self._pipeline.leases.providers.items() if hasattr(provider, "executor"))]
-            raise UsageError(f"run.executor={name} cannot do parts of the work", why=f"known: {', '.join(able)}", next="--set run.executor=local")
-        return make(folder, self.run_id, shards, tick, self._pipeline.leases)
-
-    def lease(self, offer: Offer, deadline_seconds: int, token: str) -> Lease:
-        """A machine, reserved and started. Raises OverBudget before anything is requested."""
-        left.save_all(self._pipeline, token)
-        self._pipeline.leases.end_others(token)
-        return self._pipeline.leases.acquire(offer, deadline_seconds, token)
 
 
 def in_order(phases: Iterable[AnyPhase]) -> list[AnyPhase]:
@@ -589,19 +440,4 @@ def in_order(phases: Iterable[AnyPhase]) -> list[AnyPhase]:
     return done
 
 
-def _error_fields(failure: BaseException | None) -> dict[str, str] | None:
-    if failure is None:
-        return None
-    if isinstance(failure, ForgeError):
-        return {"fact": failure.fact, "why": failure.why, "next": failure.next}
-    return {"fact": f"{type(failure).__name__}: {failure}", "why": "", "next": ""}
-
-
-def _version(distribution: str) -> str:
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return ""
-
-
-__all__ = ["CORPUS", "EngineContext", "Pipeline", "in_order"]
+__all__ = ["CORPUS", "Pipeline", "in_order"]

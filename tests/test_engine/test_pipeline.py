@@ -71,11 +71,11 @@ def test_a_budget_raised_after_the_gate_keeps_what_was_made_under_the_approved_p
 
 
 def test_a_changed_table_reruns_the_phase_that_names_it(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    from forge import pipeline
+    from forge import fingerprint
 
     limit = 0.9
     monkeypatch.setattr(Read, "configs", ("gates",), raising=False)
-    monkeypatch.setattr(pipeline, "load_data", lambda name: {name: limit})
+    monkeypatch.setattr(fingerprint, "load_data", lambda name: {name: limit})
     run_toys(run)
     limit = 0.8
     run_toys(run)
