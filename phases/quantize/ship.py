@@ -242,8 +242,14 @@ def _write_modelfile(bench: Bench, files: Sequence[GgufFile]) -> Verdict:
     return Verdict(
         name="modelfile", kind="integrity", estimate=float(len(problems)), n=1, threshold=0.0,
         outcome="fail" if problems else "pass",
-        evidence="; ".join(problems) or f"Ollama reads it as meant; its {family} template renders three conversations as the model's does",
+        evidence="; ".join(problems) or _rendered(family, template),
     )
+
+
+def _rendered(family: str, template: str) -> str:
+    if not template:
+        return "Ollama reads it as meant, and renders conversations by the model's own template, which it takes from the file"
+    return f"Ollama reads it as meant; its {family} template renders three conversations as the model's does"
 
 
 def _adds_bos(tokenizer: ChatTokenizer) -> bool:
