@@ -35,7 +35,7 @@ class PlanFitSettings(Settings):
     )
     train_minutes: float = Field(
         0.0, ge=0,
-        description="minutes that training may take on the planned machine, at most half of them for a scratch base; 0: 4 on a CPU or from scratch, 120 for a pretrained base on a GPU",
+        description="minutes that training may take on the planned machine, at most half of them for a scratch base; 0: what all passes take, 4 to 15, on a CPU or from scratch; 120 for a pretrained base on a GPU",
     )
     quantizations: tuple[Literal["F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M"], ...] = Field(
         ("F16", "Q8_0", "Q4_K_M"), description="GGUF files to make"

@@ -69,12 +69,13 @@ def test_the_same_data_gives_the_same_bytes_whatever_the_rehearsal_measured(tmp_
     assert forecasts[0]["total"]["seconds_p50"] < forecasts[1]["total"]["seconds_p50"]
 
 
-def test_training_stays_within_four_and_a_half_minutes_at_the_measured_speed(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("tokens", "least", "most"), [(30_000, 0, 275), (250_000, 400, 800), (900_000, 850, 935)])
+def test_training_takes_what_the_corpus_needs_within_limits_at_the_measured_speed(tmp_path: Path, tokens: int, least: int, most: int) -> None:
     world = World(tmp_path / "in")
-    world.contract = {"pretrain_tokens": 900_000, "tokens": {"train": 900_000}}
+    world.contract = {"pretrain_tokens": tokens, "tokens": {"train": tokens}}
     forecast = json.loads((fit(tmp_path, world).out / "forecast.json").read_text())
     train = next(row for row in forecast["phases"] if row["phase"] == "train")
-    assert train["seconds_p50"] - forecast["rehearsal_seconds"]["train"] <= 275
+    assert least <= train["seconds_p50"] - forecast["rehearsal_seconds"]["train"] <= most
 
 
 def test_a_large_corpus_is_capped_and_the_reason_says_by_which_setting(tmp_path: Path) -> None:
@@ -84,9 +85,9 @@ def test_a_large_corpus_is_capped_and_the_reason_says_by_which_setting(tmp_path:
     assert plan.scratch is not None
     tokens = plan.scratch.steps * plan.scratch.rows_per_step * plan.scratch.context
     speed = load_tables().speed.cpu_bf16 if plan.precision == "bf16" else load_tables().speed.cpu_fp32
-    assert tokens <= 60 * 4 / 2 * speed.flops / (TRAIN_FLOPS * plan.parameters), "half of the minutes, on this machine"
-    assert "plan_fit.train_minutes=4" in plan.reasons["steps"]
-    assert "plan_fit.train_minutes=4" in plan.reasons["epochs"]
+    assert tokens <= 60 * 15 / 2 * speed.flops / (TRAIN_FLOPS * plan.parameters), "half of the minutes, on this machine"
+    assert "plan_fit.train_minutes=15" in plan.reasons["steps"]
+    assert "plan_fit.train_minutes=15" in plan.reasons["epochs"]
 
 
 def test_the_page_shows_what_a_person_needs_at_the_gate(tmp_path: Path) -> None:
