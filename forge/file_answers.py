@@ -33,8 +33,17 @@ def measure_of(verdict: Verdict, quantization: str) -> str:
     return verdict.name.removesuffix(f"_{quantization.lower()}")
 
 
-def table(each: Sequence[FileAnswers]) -> list[tuple[str, list[Verdict | None]]]:
-    """For each measure that has a limit what was found for each file, in the files' order; None where it was not measured."""
-    found = {measure_of(one, file.quantization): one.threshold for file in each for one in file.verdicts if one.threshold is not None}
+def table(each: Sequence[FileAnswers]) -> list[tuple[str, float | None, list[Verdict | None]]]:
+    """For each measure that has a limit: the limit, None where every file has its own, and what was found for each file, in the files'
+    order; None where it was not measured.
+    """
     columns = [{measure_of(one, file.quantization): one for one in file.verdicts} for file in each]
-    return [(measure, [column.get(measure) for column in columns]) for measure in found]
+    limits: dict[str, set[float]] = {}
+    for column in columns:
+        for measure, one in column.items():
+            if one.threshold is not None:
+                limits.setdefault(measure, set()).add(one.threshold)
+    return [
+        (measure, next(iter(those)) if len(those) == 1 else None, [column.get(measure) for column in columns])
+        for measure, those in limits.items()
+    ]

@@ -192,5 +192,12 @@ def test_the_file_that_computes_what_was_trained_is_never_left_out() -> None:
 def test_measures_stand_side_by_side_and_one_that_a_file_lacks_is_a_gap() -> None:
     f16, q8 = files("F16", "Q8_0")
     each = collect([f16, q8], q8, {"F16": shipped("F16", stop_share="pass"), "Q8_0": shipped("Q8_0", ppl_ratio="pass", stop_share="pass")})
-    rows = {name: [one.name if one else None for one in found] for name, found in table(each)}
+    rows = {name: [one.name if one else None for one in found] for name, _, found in table(each)}
     assert rows == {"stop_share": ["stop_share_f16", "stop_share_q8_0"], "ppl_ratio": [None, "ppl_ratio_q8_0"]}
+
+
+def test_a_limit_that_differs_by_file_is_not_told_as_one() -> None:
+    f16, q8 = files("F16", "Q8_0")
+    own = [one.model_copy(update={"threshold": 0.8}) for one in shipped("Q8_0", stop_share="pass")[1]]
+    each = collect([f16, q8], q8, {"F16": shipped("F16", stop_share="pass", loops="pass"), "Q8_0": (40, own)})
+    assert {name: limit for name, limit, _ in table(each)} == {"stop_share": None, "loops": 0.9}
