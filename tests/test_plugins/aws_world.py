@@ -91,10 +91,12 @@ class StepChannel:
         self.poll_seconds, self.durable = channel.poll_seconds, channel.durable
 
     def __getattr__(self, verb: str) -> Any:
+        inner = getattr(self.channel, verb)
+
         def stepped(*args: Any, **more: Any) -> Any:
             place = next((str(one).split("/")[0] for one in reversed(args) if isinstance(one, str) and "/" in one), "")
             self.step(f"before {verb} {place}".strip())
-            answer = getattr(self.channel, verb)(*args, **more)
+            answer = inner(*args, **more)
             self.step(f"after {verb} {place}".strip())
             return answer
 

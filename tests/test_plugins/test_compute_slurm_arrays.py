@@ -85,6 +85,7 @@ def test_tasks_wait_in_the_queue_as_long_as_their_lease_and_end_with_it(slurm: C
     assert "TimeLimit=00:30:00" in told
     until(lambda: "from 0" in log(channel, jobs[0]))
     (lease_folder,) = tmp_path.glob("lease-1/leases/*")
+    until(lambda: any(file.read_text() for file in lease_folder.glob("owner")))   # the lease's own job may start after the tasks
     owner = (lease_folder / "owner").read_text()
     ended = {"job": owner, "restart": 9, "node": "n1", "seconds": 7200.0, "ended": True, "why": PAST_DEADLINE, "array": ""}
     (lease_folder / "spans" / f"{owner}.9.json").write_text(json.dumps(ended))
