@@ -68,6 +68,7 @@ def turns(conversation: Sequence[Message]) -> list[dict[str, str]]:
     return [turn.model_dump() for turn in conversation]
 
 
+@pytest.mark.local
 @pytest.mark.parametrize("family", sorted(GO_TEMPLATES))
 def test_go_our_renderer_and_transformers_render_the_same_text(family: str, go: Path, tmp_path: Path) -> None:
     from transformers import AutoTokenizer
@@ -83,6 +84,7 @@ def test_go_our_renderer_and_transformers_render_the_same_text(family: str, go: 
         assert render_ollama(GO_TEMPLATES[family], conversation) == expected
 
 
+@pytest.mark.local
 @pytest.mark.parametrize("kind", sorted(OWN))
 def test_go_renders_what_was_read_off_a_model_s_own_template(kind: str, go: Path, tmp_path: Path) -> None:
     from transformers import AutoTokenizer
