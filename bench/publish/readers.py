@@ -81,6 +81,13 @@ def llama_cpp_python(folder: Path, file: Path, asked: Json) -> Json:
     return {"version": llama_cpp.__version__, "tokens": tokens, "answers": answers}
 
 
+def _llama_server(asked: Json) -> str:
+    program = asked["llama_server"] or shutil.which("llama-server")
+    if not program:
+        raise ModuleNotFoundError("llama-server")
+    return str(program)
+
+
 @reader("forge serve")
 def forge_serve(folder: Path, file: Path, asked: Json) -> Json:
     """Our own server, over HTTP."""
@@ -90,9 +97,7 @@ def forge_serve(folder: Path, file: Path, asked: Json) -> Json:
 @reader("forge serve --engine llama-server")
 def forge_serve_llama_server(folder: Path, file: Path, asked: Json) -> Json:
     """llama.cpp's server as we start it."""
-    program = asked["llama_server"] or shutil.which("llama-server")
-    if not program:
-        raise ModuleNotFoundError("llama-server")
+    program = _llama_server(asked)
     os.environ["PATH"] = f"{Path(program).resolve().parent}{os.pathsep}{os.environ['PATH']}"
     return _forge_serve(folder, file, asked, "llama-server")
 
@@ -100,9 +105,7 @@ def forge_serve_llama_server(folder: Path, file: Path, asked: Json) -> Json:
 @reader("llama-server")
 def llama_server(folder: Path, file: Path, asked: Json) -> Json:
     """llama.cpp's own server, which is also what Ollama has run since 0.30."""
-    program = asked["llama_server"] or shutil.which("llama-server")
-    if not program:
-        raise ModuleNotFoundError("llama-server")
+    program = _llama_server(asked)
     with _server(program, file, asked) as url:
         told = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
         line = next(line for line in (told.stderr + told.stdout).splitlines() if line.startswith("version"))

@@ -31,8 +31,9 @@ DRY_RUN_STEPS = 4
 K_QUANT_ROW = 256
 CPU_MINUTES, MOST_CPU_MINUTES, GPU_MINUTES = 4, 15, 120.0
 """Of training, unless told. On a CPU and from nothing, as many as all wanted passes take, between these: a book of 296,000 tokens was
-learnt in 12 minutes (token F1 0.86 on new questions) and not in four (0.14; 2026-11-22). 7B for three epochs over the original's 2,700 pairs (1.2 million tokens) takes 41 minutes on an A10G and
-one on an H200 by the table of speeds; two hours leave room for three times the data, and bound what a rented machine can cost."""
+learnt in 12 minutes (token F1 0.86 on new questions) and not in four (0.14; 2026-11-22). On a GPU 7B for three epochs over the
+original's 2,700 pairs (1.2 million tokens) takes 41 minutes on an A10G and one on an H200 by the table of speeds; two hours leave room
+for three times the data, and bound what a rented machine can cost."""
 CONTINUED_RATE = 0.5
 """Of the usual learning rate when a tuned model is tuned further; a start, not a measurement."""
 FULL_RATE = 0.1
@@ -74,9 +75,7 @@ def choose(data: Data, offer: Offer, settings: PlanFitSettings, *, dry_run: bool
     else:
         scratch, (parameters, license, architecture, longest) = None, known_base(data.contract, reasons, dry_run=dry_run)
         context, seconds = min(_context(data, CONTEXT_STEP), longest), 60 * settings.train_minutes
-    rate = adapter_tokens_per_second(parameters, training_on(offer, alone=bool(scratch or settings.sweep)), precision, known)
-    rate *= FULL_SPEED if settings.tuning == "full" else 1.0
-    most_tokens = int(seconds * rate / adapters_trained(settings.sweep))
+    most_tokens = int(seconds * _tuned_per_second(parameters, base, offer, settings, precision, known))
     lora = _lora(data, parameters, context, settings, reasons, most_tokens, dry_run)
     wanted = (settings.epochs or tuning_for(parameters).epochs) * max(data.train_tokens, 1)
     share = 1.0 if scratch or dry_run else min(1.0, round(most_tokens / wanted, 6))
@@ -110,9 +109,14 @@ def _wanted_seconds(data: Data, offer: Offer, settings: PlanFitSettings, precisi
         reading = tokens / tokens_per_second(parameters, offer, precision)[0]
     else:
         parameters = known_base(contract, {}, dry_run=False)[0]
-    rate = adapter_tokens_per_second(parameters, training_on(offer, alone=True), precision, known)
-    tuning = (settings.epochs or tuning_for(parameters).epochs) * data.train_tokens * adapters_trained(settings.sweep) / rate
-    return reading + max(reading, tuning)
+    wanted = (settings.epochs or tuning_for(parameters).epochs) * data.train_tokens
+    return reading + max(reading, wanted / _tuned_per_second(parameters, contract.base, offer, settings, precision, known))
+
+
+def _tuned_per_second(parameters: int, base: str, offer: Offer, settings: PlanFitSettings, precision: str, known: Known) -> float:
+    """Tokens of the training rows, each trained once in every adapter of a sweep."""
+    rate = adapter_tokens_per_second(parameters, training_on(offer, alone=base == SCRATCH or bool(settings.sweep)), precision, known)
+    return rate * (FULL_SPEED if settings.tuning == "full" else 1.0) / adapters_trained(settings.sweep)
 
 
 def wanted_parameters(contract: DataContract, *, dry_run: bool) -> int:

@@ -41,6 +41,7 @@ SPOT_SHARE = Fraction(2, 5)
 ERRORS = {
     "capacity": ("InsufficientInstanceCapacity", 500), "throttle": ("RequestLimitExceeded", 503), "error": ("InternalError", 503),
     "denied": ("UnauthorizedOperation", 403), "dead": ("IdempotentInstanceTerminated", 400), "quota": ("VcpuLimitExceeded", 400),
+    "expired": ("ExpiredToken", 400),
 }
 XML, NAMESPACE = [("Content-Type", "text/xml")], "http://ec2.amazonaws.com/doc/2016-11-15/"
 REGIONS = ("us-east-1", "eu-west-1", "ap-south-1")

@@ -68,14 +68,19 @@ def turns(conversation: Sequence[Message]) -> list[dict[str, str]]:
     return [turn.model_dump() for turn in conversation]
 
 
+def with_template(folder: Path, template: str) -> Any:
+    """transformers' tokenizer with this chat template."""
+    from transformers import AutoTokenizer
+
+    write_tokenizer(folder)
+    (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+    return AutoTokenizer.from_pretrained(folder)
+
+
 @pytest.mark.local
 @pytest.mark.parametrize("family", sorted(GO_TEMPLATES))
 def test_go_our_renderer_and_transformers_render_the_same_text(family: str, go: Path, tmp_path: Path) -> None:
-    from transformers import AutoTokenizer
-
-    write_tokenizer(tmp_path)
-    (tmp_path / "chat_template.jinja").write_text(JINJA[family], encoding="utf-8")
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    tokenizer = with_template(tmp_path, JINJA[family])
     asked = conversations()
     answers = ask_go(go, [{"template": GO_TEMPLATES[family], "messages": turns(one)} for one in asked])
     for conversation, answer in zip(asked, answers, strict=True):
@@ -87,11 +92,7 @@ def test_go_our_renderer_and_transformers_render_the_same_text(family: str, go: 
 @pytest.mark.local
 @pytest.mark.parametrize("kind", sorted(OWN))
 def test_go_renders_what_was_read_off_a_model_s_own_template(kind: str, go: Path, tmp_path: Path) -> None:
-    from transformers import AutoTokenizer
-
-    write_tokenizer(tmp_path)
-    (tmp_path / "chat_template.jinja").write_text(OWN[kind], encoding="utf-8")
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    tokenizer = with_template(tmp_path, OWN[kind])
 
     def render(conversation: Sequence[Message]) -> str:
         return str(tokenizer.apply_chat_template(turns(conversation), tokenize=False, add_generation_prompt=True))

@@ -1,4 +1,4 @@
-"""Fixtures of the tests of the slurm provider; a module says with CLUSTER what its cluster is to be like (tests.servers.slurm.cluster)."""
+"""A run with three dollars, and the fixtures of the slurm provider: a module says with CLUSTER what its cluster is to be like (tests.servers.slurm.cluster)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,19 @@ from pathlib import Path
 import pytest
 
 from forge.plugins.compute.slurm import Slurm
+from forge.run import Run
+from forge.testing import tiny_corpus
 from tests.servers.slurm import Cluster, cluster
 from tests.test_plugins.slurm_world import empty, provider
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Run]:
+    """Past its gate, with three dollars."""
+    made = Run.create(tiny_corpus(tmp_path / "c", {"a.txt": "a"}), dry_run=False, run_id="run-1")
+    made.ledger.budget, made.ledger.gate_open = 3_000_000, True
+    yield made
+    made.close()
 
 
 @pytest.fixture(scope="module")

@@ -152,10 +152,11 @@ def test_a_machine_that_died_unseen_is_paid_and_the_next_has_a_token_of_its_own(
     books_are_right(cloud)
 
 
-def test_while_terminate_fails_the_lease_stays_open_and_says_how_to_end_it_by_hand(aws: StepAws, cloud: Cloud, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["error", "expired"])
+def test_while_terminate_fails_the_lease_stays_open_and_says_how_to_end_it_by_hand(aws: StepAws, cloud: Cloud, tmp_path: Path, kind: str) -> None:
     new_run(tmp_path).close()
     aws.checked = False
-    cloud.fault("TerminateInstances", "error", times=-1)
+    cloud.fault("TerminateInstances", kind, times=-1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("forge.lease.GIVE_UP_SECONDS", 1.0)
         said = life(lambda: mill(aws))

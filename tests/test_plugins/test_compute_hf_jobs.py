@@ -50,14 +50,6 @@ def lease(attempt: int = 1, seconds: int = 600, token: str = "lease-1") -> Lease
     return Lease(token=token, run="run-1", offer=T4, deadline_seconds=seconds, attempt=attempt)
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Iterator[Run]:
-    made = Run.create(tiny_corpus(tmp_path / "c", {"a.txt": "a"}), dry_run=False, run_id="run-1")
-    made.ledger.budget, made.ledger.gate_open = 3_000_000, True
-    yield made
-    made.close()
-
-
 # --- what is offered -------------------------------------------------------------------------------------------
 
 

@@ -25,7 +25,6 @@ from forge.plugins.compute._hf_push import Pusher
 from forge.plugins.compute.hf_jobs import HfJobs, HfJobsSettings
 from forge.protocols import Lease, Offer
 from forge.run import Run
-from forge.testing import tiny_corpus
 from tests.servers.hosts import wait_until
 from tests.servers.jobs_hub import JOBS_ONLY, UNIT_MICRO_USD, WRITER, JobsHub, hardware, jobs_hub
 from tests.servers.model_hub import Repo
@@ -190,14 +189,6 @@ def test_a_push_that_fails_is_told_and_the_result_comes_through_the_port(
 
 
 # --- the repository ----------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Iterator[Run]:
-    made = Run.create(tiny_corpus(tmp_path / "c", {"a.txt": "a"}), dry_run=False, run_id="run-1")
-    made.ledger.budget, made.ledger.gate_open = 3_000_000, True
-    yield made
-    made.close()
 
 
 def prepared(made: HfJobs, root: Path, tell: Callable[[str], None] = lambda text: None) -> Any:

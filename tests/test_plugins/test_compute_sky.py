@@ -35,14 +35,6 @@ def cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SkyCloud]
         yield made
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Iterator[Run]:
-    made = Run.create(tiny_corpus(tmp_path / "c", {"a.txt": "a"}), dry_run=False, run_id="run-1")
-    made.ledger.budget, made.ledger.gate_open = 3_000_000, True
-    yield made
-    made.close()
-
-
 def provider(**settings: object) -> Sky:
     """With this Python on the machines, and lists that are settled at once."""
     made = Sky(SkySettings(**{"python": sys.executable, **settings}))
