@@ -9,7 +9,7 @@
 
 Examples: log-normal lengths of mean 150 tokens, two fifths of them prompt, which is not trained on; rank 32 on q, k, v, o.
 real tok/s: tokens of examples, never padding, over wall time between two synchronizations. GiB: the largest allocation from the
-first step on. MFU: useful operations (frozen base: forward and activation gradient) over the bf16 product measured at the start.
+first step on; with CUDA graphs, whose memory that does not count, the largest that torch holds. MFU: useful operations (frozen base: forward and activation gradient) over the bf16 product measured at the start.
 Nothing is downloaded. JSON goes to $OUT/gpu_train.json after every line.
 """
 
@@ -181,11 +181,14 @@ class Bench:
         else:
             ways = [Way("cpu", variant.precision, self.ask.compile, 1500 if variant.limit_gib else 4000, 0, {})]  # type: ignore[arg-type]
 
+        if self.ask.no_graphs:
+            ways = [way._replace(graphed=False) for way in ways]
+
         def build(way: Way) -> Any:
             model = adapt(self.get_base(), lora(self.ask.rank), way, seed=0)
             packed = pack_steps(self.lengths, steps, per_step, 0, way.row_tokens)
             trainer = make_trainer(model, self.tokenizer, self.examples, packed, Numbers(steps, 1e-4, 0, 10**6, steps), way, self.folder / "ours", learning_rate_schedule="constant")
-            fits = trial_step(trainer, packed, self.lengths)
+            fits = trial_step(trainer, packed, self.lengths, self.say)
             if not fits:
                 self.drop_base()
             return (trainer, way, packed) if fits else None
@@ -195,7 +198,9 @@ class Bench:
         seconds = self.clocked(trainer)
         found = self.row(sum(packed.tokens[self.warm :]), per_step * self.timed, seconds, trainer, per_step)
         twice = f"checkpointing 1/{way.checkpoint_every}" if way.checkpoint_every else "no checkpointing"
-        found["way"] = f"{way.precision}, {packed.rows_per_step} rows of <= {way.row_tokens:,}, {twice}{', compiled' if way.compile else ''}"
+        if trainer.ready is not None and trainer.ready.padding is not None:
+            found["gib"] = self.held_gib()
+        found["way"] = f"{way.precision}, {packed.rows_per_step} rows of <= {way.row_tokens:,}, {twice}{', compiled' if way.compile else ''}{', CUDA graphs' if way.graphed else ''}"
         self.give_back(trainer, way)
         return found
 
@@ -487,6 +492,12 @@ class Bench:
         if self.cuda:
             torch.cuda.reset_peak_memory_stats()
 
+    def held_gib(self) -> float:
+        """The most that torch has held of the GPU since reset_peak()."""
+        import torch
+
+        return torch.cuda.max_memory_reserved() / GIB if self.cuda else 0.0
+
     def free(self) -> None:
         """Give memory back."""
         import torch
@@ -598,7 +609,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--warmup", type=int, default=3)
     parser.add_argument("--deadline", type=float, default=400.0, help="seconds after which nothing new is started")
     parser.add_argument("--sweep-steps", type=int, default=0, help="optimizer steps of the rank sweep; 0: all 93")
-    for flag in ("list", "all", "no-table", "tiny", "compile", "qlora", "sweep"):
+    for flag in ("list", "all", "no-table", "no-graphs", "tiny", "compile", "qlora", "sweep"):
         parser.add_argument(f"--{flag}", action="store_true")
     return parser.parse_args()
 

@@ -74,8 +74,8 @@ class Reporter:
 
 
 def used_gib() -> float:
-    """The most memory so far: of the GPU's allocations, or of this process."""
+    """The most memory so far: what torch has taken of the GPU (CUDA graphs hold theirs unseen by its count of allocations), or of this process."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
-        return float(round(torch.cuda.max_memory_allocated() / 1024**3, 2))
+        return float(round(torch.cuda.max_memory_reserved() / 1024**3, 2))
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2, 2)

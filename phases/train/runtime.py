@@ -19,6 +19,7 @@ def prepare_libraries(threads: int, seed: int, cache: Path) -> None:
         "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "HF_DATASETS_CACHE": str(cache), "TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error",
     }
+    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")  # rows of ever other lengths leave no holes; as measured in bench/
     for module in QUIET:  # deprecations that trl's own defaults raise
         warnings.filterwarnings("ignore", category=FutureWarning, module=module)
     logging.getLogger("trl").setLevel(logging.ERROR)  # it warns of padding-free rows in batches of one

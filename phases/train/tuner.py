@@ -9,18 +9,27 @@ from __future__ import annotations
 
 import functools
 import gc
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from forge.errors import ForgeError, UsageError
 from forge.phases.train.attention import register_varlen
+from forge.phases.train.cuda_graphs import (
+    GraphedDecoder,
+    Padding,
+    lengthened,
+    padding_for,
+    record_on_gpu,
+)
 from forge.phases.train.distributed import any_of, one_disk, processes, share_gradients, share_start
 from forge.phases.train.fp8 import freeze_in_fp8
 from forge.phases.train.loss import install_label_loss
 from forge.phases.train.masters import master_adamw
 from forge.phases.train.nf4 import freeze_in_nf4
 from forge.phases.train.packing import IGNORED, Encoded, Packed, flat_rows, pack_rows
+from forge.phases.train.saving import load_adapter
 from forge.phases.train.schedule import make_scheduler
 from forge.phases.train.shards import (
     causal,
@@ -34,6 +43,8 @@ from forge.phases.train.ways import Way
 
 MAX_NORM = 1.0
 VALIDATIONS = 6
+GRAPHED_TOLERANCE = 0.02
+"""Between a row's loss and gradient norm by a recording and without: attention adds gradients up in any order, in bfloat16."""
 
 
 class Numbers(NamedTuple):
@@ -100,6 +111,7 @@ def release(model: Any) -> Any:
     for layer in base.model.layers:
         layer._compiled_call_impl = None
     base.__dict__.pop("forward", None)  # the loss that was installed
+    base.model.__dict__.pop("forward", None)  # and the recordings
     return model.unload()
 
 
@@ -138,7 +150,7 @@ def make_trainer(
         eval_dataset=datasets.Dataset.from_dict(held_out) if held_out else None,
     )
     if way.lean:
-        trainer.make_lean(ReadyRows(examples, packed.rows))
+        trainer.make_lean(ReadyRows(examples, packed.rows), graphed=way.graphed)
     if processes() > 1:
         trainer.train_together(weights)
     return trainer
@@ -182,9 +194,9 @@ def reporting(names: Sequence[str]) -> list[Any]:
         ) from error
 
 
-def trial_step(trainer: Any, packed: Packed, lengths: Sequence[int]) -> bool:
-    """Forward and backward passes over the longest row and those with the most and the fewest examples; False when memory does not
-    suffice. Changes nothing that is trained.
+def trial_step(trainer: Any, packed: Packed, lengths: Sequence[int], tell: Callable[[str], None] = lambda text: None) -> bool:
+    """Forward and backward passes over the longest row and those with the most and the fewest examples, and their recordings where
+    the way wants them (cuda_graphs.py); False when memory does not suffice. Changes nothing that is trained.
 
     Three rows, because compiled layers take a size for fixed until they see another: rows of a step hold about as many examples, and
     the first with another number would stop a measured or billed run for a recompilation (seen at row 45 of 108, 2026-11-21).
@@ -196,13 +208,13 @@ def trial_step(trainer: Any, packed: Packed, lengths: Sequence[int]) -> bool:
     numbers = range(len(packed.rows))
     longest = max(numbers, key=lambda number: sum(lengths[example] for example in packed.rows[number]))
     most, fewest = (pick(numbers, key=lambda number: len(packed.rows[number])) for pick in (max, min))
-    model, device, fits = trainer.model, trainer.args.device, True
+    model, fits = trainer.model, True
     try:
-        model.to(device).train()
-        for number in dict.fromkeys((longest, most, fewest)):
-            batch = trainer._prepare_inputs(trainer.data_collator([trainer.train_dataset[number]]))
-            trainer.compute_loss(model, batch, num_items_in_batch=torch.tensor(1, device=device)).backward()
-            model.zero_grad(set_to_none=True)
+        model.to(trainer.args.device).train()
+        for number in dict.fromkeys((most, fewest, longest)):
+            found = _one_pass(trainer, trainer.data_collator([trainer.train_dataset[number]]))
+        if trainer.wants_graphs:
+            _record_passes(trainer, longest, found, tell)
     except torch.OutOfMemoryError:
         if is_split(model):
             raise
@@ -212,6 +224,47 @@ def trial_step(trainer: Any, packed: Packed, lengths: Sequence[int]) -> bool:
         trainer._total_train_tokens = 0
         trainer._metrics["train"].clear()
     return not any_of(not fits)
+
+
+def _one_pass(trainer: Any, batch: dict[str, Any]) -> tuple[Any, Any]:
+    """(loss, norm of the gradients) of one row, both as tensors on the device."""
+    import torch
+
+    model = trainer.model
+    loss = trainer.compute_loss(model, trainer._prepare_inputs(batch), num_items_in_batch=torch.tensor(1, device=trainer.args.device))
+    loss.backward()
+    norm = torch.nn.utils.get_total_norm([weight.grad for weight in model.parameters() if weight.grad is not None])
+    model.zero_grad(set_to_none=True)
+    return loss.detach(), norm
+
+
+def _record_passes(trainer: Any, row: int, plain: tuple[Any, Any], tell: Callable[[str], None]) -> None:
+    """Record the passes; without them when the model does not allow it, or when a row's loss and gradients are not what they were."""
+    import torch
+
+    weights = [weight for weight in trainer.model.parameters() if weight.requires_grad]
+    graphed = GraphedDecoder(causal(trainer.model).model, weights, trainer.ready.pad(), tell)
+    try:
+        record_on_gpu(graphed)
+        graphed.install()
+        found = _one_pass(trainer, trainer.ready[row])
+        if all(torch.isclose(ours, theirs, rtol=GRAPHED_TOLERANCE) for ours, theirs in zip(found, plain, strict=True)):
+            return
+        why = f"loss and gradient norm of a row are {found[0]:.4f} and {found[1]:.4f} instead of {plain[0]:.4f} and {plain[1]:.4f}"
+    except RuntimeError as error:
+        if _is_out_of_memory(error):
+            raise torch.OutOfMemoryError(str(error)) from error
+        why = " ".join(str(error).split())[:200]
+    graphed.remove()
+    trainer.ready.padding = None
+    tell(f"passes are not recorded as CUDA graphs: {why}")
+
+
+def _is_out_of_memory(error: BaseException | None) -> bool:
+    """Or came of one: a recording that is broken off raises an error of its own."""
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError) or (error is not None and _is_out_of_memory(error.__context__))
 
 
 def first_that_fits(ways: Sequence[Way], build: Callable[[Way], Any], tell: Callable[[str], None]) -> Any:
@@ -278,6 +331,12 @@ class ReadyRows:
         self._ids = [numpy.array(one.ids, dtype=numpy.int64) for one in examples]
         self._answers = [one.prompt_length for one in examples]
         self._rows = rows
+        self.padding: Padding | None = None
+
+    def pad(self) -> Padding:
+        """From now on every row is lengthened to one of a few sizes."""
+        self.padding = padding_for(self._rows, [len(one) for one in self._ids])
+        return self.padding
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -288,13 +347,17 @@ class ReadyRows:
         import torch
 
         members = self._rows[number]
-        ids = numpy.concatenate([self._ids[one] for one in members])
-        lengths = [len(self._ids[one]) for one in members]
-        starts = numpy.concatenate(([0], numpy.cumsum(lengths))).astype(numpy.int32)
+        parts, prompts = [self._ids[one] for one in members], [max(1, self._answers[one]) for one in members]
+        lengths = [len(part) for part in parts]
+        starts, longest = [0, *itertools.accumulate(lengths)], max(lengths)
+        if self.padding is not None:
+            added, starts = lengthened(lengths, self.padding)
+            parts, prompts, lengths, longest = [*parts, numpy.zeros(added, dtype=numpy.int64)], [*prompts, added], [*lengths, added], self.padding.longest
+        ids = numpy.concatenate(parts)
         positions = numpy.concatenate([numpy.arange(length) for length in lengths])
-        labels = numpy.where(positions < numpy.repeat([max(1, self._answers[one]) for one in members], lengths), IGNORED, ids)
+        labels = numpy.where(positions < numpy.repeat(prompts, lengths), IGNORED, ids)
         predict = numpy.flatnonzero(labels[1:] != IGNORED)
-        bounds, longest = torch.from_numpy(starts), max(lengths)
+        bounds = torch.tensor(starts, dtype=torch.int32)
         return {
             "input_ids": torch.from_numpy(ids)[None], "labels": torch.from_numpy(labels)[None], "position_ids": torch.from_numpy(positions)[None],
             "cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds.clone(), "max_length_q": longest, "max_length_k": longest,
@@ -332,7 +395,7 @@ def _trainer_class() -> Any:
     class PackedTrainer(SFTTrainer):  # type: ignore[misc, unused-ignore]
         """trl's trainer; on a GPU with a loss and a collator that never wait for it."""
 
-        is_lean, ready = False, None
+        is_lean, ready, wants_graphs = False, None, False
         shared: Sequence[Any] = ()
         data_collator: Any
         optimizer: Any
@@ -353,9 +416,10 @@ def _trainer_class() -> Any:
                 share_gradients(self.shared)
             return loss
 
-        def make_lean(self, rows: ReadyRows) -> None:
-            """Replace trl's loss by the one of loss.py and let batches bring the positions of their answers. rows: those of training."""
-            self.is_lean, self.ready = True, rows
+        def make_lean(self, rows: ReadyRows, *, graphed: bool) -> None:
+            """Replace trl's loss by the one of loss.py and let batches bring the positions of their answers. rows: those of training.
+            graphed: their passes are to be recorded (trial_step)."""
+            self.is_lean, self.ready, self.wants_graphs = True, rows, graphed
             install_label_loss(causal(self.model))
             self.data_collator = _LeanCollator(self.data_collator)
             self.model.train = _train_once(self.model)
@@ -387,8 +451,13 @@ def _trainer_class() -> Any:
             save_split(Path(self.args.output_dir), self.model, self.optimizer, self.lr_scheduler, self.state, everywhere=self.args.save_on_each_node)
 
         def _load_from_checkpoint(self, resume_from_checkpoint: Any, model: Any = None) -> None:
-            """Parts are loaded with the optimizer's."""
-            if not holds_shards(Path(resume_from_checkpoint)):
+            """Parts are loaded with the optimizer's, bfloat16 adapters in their place: PeftModel.load_adapter() would put float32 weights
+            beside them, which no optimizer holds (peft 0.21)."""
+            if holds_shards(Path(resume_from_checkpoint)):
+                return
+            if self.is_lean and hasattr(self.model, "peft_config"):
+                load_adapter(self.model, Path(resume_from_checkpoint))
+            else:
                 super()._load_from_checkpoint(resume_from_checkpoint, model)
 
         def _load_optimizer_and_scheduler(self, checkpoint: Any) -> None:

@@ -12,6 +12,7 @@ import math
 from typing import Any, Literal, NamedTuple
 
 from forge.errors import UsageError
+from forge.phases.train.cuda_graphs import SIZE_STEP
 from forge.phases.train.loss import TILE_TOKENS
 
 Precision = Literal["fp32", "bf16", "fp8", "nf4"]
@@ -28,9 +29,14 @@ MARGIN, HEAD_BYTES, WORKSPACE = 1.01, 6.6, 0.25 * GIB
 LARGEST_ROW, SMALLEST_ROW = 26000, 512
 SPREAD_SLACK = 1.015
 """Rows of one step are equally long up to this."""
-PASS_OVERHEAD_TOKENS = 380.0
-"""What a pass costs besides its tokens, in tokens' time: launches by the processor (79 to 110 ms a pass of 28 layers on two hosts), and the
-optimizer. FP8: 22,708 tokens/s in rows of 2,050, 29,096 in one of 24,000."""
+PASS_OVERHEAD_TOKENS, PASS_OVERHEAD_UNKNOWN = 190.0, 380.0
+"""What a pass costs the GPU besides its tokens, in tokens' time, with its share of the optimizer (17,980 tokens/s in rows of 1,620 and 20,120 in one
+of 25,967; FP8: 26,719 in rows of 2,030, 29,127 in one of 24,000); and with the processor's work where the GPU's speed was not measured."""
+HOST_SECONDS, DEVICE_SHARE, GRAPHED_BELOW = 0.0035, {"fp8": 1.0}, 2.0
+"""A layer's pass on the processor (79 to 116 ms for 28 on four hosts); the share of the GPU's bfloat16 product that training reaches, 0.7 but for FP8;
+recorded as CUDA graphs are passes for which the GPU needs less than so many times the processor's time."""
+GRAPHS_BYTES = 0.55 * GIB
+"""Memory that recordings do not share with the rest (21.7 GiB in bf16 at 1,792 tokens, 23.5 in FP8 at 2,240; 2026-11-22)."""
 TURNING_TOKENS = 200.0
 """What a pass costs more with one copy of an FP8 base: 6.5 GB that are read and written, about 7 ms on an H200."""
 CHECKPOINT_COST = 0.5
@@ -78,6 +84,7 @@ class Way(NamedTuple):
     """How a step is computed. checkpoint_every: 0 none, 1 all layers, n every n-th is computed twice to save memory.
 
     shards: over how many processes the weights are split (shards.py); 1: each has all of them. full: all weights are trained. one_copy: of an FP8 base (fp8.py).
+    graphed: passes are recorded as CUDA graphs (cuda_graphs.py).
     """
 
     device: str
@@ -89,6 +96,7 @@ class Way(NamedTuple):
     shards: int = 1
     full: bool = False
     one_copy: bool = False
+    graphed: bool = False
 
     @property
     def lean(self) -> bool:
@@ -149,10 +157,12 @@ def adapter_parameters(config: Any, rank: int, target_modules: str) -> int:
 
 def needed_bytes(
     shape: Shape, precision: Precision, *, row_tokens: int, checkpoint_every: int, compiled: bool, shards: int = 1, full: bool = False, one_copy: bool = False,
+    graphed: bool = False,
 ) -> int:
     """The peak of a training step. shards: processes that share the weights; full: all weights are trained, not an adapter; one_copy: of
-    an FP8 base (fp8.py).
+    an FP8 base (fp8.py); graphed: passes are recorded, of lengthened rows.
     """
+    row_tokens = -(-row_tokens // SIZE_STEP) * SIZE_STEP if graphed else row_tokens
     matrices = shape.parameters - shape.embeddings
     each = 4 if precision == "fp32" else 2
     weights = (BYTES_PER_WEIGHT[precision] / (2 if one_copy else 1) * matrices + each * shape.embeddings) * (0 if full else 1)  # of a full training they are in `trained`
@@ -165,12 +175,19 @@ def needed_bytes(
     twice = math.ceil(shape.layers / checkpoint_every) if checkpoint_every else 0
     kept = (shape.layers - twice + (1 if twice else 0)) * layer + twice * each * shape.hidden
     head = min(row_tokens, TILE_TOKENS) * shape.vocab * HEAD_BYTES
-    return int(weights + adapter + MARGIN * row_tokens * kept + head + WORKSPACE)
+    return int(weights + adapter + MARGIN * row_tokens * kept + head + WORKSPACE + (GRAPHS_BYTES if graphed else 0))
 
 
-def relative_time(row_tokens: int, checkpoint_every: int, *, one_copy: bool = False) -> float:
-    """Time of a token against the best case."""
-    return (1 + (PASS_OVERHEAD_TOKENS + (TURNING_TOKENS if one_copy else 0.0)) / row_tokens) * (1 + (CHECKPOINT_COST / checkpoint_every if checkpoint_every else 0.0))
+def host_tokens(machine: Machine, shape: Shape, precision: Precision) -> float:
+    """Tokens that the GPU could read while the processor asks for a pass; 0 where the GPU's speed was not measured."""
+    return HOST_SECONDS * shape.layers * DEVICE_SHARE.get(precision, 0.7) * machine.peak_flops / shape.flops_per_token
+
+
+def relative_time(way: Way, host: float) -> float:
+    """Time of a token against the best case. host: host_tokens()."""
+    taken = way.row_tokens + (PASS_OVERHEAD_TOKENS if host or way.graphed else PASS_OVERHEAD_UNKNOWN) + (TURNING_TOKENS if way.one_copy else 0.0)
+    twice = CHECKPOINT_COST / way.checkpoint_every if way.checkpoint_every else 0.0
+    return (taken if way.graphed else max(taken, host)) / way.row_tokens * (1 + twice)
 
 
 def choose_way(
@@ -200,7 +217,7 @@ def choose_way(
     if precision == "fp8" and not compiled:
         compiled, reasons["compile"] = True, "per layer: FP8 is slower than bfloat16 without it"
     first = Way(machine.device, precision, compiled, 0, 0, {}, shards, full)
-    found = _candidates(first, shape, limit, max(step_tokens, longest), longest)
+    found = _candidates(first, machine, shape, limit, max(step_tokens, longest), longest)
     return [way._replace(reasons={**reasons, "memory": _told(way, shape, limit)}) for way in found]
 
 
@@ -250,7 +267,10 @@ def _precision(
     return "bf16"
 
 
-def _candidates(first: Way, shape: Shape, limit: int, step_tokens: int, longest: int) -> list[Way]:
+def _candidates(first: Way, machine: Machine, shape: Shape, limit: int, step_tokens: int, longest: int) -> list[Way]:
+    def time(way: Way) -> float:
+        return relative_time(way, host)
+
     sizes = []
     for rows in range(-(-step_tokens // LARGEST_ROW), step_tokens // min(SMALLEST_ROW, step_tokens) + 1):
         size = step_tokens if rows == 1 else int(SPREAD_SLACK * step_tokens / rows)
@@ -259,16 +279,19 @@ def _candidates(first: Way, shape: Shape, limit: int, step_tokens: int, longest:
     sizes = sizes or [longest]
     copies = (False, True) if first.precision == "fp8" else (False,)
     ways = [first._replace(row_tokens=size, checkpoint_every=every, one_copy=one) for size in sizes for every in (0, 4, 2, 1) for one in copies]
+    host = host_tokens(machine, shape, first.precision)
+    ways = [way._replace(graphed=_can_be_graphed(way) and way.row_tokens < GRAPHED_BELOW * host) for way in ways]
     fits = [way for way in ways if _bytes(way, shape) <= limit]
-    ordered = sorted(fits, key=_time)
+    ordered = sorted(fits, key=time)
     smallest = min(ways, key=lambda way: _bytes(way, shape))
     best = ordered[0] if ordered else smallest
-    smaller = sorted((way for way in ways if _bytes(way, shape) < 0.85 * _bytes(best, shape)), key=_time)
+    smaller = sorted((way for way in ways if _bytes(way, shape) < 0.85 * _bytes(best, shape)), key=time)
     return _falling([best, *smaller, smallest], shape)
 
 
-def _time(way: Way) -> float:
-    return relative_time(way.row_tokens, way.checkpoint_every, one_copy=way.one_copy)
+def _can_be_graphed(way: Way) -> bool:
+    """Layers that are computed twice ask the GPU for its state of chance, which a recording may not; a split model waits for others."""
+    return way.lean and way.checkpoint_every == 0 and way.shards == 1 and not way.full
 
 
 def _falling(ways: list[Way], shape: Shape) -> list[Way]:
@@ -283,10 +306,10 @@ def _falling(ways: list[Way], shape: Shape) -> list[Way]:
 def _bytes(way: Way, shape: Shape) -> int:
     return needed_bytes(
         shape, way.precision, row_tokens=way.row_tokens, checkpoint_every=way.checkpoint_every, compiled=way.compile, shards=way.shards, full=way.full,
-        one_copy=way.one_copy,
+        one_copy=way.one_copy, graphed=way.graphed,
     )
 
 
 def _told(way: Way, shape: Shape, limit: int) -> str:
     twice = {0: "nothing computed twice", 1: "all layers computed twice"}.get(way.checkpoint_every, f"every {way.checkpoint_every}th layer computed twice")
-    return f"at most {way.row_tokens:,} tokens a pass, {twice}{', one copy of the base' if way.one_copy else ''}: about {_bytes(way, shape) / GIB:.1f} of {limit / GIB:.1f} GiB"
+    return f"at most {way.row_tokens:,} tokens a pass, {twice}{', one copy of the base' if way.one_copy else ''}{', recorded as CUDA graphs' if way.graphed else ''}: about {_bytes(way, shape) / GIB:.1f} of {limit / GIB:.1f} GiB"

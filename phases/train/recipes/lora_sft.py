@@ -131,7 +131,7 @@ def tune_lora(
         model = in_turn(load) if way.shards > 1 else load()
         packed = pack_steps(lengths, lora.steps, lora.examples_per_step, plan.seed, way.row_tokens, multiple=processes())
         trainer = make_trainer(model, tokenizer, examples, packed, numbers, way, checkpoints, validation=validation)
-        fits = way.device == "cpu" or trial_step(trainer, packed, lengths)
+        fits = way.device == "cpu" or trial_step(trainer, packed, lengths, ctx.notice)
         return (trainer, way, packed) if fits else None
 
     if local_rank() == 0 and (damaged := drop_damaged(checkpoints)):
