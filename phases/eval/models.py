@@ -52,9 +52,9 @@ class Models:
 
         logging.disable_progress_bar()
         torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # half the time, and nothing reads it
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        torch.use_deterministic_algorithms(self.device == "cpu")  # on a GPU some are missing, and kernels differ anyway
+        torch.utils.deterministic.fill_uninitialized_memory = False  # half the time, and nothing reads it
         self.tokenizer: Any = AutoTokenizer.from_pretrained(base)
         dtype = "bfloat16" if precision == "bf16" and self.device == "cuda" else "float32"
         model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)

@@ -290,6 +290,8 @@ def _tell(answers: TextIO, answer: dict[str, Any]) -> None:
 def main() -> None:
     """Keep the real stdout for answers: llama.cpp or ggml may print to descriptor 1."""
     _die_with_parent()
+    for asked in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(asked, signal.SIG_IGN)  # a stop that reaches the whole group is the phase's to heed, between two questions
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     serve(sys.stdin, answers)

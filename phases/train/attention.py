@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import torch
 
 NAME = "torch_varlen"
+KERNEL_CAPABILITY = (8, 0)
+"""torch's varlen kernel wants an Ampere GPU and 16 bits (FlashAttention)."""
 
 
 @functools.cache
@@ -34,7 +36,8 @@ def make_attention() -> Callable[..., tuple[torch.Tensor, None]]:
     """The function that transformers calls. What differs between versions of torch is looked up here, outside of compiled layers."""
     import torch
 
-    on_gpu = _gpu_kernel() if torch.cuda.is_available() else None
+    on_gpu = _gpu_kernel() if torch.cuda.is_available() and torch.cuda.get_device_capability() >= KERNEL_CAPABILITY else None
+    half = (torch.bfloat16, torch.float16)
 
     def packed_attention(
         module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: Any = None, scaling: float | None = None,
@@ -46,10 +49,10 @@ def make_attention() -> Callable[..., tuple[torch.Tensor, None]]:
             cu_seq_lens_q = torch.arange(0, (batch + 1) * tokens, tokens, dtype=torch.int32, device=query.device)
             max_length_q = tokens
         query, key, value = (part.transpose(1, 2).reshape(batch * tokens, part.shape[1], size) for part in (query, key, value))
-        if on_gpu is not None and query.is_cuda:
+        if on_gpu is not None and query.is_cuda and query.dtype in half:
             out = on_gpu(query, key, value, cu_seq_lens_q, int(max_length_q), scaling)
         else:
-            out = _on_cpu(query, key, value, cu_seq_lens_q, scaling)
+            out = _one_by_one(query, key, value, cu_seq_lens_q, scaling)
         return out.view(batch, tokens, heads, size), None
 
     return packed_attention
@@ -78,8 +81,8 @@ def _gpu_kernel() -> Callable[..., torch.Tensor]:
     return attend
 
 
-def _on_cpu(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, starts: torch.Tensor, scaling: float | None) -> torch.Tensor:
-    """One call of torch's attention for each example; sums in a fixed order."""
+def _one_by_one(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, starts: torch.Tensor, scaling: float | None) -> torch.Tensor:
+    """One call of torch's attention for each example; sums in a fixed order. For CPUs, float32, and GPUs without the kernel."""
     import torch
 
     groups, parts = query.shape[1] // key.shape[1], []

@@ -42,7 +42,7 @@ from forge.phases.train.shards import (
 from forge.phases.train.ways import Way
 
 MAX_NORM = 1.0
-VALIDATIONS = 6
+VALIDATIONS, LOGS = 6, 20
 GRAPHED_TOLERANCE = 0.02
 """Between a row's loss and gradient norm by a recording and without: attention adds gradients up in any order, in bfloat16."""
 
@@ -134,7 +134,7 @@ def make_trainer(
         bf16=False,  # a lean model is bfloat16 as it is: autocast would cast every weight at every use
         use_cpu=way.device == "cpu", gradient_checkpointing=False, seed=numbers.seed,
         padding_free=True, packing=False, max_length=None, eos_token=tokenizer.eos_token,
-        logging_steps=1 if way.device == "cpu" else numbers.log_steps,  # a resumed Trainer forgets losses that it has not logged yet
+        logging_steps=steps_between_logs(numbers, way.device),
         logging_nan_inf_filter=False,  # it reads every loss back from the GPU
         eval_strategy="steps" if held_out else "no", eval_steps=max(1, numbers.steps // VALIDATIONS), prediction_loss_only=True,
         save_strategy="steps", save_steps=numbers.save_steps, save_total_limit=2, ddp_find_unused_parameters=False,
@@ -154,6 +154,11 @@ def make_trainer(
     if processes() > 1:
         trainer.train_together(weights)
     return trainer
+
+
+def steps_between_logs(numbers: Numbers, device: str) -> int:
+    """On a GPU every line waits for it, and a short training still has LOGS of them. A resumed Trainer forgets losses that it has not logged yet."""
+    return 1 if device == "cpu" else min(numbers.log_steps, max(1, numbers.steps // LOGS))
 
 
 def _optimizer(weights: list[Any], numbers: Numbers, way: Way) -> Any:

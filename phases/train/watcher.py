@@ -36,6 +36,7 @@ def make_watcher(ctx: Context, reporter: Reporter, step_tokens: Sequence[int], p
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             self.watchdog.alive(pace.seconds_per_step())
+            control.should_log |= state.global_step >= state.max_steps  # also a run of fewer steps than are between two lines has a loss
             if any_of(stop_asked(ctx)):
                 self.stopped = state.global_step < state.max_steps
                 control.should_save = control.should_training_stop = True

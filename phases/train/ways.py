@@ -214,6 +214,8 @@ def choose_way(
     told = reasons.get("precision")
     precision = _precision(machine, shape, asked, compiled, limit, longest, reasons)
     reasons["precision"] = told or reasons["precision"]
+    if precision == "fp32" and compiled:
+        compiled, reasons["compile"] = False, "off: in float32 attention is computed example by example, which breaks compiled layers up"
     if precision == "fp8" and not compiled:
         compiled, reasons["compile"] = True, "per layer: FP8 is slower than bfloat16 without it"
     first = Way(machine.device, precision, compiled, 0, 0, {}, shards, full)

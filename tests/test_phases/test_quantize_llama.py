@@ -44,6 +44,15 @@ def test_a_crash_becomes_an_error_with_what_to_do(f16: Path, tmp_path: Path, num
     assert advice in caught.value.next
 
 
+def test_a_stop_that_reaches_the_whole_group_does_not_end_the_process(f16: Path, tmp_path: Path) -> None:
+    with Llama(tmp_path) as llama:
+        llama.open(f16, context_tokens=64)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            os.kill(llama.process.pid, number)
+        assert len(llama.logits([5, 6, 7], last=1)) == 1
+    assert llama.process.returncode == 0
+
+
 def test_a_file_that_is_no_model_is_an_error_with_llama_cpps_own_words(tmp_path: Path) -> None:
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(b"GGUF" + b"\0" * 60)

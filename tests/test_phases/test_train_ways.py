@@ -21,10 +21,12 @@ from forge.phases.train.tuner import (
     first_that_fits,
     make_trainer,
     release,
+    steps_between_logs,
     train_on,
     train_that_fits,
     trial_step,
 )
+from forge.phases.train.watcher import make_watcher
 from forge.phases.train.ways import GIB, Machine, Shape, Way, choose_way, needed_bytes
 from tests.test_phases.tiny_training import make_tokenizer
 
@@ -252,6 +254,21 @@ def test_rounded_bases_and_the_lean_loss_train_to_the_same_losses_within_half_a_
 def test_a_run_that_goes_on_from_a_checkpoint_has_the_losses_of_one_that_was_not_stopped(precision: str, tmp_path: Path) -> None:
     whole = losses(tmp_path, precision, 400, save_steps=2)
     assert losses(tmp_path, precision, 400, after=2) == whole
+
+
+def test_a_short_training_on_a_gpu_has_losses_too() -> None:
+    numbers = Numbers(600, 1e-4, 7, 50, 10)
+    assert [steps_between_logs(numbers._replace(steps=steps), "cuda") for steps in (4, 100, 600)] == [1, 5, 10]
+    assert steps_between_logs(numbers, "cpu") == 1
+
+
+def test_the_last_step_is_logged_wherever_it_falls(tmp_path: Path) -> None:
+    watcher = make_watcher(SimpleNamespace(notice=print, check_stop=lambda: None), None, [100] * 7, Pace(Limits(0.0, 0.0, 0.0, 0.0), 7, 0))  # type: ignore[arg-type]
+    asked = [SimpleNamespace(should_log=False, should_save=False, should_training_stop=False) for _ in range(7)]
+    for step, control in enumerate(asked, start=1):
+        watcher.on_step_end(None, SimpleNamespace(global_step=step, max_steps=7), control)
+    watcher.watchdog.stop()
+    assert [control.should_log for control in asked] == [False] * 6 + [True]
 
 
 @pytest.mark.local
