@@ -30,10 +30,9 @@ def write_roles(pubmedqa: Path, target: Path) -> int:
 
 
 def write_drugs(drug_ae: Path, target: Path) -> int:
-    """One line a sentence that names exactly one of the 60 commonest drugs, with its place. Returns how many.
+    """One line a sentence, as written, that names exactly one of the 60 commonest drugs, with its place. Returns how many.
 
-    In lower case: "Gemcitabine" at the beginning of a sentence is another token than "gemcitabine", and half of all errors were such
-    forms that no training sentence has (2026-11-21). A closed vocabulary is meant to have each name once.
+    "Gemcitabine" at the beginning of a sentence is another token than "gemcitabine"; training reads both (phases/train/variants.py).
     """
     found: dict[tuple[str, str], set[str]] = {}
     for line in drug_ae.read_text(encoding="utf-8").splitlines():
@@ -43,8 +42,7 @@ def write_drugs(drug_ae: Path, target: Path) -> int:
     common = {drug for drug, _ in Counter(single.values()).most_common(DRUGS)}
     rows = []
     for (pmid, sentence), drug in sorted(single.items()):
-        sentence = sentence.lower()
-        start = sentence.find(drug)
+        start = sentence.lower().find(drug)
         if drug in common and start >= 0 and len(sentence.split()) <= MAX_WORDS:
             entity = {"type": "Drug", "start": start, "end": start + len(drug), "text": sentence[start : start + len(drug)]}
             rows.append({"text": sentence, "entities": [entity], "pmid": pmid})

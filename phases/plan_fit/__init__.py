@@ -41,7 +41,7 @@ class PlanFit:
     """The phase."""
 
     name: ClassVar[str] = "plan_fit"
-    VERSION: ClassVar[int] = 4
+    VERSION: ClassVar[int] = 5
     summary: ClassVar[str] = "checks the data, chooses model and machine, forecasts the cost, rehearses"
     reads: ClassVar[tuple[str, ...]] = ("documents", "audit", "clean", "pairs", "synth_checks", "review", *HASHED)
     optional: ClassVar[tuple[str, ...]] = ("review",)

@@ -18,7 +18,7 @@ from forge.phases.plan_fit.speed import (
     tokens_per_second,
     training_on,
 )
-from forge.phases.plan_fit.tables import Size, load_tables, reading_for, tuning_for
+from forge.phases.plan_fit.tables import Size, least_steps, load_tables, reading_for, tuning_for
 from forge.phases.plan_fit.training import adapters_trained, in_all, plan_stages, plan_sweep
 from forge.phases.plan_fit.verdicts import plural
 from forge.protocols import Offer
@@ -105,7 +105,7 @@ def _wanted_seconds(data: Data, offer: Offer, settings: PlanFitSettings, precisi
     if contract.base == SCRATCH:
         size = load_tables().scratch[_size_name(offer, settings, dry_run=False)]
         parameters = count_parameters(_model(size, contract.vocab_size, _context(data, size.context), 1, 1, 0.0))
-        tokens = reading_for(contract.pretrain_tokens).epochs * contract.pretrain_tokens
+        tokens = reading_for(contract.pretrain_tokens, contract.task).epochs * contract.pretrain_tokens
         reading = tokens / tokens_per_second(parameters, offer, precision)[0]
     else:
         parameters = known_base(contract, {}, dry_run=False)[0]
@@ -144,14 +144,14 @@ def _scratch(
     data: Data, offer: Offer, settings: PlanFitSettings, reasons: dict[str, str], precision: str, dry_run: bool
 ) -> ScratchBase:
     contract, name = data.contract, _size_name(offer, settings, dry_run)
-    size, reading = load_tables().scratch[name], reading_for(contract.pretrain_tokens)
+    size, reading = load_tables().scratch[name], reading_for(contract.pretrain_tokens, contract.task)
     context = _context(data, size.context)
     rows = 2 if dry_run else max(1, size.tokens_per_step // context)
     model = _model(size, contract.vocab_size, context, DRY_RUN_STEPS, rows, reading.learning_rate)
     parameters = count_parameters(model)
     if not dry_run:
         most = 60 * settings.train_minutes / 2 * tokens_per_second(parameters, offer, precision)[0]
-        steps = _steps(contract.pretrain_tokens, rows * context, int(most), settings, reasons)
+        steps = _steps(contract, rows * context, int(most), settings, reasons)
         model = model.model_copy(update={"steps": steps})
     reasons["base"] = (
         "scratch: tokenizer and base are trained on this corpus, which needs no network, no GPU and no foreign licence;"
@@ -192,12 +192,13 @@ def _context(data: Data, at_least: int) -> int:
 
 
 def _steps(
-    corpus_tokens: int, step_tokens: int, most_tokens: int, settings: PlanFitSettings, reasons: dict[str, str]
+    contract: DataContract, step_tokens: int, most_tokens: int, settings: PlanFitSettings, reasons: dict[str, str]
 ) -> int:
-    """Steps from the corpus' real tokens: its row of epochs, at least min_steps, at most what the time allows."""
-    wanted = math.ceil(reading_for(corpus_tokens).epochs * corpus_tokens / step_tokens)
+    """Steps from the corpus' real tokens: its row of epochs, at least min_steps (none for some tasks), at most what the time allows."""
+    corpus_tokens = contract.pretrain_tokens
+    wanted = math.ceil(reading_for(corpus_tokens, contract.task).epochs * corpus_tokens / step_tokens)
     cap = max(1, most_tokens // step_tokens)
-    steps = min(max(wanted, load_tables().pretraining.min_steps), cap)
+    steps = min(max(wanted, least_steps(contract.task)), cap)
     seen = steps * step_tokens / max(corpus_tokens, 1)
     limit = f"; plan_fit.train_minutes={settings.train_minutes:g} ends it there" if steps == cap else ""
     reasons["steps"] = (
@@ -239,7 +240,8 @@ def _lora(
     row, rows = tuning_for(parameters), len(data.splits["train"])
     wanted = settings.epochs or row.epochs
     affordable = most_tokens / max(data.train_tokens, 1)
-    per_step = min(row.examples_per_step, 4) if dry_run else row.examples_per_step
+    per_step = row.per_step_of.get(data.contract.task, row.examples_per_step)
+    per_step = min(per_step, 4) if dry_run else per_step
     steps = DRY_RUN_STEPS if dry_run else max(1, math.ceil(min(wanted, affordable) * rows / per_step))
     epochs = round(steps * per_step / max(rows, 1), 2)
     limit = f"; {wanted:g} were wanted, plan_fit.train_minutes={settings.train_minutes:g} ends it there"

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from functools import cache
 from typing import TypeVar
 
+from pydantic import Field
+
 from forge.config import load_data
 from forge.records import Record
 
@@ -32,14 +34,15 @@ class Reading(Record):
 
 
 class Pretraining(Record):
-    """How a scratch base is trained."""
+    """How a scratch base is trained. epochs_of: the most passes for a task, without the least number of steps."""
 
     min_steps: int
     by_corpus: tuple[Reading, ...]
+    epochs_of: dict[str, float]
 
 
 class Tuning(Record):
-    """How an adapter of a model of at most `parameters_max` parameters is trained."""
+    """How an adapter of a model of at most `parameters_max` parameters is trained. per_step_of: examples a step, for tasks that want others."""
 
     parameters_max: int | None = None
     rank: int
@@ -47,6 +50,7 @@ class Tuning(Record):
     learning_rate: float
     examples_per_step: int
     epochs: float
+    per_step_of: dict[str, int] = Field(default_factory=dict)
 
 
 class Base(Record):
@@ -147,10 +151,17 @@ def tuning_for(parameters: int) -> Tuning:
     return _first(load_tables().tuning, [row.parameters_max for row in load_tables().tuning], parameters)
 
 
-def reading_for(tokens: int) -> Reading:
-    """How a corpus of this many tokens is read."""
-    rows = load_tables().pretraining.by_corpus
-    return _first(rows, [row.tokens_max for row in rows], tokens)
+def reading_for(tokens: int, task: str) -> Reading:
+    """How a corpus of this many tokens is read for a task."""
+    table = load_tables().pretraining
+    row = _first(table.by_corpus, [row.tokens_max for row in table.by_corpus], tokens)
+    return row.model_copy(update={"epochs": min(row.epochs, table.epochs_of.get(task, row.epochs))})
+
+
+def least_steps(task: str) -> int:
+    """Of pretraining, however small the corpus."""
+    table = load_tables().pretraining
+    return 0 if task in table.epochs_of else table.min_steps
 
 
 Row = TypeVar("Row")

@@ -46,7 +46,7 @@ class Train:
     """Pretraining and tuning on the leased machine, resumable to the bit."""
 
     name: ClassVar[str] = "train"
-    VERSION: ClassVar[int] = 4
+    VERSION: ClassVar[int] = 5
     summary: ClassVar[str] = "trains the base and the adapter that the plan names"
     reads: ClassVar[tuple[str, ...]] = (
         "plan", "approval", "machine", "train", "val", "pretrain", "pretrain_val", "tokenizer", "base_source",

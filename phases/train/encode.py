@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,14 +14,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def chat_rows(path: Path, task: Task, stage: str = "") -> list[dict[str, Any]]:
-    """The examples (of one stage) as conversational prompt/completion rows, as trl and the Hub know them."""
+def chat_rows(path: Path, task: Task, stage: str = "", *, told: Callable[[Example], Example] = lambda example: example) -> list[dict[str, Any]]:
+    """The examples (of one stage) as conversational prompt/completion rows, as trl and the Hub know them. told: another way to put each."""
     return [
         {
             "prompt": [turn.model_dump() for turn in task.prompt(example)],
             "completion": [{"role": "assistant", "content": task.target(example)}],
         }
-        for example in read_jsonl(path, Example) if not stage or example.stage == stage
+        for example in map(told, read_jsonl(path, Example)) if not stage or example.stage == stage
     ]
 
 

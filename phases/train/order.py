@@ -8,8 +8,11 @@ from __future__ import annotations
 from forge.errors import ArtifactDamaged
 
 
-def rows_of_step(step: int, rows_per_step: int, rows: int, seed: int) -> list[int]:
-    """Which rows a step (from 1) reads. Raises ArtifactDamaged when there are none."""
+def rows_of_step(step: int, rows_per_step: int, rows: int, seed: int, *, versions: int = 1) -> list[int]:
+    """Which rows a step (from 1) reads. Raises ArtifactDamaged when there are none.
+
+    versions: of every row, laid one after the other (all rows, then all rows again); each epoch reads the next one.
+    """
     import torch
 
     if rows == 0:
@@ -19,5 +22,5 @@ def rows_of_step(step: int, rows_per_step: int, rows: int, seed: int) -> list[in
         epoch, index = divmod(position, rows)
         if epoch not in orders:
             orders[epoch] = torch.randperm(rows, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
-        picked.append(int(orders[epoch][index]))
+        picked.append(epoch % versions * rows + int(orders[epoch][index]))
     return picked

@@ -37,12 +37,12 @@ class Packed(NamedTuple):
         return max(range(len(self.rows)), key=lambda number: len(self.rows[number]))
 
 
-def pack_steps(lengths: Sequence[int], steps: int, examples_per_step: int, seed: int, row_tokens: int, *, multiple: int = 1) -> Packed:
+def pack_steps(lengths: Sequence[int], steps: int, examples_per_step: int, seed: int, row_tokens: int, *, multiple: int = 1, versions: int = 1) -> Packed:
     """The plan of every forward pass. row_tokens: the most tokens of a row, unless one example alone has more.
 
-    multiple: rows of a step are a multiple of it (the number of processes that share them).
+    multiple: rows of a step are a multiple of it (the number of processes that share them). versions: of every example, as in order.py.
     """
-    drawn = [rows_of_step(step, examples_per_step, len(lengths), seed) for step in range(1, steps + 1)]
+    drawn = [rows_of_step(step, examples_per_step, len(lengths) // versions, seed, versions=versions) for step in range(1, steps + 1)]
     limit = max(row_tokens, max(lengths))
     count = max(multiple, -(-max(sum(lengths[row] for row in step) for step in drawn) // limit))
     count = -(-count // multiple) * multiple

@@ -76,6 +76,15 @@ def test_settings_decide_size_epochs_and_caps(tmp_path: Path) -> None:
     assert short.lora.epochs < 1
 
 
+def test_an_extraction_reads_less_by_heart_and_takes_smaller_steps(tmp_path: Path) -> None:
+    corpus = {"pretrain_tokens": 20_000}
+    chat, extract = (choose(data_of(tmp_path / task, task=task, **corpus), CPU, PlanFitSettings(train_minutes=60), dry_run=False) for task in ("chat", "extract"))
+    assert chat.scratch is not None
+    assert extract.scratch is not None
+    assert (chat.scratch.steps, extract.scratch.steps) == (665, 391)  # 17 and 10 times 20,000 tokens in steps of 512
+    assert (chat.lora.examples_per_step, extract.lora.examples_per_step) == (8, 4)
+
+
 def test_a_gpu_reads_more_in_the_same_time_and_takes_larger_steps(tmp_path: Path) -> None:
     large = choose(data_of(tmp_path, pretrain_tokens=10_000_000), GPU, PlanFitSettings(), dry_run=False).scratch
     assert large is not None

@@ -31,7 +31,7 @@ from forge.phases.train.pace import (
     planned_steps,
     seconds_for,
 )
-from forge.phases.train.packing import pack_steps
+from forge.phases.train.packing import Encoded, pack_steps
 from forge.phases.train.reporter import Reporter
 from forge.phases.train.saving import load_adapter, save_adapter, save_rounded_base, save_tuned
 from forge.phases.train.shards import in_turn, shared_checkpoint, split_model, trained_weights
@@ -44,9 +44,10 @@ from forge.phases.train.tuner import (
     train_that_fits,
     trial_step,
 )
+from forge.phases.train.variants import VERSIONS, capitalise_mentions, has_capitals, take_turns
 from forge.phases.train.watcher import logged, make_watcher
 from forge.phases.train.ways import Machine, Way, adapter_parameters, choose_way, shape_of
-from forge.records import LoraPlan, Plan
+from forge.records import Example, LoraPlan, Plan, read_jsonl
 
 VALIDATION_ROWS = 64
 
@@ -98,15 +99,13 @@ def tune_lora(
     lora, task, full = job.lora or plan.lora, ctx.use("task", plan.task), plan.tuning == "full"
     base = ctx.output("base_model")
     tokenizer = AutoTokenizer.from_pretrained(base)
-    train_rows = chat_rows(ctx.input("train"), task, job.stage)
-    examples = encode_rows(train_rows, tokenizer)
-    guards = check_rows(examples, train_rows, tokenizer, lora.max_length)
+    examples, versions, guards = _examples(plan, lora, ctx, tokenizer, job.stage)
     validation = encode_rows(chat_rows(ctx.input("val"), task)[:VALIDATION_ROWS], tokenizer)
 
     adapter = None if full else adapter_of(plan, lora)
     lengths, config = [len(one.ids) for one in examples], AutoConfig.from_pretrained(base)
     shape = shape_of(config, plan.parameters, plan.parameters if full else adapter_parameters(config, lora.rank, lora.target_modules))
-    whole = pack_steps(lengths, lora.steps, lora.examples_per_step, plan.seed, sum(lengths) + 1)
+    whole = pack_steps(lengths, lora.steps, lora.examples_per_step, plan.seed, sum(lengths) + 1, versions=versions)
     ways = choose_way(
         machine, shape, asked="fp32" if plan.scratch else precision, step_tokens=share_of_step(max(whole.tokens)), longest=max(lengths),
         total_tokens=sum(whole.tokens) / processes(), compile=False if plan.scratch else None, shards=processes() if how == "fsdp" else 1, full=full,
@@ -129,7 +128,7 @@ def tune_lora(
             return split_model(model, way.device) if way.shards > 1 else model
 
         model = in_turn(load) if way.shards > 1 else load()
-        packed = pack_steps(lengths, lora.steps, lora.examples_per_step, plan.seed, way.row_tokens, multiple=processes())
+        packed = pack_steps(lengths, lora.steps, lora.examples_per_step, plan.seed, way.row_tokens, multiple=processes(), versions=versions)
         trainer = make_trainer(model, tokenizer, examples, packed, numbers, way, checkpoints, validation=validation)
         fits = way.device == "cpu" or trial_step(trainer, packed, lengths, ctx.notice)
         return (trainer, way, packed) if fits else None
@@ -163,6 +162,18 @@ def tune_lora(
     trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     made = trainer.state.max_steps
     return Tuning(made, sum(packed.tokens[:made]), trained, loss, val_loss, guards, way.precision)
+
+
+def _examples(plan: Plan, lora: LoraPlan, ctx: Context, tokenizer: Any, stage: str) -> tuple[list[Encoded], int, dict[str, bool | None]]:
+    """(encoded training rows, how many versions of them they are, the guards that passed). Raises GateFailed for rows that must not be trained."""
+    task, path = ctx.use("task", plan.task), ctx.input("train")
+    rows = chat_rows(path, task, stage)
+    examples = encode_rows(rows, tokenizer)
+    guards = check_rows(examples, rows, tokenizer, lora.max_length)
+    if not (plan.scratch and plan.task == "extract" and has_capitals(read_jsonl(path, Example))):
+        return examples, 1, guards
+    capitals = encode_rows(chat_rows(path, task, stage, told=capitalise_mentions), tokenizer)
+    return take_turns(examples, capitals, lora.max_length), VERSIONS, guards
 
 
 def adapter_of(plan: Plan, lora: LoraPlan) -> Any:
