@@ -18,7 +18,14 @@ from forge.phases.plan_fit.speed import (
     tokens_per_second,
     training_on,
 )
-from forge.phases.plan_fit.tables import Size, least_steps, load_tables, reading_for, tuning_for
+from forge.phases.plan_fit.tables import (
+    Size,
+    least_steps,
+    load_tables,
+    reading_for,
+    tokens_a_step,
+    tuning_for,
+)
 from forge.phases.plan_fit.training import adapters_trained, in_all, plan_stages, plan_sweep
 from forge.phases.plan_fit.verdicts import plural
 from forge.protocols import Offer
@@ -146,7 +153,7 @@ def _scratch(
     contract, name = data.contract, _size_name(offer, settings, dry_run)
     size, reading = load_tables().scratch[name], reading_for(contract.pretrain_tokens, contract.task)
     context = _context(data, size.context)
-    rows = 2 if dry_run else max(1, size.tokens_per_step // context)
+    rows = 2 if dry_run else max(1, tokens_a_step(size, reading.epochs * contract.pretrain_tokens) // context)
     model = _model(size, contract.vocab_size, context, DRY_RUN_STEPS, rows, reading.learning_rate)
     parameters = count_parameters(model)
     if not dry_run:

@@ -11,6 +11,9 @@ from pydantic import Field
 from forge.config import load_data
 from forge.records import Record
 
+LEAST_STEP_TOKENS = 512
+"""Of pretraining: the step that was best on a CPU (configs/models.yaml)."""
+
 
 class Size(Record):
     """A scratch model without its vocabulary, which the tokenizer brings. `context` in tokens."""
@@ -34,9 +37,10 @@ class Reading(Record):
 
 
 class Pretraining(Record):
-    """How a scratch base is trained. epochs_of: the most passes for a task, without the least number of steps."""
+    """How a scratch base is trained. good_steps: steps are made smaller for them (tokens_a_step). epochs_of: the most passes for a task, without the least number of steps."""
 
     min_steps: int
+    good_steps: int
     by_corpus: tuple[Reading, ...]
     epochs_of: dict[str, float]
 
@@ -156,6 +160,11 @@ def reading_for(tokens: int, task: str) -> Reading:
     table = load_tables().pretraining
     row = _first(table.by_corpus, [row.tokens_max for row in table.by_corpus], tokens)
     return row.model_copy(update={"epochs": min(row.epochs, table.epochs_of.get(task, row.epochs))})
+
+
+def tokens_a_step(size: Size, wanted: float) -> int:
+    """Tokens of a pretraining step when so many are to be read in all: fewer than the size's where there would be few steps."""
+    return int(min(size.tokens_per_step, max(LEAST_STEP_TOKENS, wanted / load_tables().pretraining.good_steps)))
 
 
 def least_steps(task: str) -> int:

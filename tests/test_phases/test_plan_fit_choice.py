@@ -92,6 +92,15 @@ def test_a_gpu_reads_more_in_the_same_time_and_takes_larger_steps(tmp_path: Path
     assert large.steps * 8192 > 5_000_000
 
 
+def test_a_small_corpus_is_read_in_as_many_steps_on_a_gpu_as_on_a_cpu(tmp_path: Path) -> None:
+    small, middle = (choose(data_of(tmp_path / str(tokens), pretrain_tokens=tokens), GPU, PlanFitSettings(), dry_run=False).scratch for tokens in (40_000, 300_000))
+    assert small is not None
+    assert middle is not None
+    assert (small.rows_per_step * small.context, small.steps) == (512, 1329)  # 17 passes; steps of 8,192 went through it 120 times
+    assert middle.rows_per_step * middle.context == 1536
+    assert middle.steps * 1536 == pytest.approx(8 * 300_000, rel=0.01)
+
+
 def test_the_context_grows_to_the_longest_row_within_what_shape_allows(tmp_path: Path) -> None:
     for longest, context in ((100, 256), (300, 320), (900, 512)):
         choice = choose(data_of(tmp_path, longest=longest), CPU, PlanFitSettings(), dry_run=False)
