@@ -19,7 +19,7 @@ BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
 PIP = $(BIN)/python -m pip install -q -c constraints.txt
 
-.PHONY: run test setup check test-core fuzz storms cluster bench lock docs clean
+.PHONY: run test setup check test-core fuzz storms cluster gpu bench lock docs clean
 
 run: $(STAMP)
 	$(BIN)/forge run $(CORPUS) --budget $(BUDGET)
@@ -53,6 +53,10 @@ storms: $(STAMP)
 # Real training on a SLURM cluster of two nodes on this machine, about five CPU minutes; needs root and SLURM's packages.
 cluster: $(STAMP)
 	FORGE_CLUSTER=1 $(BIN)/python -m pytest tests/test_plugins/test_compute_slurm_training.py -m cluster --durations 0
+
+# The whole chain on a machine with a GPU: bf16, FP8, 4 bits, all weights, a sweep, from scratch; a training that is killed.
+gpu: $(STAMP)
+	FORGE_GPU=1 $(BIN)/python -m pytest tests/test_gpu.py -m gpu --durations 0
 
 bench: $(STAMP)
 	$(BIN)/python bench/start.py
