@@ -148,6 +148,7 @@ def _ways(ask: argparse.Namespace, lengths: list[int], total: int) -> list[Any]:
 
     from bench.gpu_train import SHAPES, adapter_parameters
     from forge.phases.train.distributed import processes
+    from forge.phases.train.distributed import told as told_by_all
     from forge.phases.train.packing import pack_steps
     from forge.phases.train.ways import Machine, Way, choose_way, measure_peak, shape_of
 
@@ -159,7 +160,7 @@ def _ways(ask: argparse.Namespace, lengths: list[int], total: int) -> list[Any]:
         return [Way("cuda", "bf16", ask.compile, size, 0, {}, processes()) for size in (min(each, 13000), 6000)]
     config = Qwen2Config(tie_word_embeddings=False, **SHAPES[ask.shape])
     size = 7_615_616_512 if ask.shape == "7b" else sum(SHAPES[ask.shape].values()) * 1000
-    machine = Machine("cuda", torch.cuda.get_device_name(), torch.cuda.get_device_capability(), torch.cuda.mem_get_info()[0], True, measure_peak() if ask.limit_gib else 0.0)
+    machine = Machine("cuda", torch.cuda.get_device_name(), torch.cuda.get_device_capability(), torch.cuda.mem_get_info()[0], True, float(min(told_by_all(int(measure_peak())))) if ask.limit_gib else 0.0)
     found = choose_way(
         machine, shape_of(config, size, adapter_parameters(config, 32)), asked=ask.precision, step_tokens=each, longest=max(lengths), total_tokens=0.0, compile=True,
         limit_bytes=int(ask.limit_gib * GIB),
