@@ -67,8 +67,8 @@ def lease(token: str = "lease-1", seconds: int = 600, attempt: int = 1, **change
     return Lease(token=token, run="run-a", offer=OFFER.model_copy(update=changes), deadline_seconds=seconds, attempt=attempt)
 
 
-def until(condition: Callable[[], object], seconds: float = 40.0) -> None:
-    """Wait for it."""
+def until(condition: Callable[[], object], seconds: float = 120.0) -> None:
+    """Wait for it: seconds on a quiet machine, SLURM's own patience on a busy one."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen"

@@ -97,14 +97,16 @@ def test_a_node_that_dies_gives_its_job_to_another_one(slurm: Cluster, site: Slu
     channel = started(site, tmp_path, tmp_path / "saved")
     first = node_of(slurm)
     slurm.kill_node(first)
-    (tmp_path / "saved").write_text("7")   # what it had saved before
-    assert channel.poll("a") is None
-    slurm.run("scontrol", "update", f"nodename={first}", "state=down", "reason=power")
-    until(lambda: log(channel, "a").count("from ") == 2)
-    assert channel.poll("a") is None
-    assert node_of(slurm) != first
-    assert f"from 7 on {node_of(slurm)}" in log(channel, "a")
-    slurm.start_node(first)
+    try:
+        (tmp_path / "saved").write_text("7")   # what it had saved before
+        assert channel.poll("a") is None
+        slurm.run("scontrol", "update", f"nodename={first}", "state=down", "reason=power")
+        until(lambda: log(channel, "a").count("from ") == 2)
+        assert channel.poll("a") is None
+        assert node_of(slurm) != first
+        assert f"from 7 on {node_of(slurm)}" in log(channel, "a")
+    finally:
+        slurm.start_node(first)   # the tests after this one have the same cluster
 
 
 def test_a_drained_node_finishes_its_job_and_the_next_lease_starts_elsewhere(slurm: Cluster, site: Slurm, tmp_path: Path) -> None:
