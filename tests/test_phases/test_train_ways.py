@@ -262,6 +262,7 @@ def test_a_short_training_on_a_gpu_has_losses_too() -> None:
     assert steps_between_logs(numbers, "cpu") == 1
 
 
+@pytest.mark.local
 def test_the_last_step_is_logged_wherever_it_falls(tmp_path: Path) -> None:
     watcher = make_watcher(SimpleNamespace(notice=print, check_stop=lambda: None), None, [100] * 7, Pace(Limits(0.0, 0.0, 0.0, 0.0), 7, 0))  # type: ignore[arg-type]
     asked = [SimpleNamespace(should_log=False, should_save=False, should_training_stop=False) for _ in range(7)]
