@@ -321,8 +321,15 @@ class Teacher(Protocol):
 # --- compute ---------------------------------------------------------------------------------------------------
 
 
+ENVIRONMENT_GIB = 12.0
+"""Python with torch and CUDA on a machine's disk, with what it is installed from: about 3 GB of wheels, 8 GB unpacked."""
+
+
 class Need(Record):
-    """What the plan asks of a machine."""
+    """What the plan asks of a machine.
+
+    disk_gib: with ENVIRONMENT_GIB for Python; a machine that has an environment needs so much less.
+    """
 
     parameters: int
     memory_gib: float

@@ -132,8 +132,9 @@ def _work(ask: argparse.Namespace) -> None:
     train_on(trainer, clock.callback(), None)
     tokens = sum(packed.tokens[ask.warmup : ask.warmup + ask.steps])
     figures = clock.figures()
+    held = torch.cuda.max_memory_reserved if way.graphed else torch.cuda.max_memory_allocated  # recordings are not counted as allocated
     figures |= {
-        "rank": rank(), "tokens_per_second": tokens / figures.pop("seconds"), "gib": (torch.cuda.max_memory_reserved() if way.graphed else torch.cuda.max_memory_allocated()) / GIB if ask.device == "cuda" else 0.0,
+        "rank": rank(), "tokens_per_second": tokens / figures.pop("seconds"), "gib": held() / GIB if ask.device == "cuda" else 0.0,
         "loss": next(line["loss"] for line in reversed(trainer.state.log_history) if "loss" in line), "link": link,
         "way": f"{packed.rows_per_step} of <= {way.row_tokens:,}, checkpointing {way.checkpoint_every}{', compiled' if way.compile else ''}{', one copy' if way.one_copy else ''}{', CUDA graphs' if way.graphed else ''}",
     }
@@ -160,7 +161,8 @@ def _ways(ask: argparse.Namespace, lengths: list[int], total: int) -> list[Any]:
         return [Way("cuda", "bf16", ask.compile, size, 0, {}, processes()) for size in (min(each, 13000), 6000)]
     config = Qwen2Config(tie_word_embeddings=False, **SHAPES[ask.shape])
     size = 7_615_616_512 if ask.shape == "7b" else sum(SHAPES[ask.shape].values()) * 1000
-    machine = Machine("cuda", torch.cuda.get_device_name(), torch.cuda.get_device_capability(), torch.cuda.mem_get_info()[0], True, float(min(told_by_all(int(measure_peak())))) if ask.limit_gib else 0.0)
+    peak = float(min(told_by_all(int(measure_peak())))) if ask.limit_gib else 0.0  # the way has to be the same for all
+    machine = Machine("cuda", torch.cuda.get_device_name(), torch.cuda.get_device_capability(), torch.cuda.mem_get_info()[0], True, peak)
     found = choose_way(
         machine, shape_of(config, size, adapter_parameters(config, 32)), asked=ask.precision, step_tokens=each, longest=max(lengths), total_tokens=0.0, compile=True,
         limit_bytes=int(ask.limit_gib * GIB),

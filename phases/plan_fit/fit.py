@@ -9,7 +9,7 @@ from forge.phases.plan_fit.choice import Choice
 from forge.phases.plan_fit.data import TESTS, Data
 from forge.phases.plan_fit.machines import memory_gib
 from forge.phases.plan_fit.verdicts import plural, some, undecided
-from forge.protocols import Offer
+from forge.protocols import ENVIRONMENT_GIB, Offer
 from forge.questions import normalize
 from forge.records import Chat, Example, Verdict
 
@@ -18,8 +18,8 @@ NF4_BYTES = 0.7
 BF16_ROOM = 0.9
 FULL_BYTES, FULL_BYTES_FP32 = 20.0, 16.0
 """A weight that is trained: itself, its gradient, two moments, and for bfloat16 a float32 copy of weight and gradient (phases/train/ways.py)."""
-HOST_GIB, ENVIRONMENT_GIB = 3.0, 12.0
-"""torch with CUDA in memory, and on the disk with what it is installed from (about 3 GB of wheels, 8 GB unpacked)."""
+HOST_GIB = 3.0
+"""torch with CUDA in memory."""
 FILE_BYTES = {"F16": 2.0, "Q8_0": 1.07, "Q6_K": 0.82, "Q5_K_M": 0.71, "Q4_K_M": 0.61}
 """Bytes a weight in GGUF files (publish research)."""
 

@@ -94,10 +94,9 @@ class GraphedDecoder:
         from transformers.modeling_outputs import BaseModelOutputWithPast
 
         size = input_ids.shape[1] if input_ids is not None else 0
-        if not (self.decoder.training and torch.is_grad_enabled() and size in self.forwards):
+        recorded = self.decoder.training and torch.is_grad_enabled() and size in self.forwards
+        if not recorded or (self.weights[0].grad is None and not self._attach()):
             return self.plain(*args, input_ids=input_ids, position_ids=position_ids, cu_seq_lens_q=cu_seq_lens_q, **kwargs)
-        if self.weights[0].grad is None and not self._attach():
-            return self.run(*args, input_ids=input_ids, position_ids=position_ids, cu_seq_lens_q=cu_seq_lens_q, **kwargs)
         self.ids[:, :size].copy_(input_ids, non_blocking=True)
         self.positions[:, :size].copy_(position_ids, non_blocking=True)
         self.starts.copy_(cu_seq_lens_q, non_blocking=True)

@@ -89,7 +89,7 @@ class Host:
         return json.loads(self.patiently(lambda: b"".join(self.stream(verb, request, seconds=seconds))))
 
     def probe(self, folder: str, *, seconds: float = 20.0) -> dict[str, Any]:
-        """What the machine has: python, cores, memory_gib, disk_gib free at `folder`, gpus, system, boot. Writes nothing there."""
+        """What the machine has: python, cores, memory_gib, disk_gib free at `folder`, gpus, environments, system, boot. Writes nothing there."""
         facts: dict[str, Any] = self.call("probe", {"folder": folder}, seconds=seconds)
         return facts
 

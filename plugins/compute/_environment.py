@@ -8,6 +8,7 @@ import re
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.resources import as_file, files
@@ -65,10 +66,17 @@ class LockedEnvironment:
 
     def __call__(self, channel: HostChannel, tell: Tell) -> str:
         """The environment's Python; made when it is not there, which takes minutes. Raises ForgeError with pip's reason."""
-        with tempfile.TemporaryDirectory() as scratch:
-            wheel = build_wheel(Path(scratch))
-            with as_file(files("forge") / "configs" / "machine.lock") as shipped:
-                return self._make(channel, self.lock or shipped, wheel, tell)
+        with tempfile.TemporaryDirectory() as scratch, self._file() as lock:
+            return self._make(channel, lock, build_wheel(Path(scratch)), tell)
+
+    def name(self) -> str:
+        """What the lock's packages are called in `folder`, without slm-forge (_host_environment.py). Raises ForgeError for a bad lock."""
+        with self._file() as lock:
+            check_lock(lock)
+            return hash_file(lock)[:16]
+
+    def _file(self) -> AbstractContextManager[Path]:
+        return nullcontext(self.lock) if self.lock else as_file(files("forge") / "configs" / "machine.lock")
 
     def _make(self, channel: HostChannel, lock: Path, wheel: Path, tell: Tell) -> str:
         check_lock(lock)

@@ -74,7 +74,7 @@ def _refuse(kind: str, text: str) -> int:
 
 
 def probe(request: Request) -> Request:
-    """Cores, memory, free disk where `folder` is or would be, GPUs with what uses them, and the Python that runs this."""
+    """Cores, memory, free disk where `folder` is or would be, GPUs with what uses them, ready environments, and the Python that runs this."""
     place = place_of(request["folder"])
     existing = next(one for one in [place, *place.parents] if one.exists())
     held = {gpu for lease in leases(request) if lease["state"] == "live" for gpu in lease.get("gpus", ())}
@@ -83,7 +83,7 @@ def probe(request: Request) -> Request:
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         "memory_gib": _memory_gib(), "disk_gib": round(shutil.disk_usage(existing).free / 1024**3, 1), "writable": os.access(existing, os.W_OK),
         "folder": str(place), "gpus": [{**gpu, "held": gpu["index"] in held} for gpu in _gpus()], "cpu_flags": _bf16_flags(),
-        "venv": _has("ensurepip"), "boot": boot_id(),
+        "venv": _has("ensurepip"), "environments": [ready.parent.name for ready in place.glob("environments/*/ready")], "boot": boot_id(),
     }
 
 

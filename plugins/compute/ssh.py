@@ -27,7 +27,7 @@ from forge.plugins.compute._channel import Host, HostChannel, Watch
 from forge.plugins.compute._environment import LockedEnvironment, ReadyPython
 from forge.plugins.compute._ssh import KEY_TYPES, SshTransport, Target
 from forge.plugins.compute._state import private_folder, write_private
-from forge.protocols import Lease, Need, Offer, Resource
+from forge.protocols import ENVIRONMENT_GIB, Lease, Need, Offer, Resource
 
 PROBE_SECONDS = 20.0
 SHORT_PATIENCE_SECONDS = 5.0
@@ -36,6 +36,7 @@ HELD_SECONDS = 120.0
 """A lease that was asked within this time has a living engine."""
 GRACE_SECONDS = 5.0
 BF16_CAPABILITY = 8.0
+LEAST_DISK_GIB = 0.1
 TAKEN_SHARE = 0.1
 """A GPU of whose memory others use more than this is not offered, unless it is named."""
 
@@ -169,11 +170,8 @@ class Ssh:
         """Files and jobs in the lease's folder on the host."""
         name, token = _parts(resource)
         host = Host(self._transport(name), self._python(), patience_seconds=60 * self._settings.patience_minutes)
-        environment = ReadyPython(self._settings.python) if self._settings.python else LockedEnvironment(
-            f"{self._settings.folder}/environments", Path(self._settings.lock).expanduser() if self._settings.lock else None
-        )
         return HostChannel(
-            host, self._root(token), watch=Watch(idle_seconds=60 * self._settings.idle_minutes), poll_seconds=self._poll_seconds, environment=environment,
+            host, self._root(token), watch=Watch(idle_seconds=60 * self._settings.idle_minutes), poll_seconds=self._poll_seconds, environment=self._environment(),
         )
 
     def settle(self, resource: Resource) -> int:
@@ -214,6 +212,11 @@ class Ssh:
 
     def _python(self) -> str:
         return self._settings.python or "python3"
+
+    def _environment(self) -> ReadyPython | LockedEnvironment:
+        if self._settings.python:
+            return ReadyPython(self._settings.python)
+        return LockedEnvironment(f"{self._settings.folder}/environments", Path(self._settings.lock).expanduser() if self._settings.lock else None)
 
     def _root(self, token: str) -> str:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}", token):
@@ -258,8 +261,14 @@ class Ssh:
             raise NoCapacity(f"{name} runs {facts['system']}", why="ending a job with all it started reads /proc: hosts must run Linux")
         if not facts["writable"]:
             raise NoCapacity(f"{name} does not let us write to {facts['folder']}", next="--set ssh.folder=PATH names another folder on the host")
-        if facts["disk_gib"] < max(need.disk_gib, 0.1):
-            raise NoCapacity(f"the disk of {name} is too full", why=f"{facts['disk_gib']:g} GiB are free at {facts['folder']}, {max(need.disk_gib, 0.1):g} are needed", next=f"free some space on {name}")
+        needed = self._needed_disk_gib(facts, need)
+        if facts["disk_gib"] < needed:
+            raise NoCapacity(f"the disk of {name} is too full", why=f"{facts['disk_gib']:g} GiB are free at {facts['folder']}, {needed:g} are needed", next=f"free some space on {name}")
+
+    def _needed_disk_gib(self, facts: Mapping[str, Any], need: Need) -> float:
+        environment = self._environment()
+        is_there = isinstance(environment, ReadyPython) or environment.name() in facts["environments"]
+        return max(need.disk_gib - ENVIRONMENT_GIB * is_there, LEAST_DISK_GIB)
 
     def _usable(self, facts: Mapping[str, Any]) -> list[dict[str, Any]]:
         wanted = self._settings.gpus.strip()

@@ -15,8 +15,10 @@ import pytest
 from forge.errors import ForgeError, MissingAccess, NoCapacity, UsageError
 from forge.plugins.compute import ssh
 from forge.plugins.compute._channel import HostChannel, Watch
+from forge.plugins.compute._environment import LockedEnvironment
 from forge.plugins.compute._ssh import make_key
 from forge.plugins.compute.ssh import Ssh, SshSettings
+from forge.protocols import ENVIRONMENT_GIB
 from forge.store import hash_path
 from tests.servers.hosts import SshHost
 from tests.test_plugins.ssh_world import NEED, ended, lease, opened, reach, until
@@ -418,6 +420,21 @@ def test_a_full_disk_is_told_before_the_lease_and_during_a_transfer(tmp_path: Pa
         (tmp_path / "big").write_bytes(os.urandom(8_000_000))
         with pytest.raises(ForgeError, match=r"the disk of .* is full"):
             channel.put(tmp_path / "big", "inputs/big")
+
+
+def test_a_host_that_has_an_environment_needs_no_disk_for_one(tmp_path: Path) -> None:
+    need = NEED.model_copy(update={"disk_gib": ENVIRONMENT_GIB + 1})
+    with SshHost(tmp_path / "host", home_bytes=2 * 1024**3) as host:
+        with pytest.raises(NoCapacity, match=r"disk of .* is too full") as refused:
+            reach(host).quote(need)
+        assert refused.value.why.endswith(", 13 are needed")
+        assert reach(host, python=sys.executable).quote(need)
+        ready = host.home / ".slm-forge/environments" / LockedEnvironment("").name() / "ready"
+        host.run("mkdir", "-p", str(ready.parent))
+        with pytest.raises(NoCapacity, match="too full"):   # begun, not ready
+            reach(host).quote(need)
+        host.run("touch", str(ready))
+        assert reach(host).quote(need)
 
 
 def test_what_a_login_script_prints_does_no_harm(tmp_path: Path) -> None:
