@@ -223,8 +223,13 @@ def _check_document(plugin: Any, document: Path, vector: Vector) -> list[Piece]:
 
 def _read(plugin: Any, path: Path, name: str) -> list[Piece] | ExtractError:
     """The pieces in a child process: a crash or a hang is a finding, not the end of the check."""
+    with tempfile.TemporaryDirectory() as scratch:   # ours: the child is killed
+        return _read_in_child(plugin, path, name, Path(scratch))
+
+
+def _read_in_child(plugin: Any, path: Path, name: str, scratch: Path) -> list[Piece] | ExtractError:
     here, there = multiprocessing.Pipe(duplex=False)
-    child = multiprocessing.get_context("fork").Process(target=_send, args=(there, plugin, path))
+    child = multiprocessing.get_context("fork").Process(target=_send, args=(there, plugin, path, scratch))
     child.start()
     there.close()
     try:
@@ -242,10 +247,9 @@ def _read(plugin: Any, path: Path, name: str) -> list[Piece] | ExtractError:
     return result
 
 
-def _send(there: Connection, plugin: Any, path: Path) -> None:
+def _send(there: Connection, plugin: Any, path: Path, scratch: Path) -> None:
     media_type = plugin.extensions.get(path.suffix.lower(), next(iter(plugin.media_types)))
-    with tempfile.TemporaryDirectory() as scratch:
-        there.send(_pieces(plugin.extract, path, Reading(media_type, name=path.name, scratch=Path(scratch))))
+    there.send(_pieces(plugin.extract, path, Reading(media_type, name=path.name, scratch=scratch)))
 
 
 def _pieces(extract: Callable[[Path, Reading], Any], path: Path, ctx: Reading) -> list[Piece] | ForgeError:

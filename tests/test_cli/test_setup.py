@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,15 @@ def test_a_plugin_file_is_checked_alone_whatever_lies_beside_it(forge: Command, 
     cell = '{"nbformat": 4, "cells": [{"cell_type": "markdown", "source": "A boat lies in the harbour."}]}'
     (work / "a.ipynb").write_text(cell, encoding="utf-8")
     assert "A boat lies" in forge("plugins", "check", "own/notebook.py", "--sample", "a.ipynb").out
+
+
+def test_a_check_leaves_no_temporary_files(forge: Command, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    temporary = work / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    forge("plugins", "new", "extractor", "notes")
+    assert forge("plugins", "check", "forge-extractor-notes").code == 0
+    assert list(temporary.iterdir()) == []
 
 
 def test_a_check_prints_the_passages_of_the_vectors_and_of_a_sample(forge: Command, work: Path) -> None:

@@ -313,7 +313,7 @@ def test_bfloat16_adapters_learn_what_is_too_small_for_bfloat16() -> None:
 
 
 @pytest.mark.local
-def test_the_adapter_of_a_four_bit_base_is_right_on_the_rounded_weights_and_wrong_on_the_original_ones() -> None:
+def test_the_adapter_of_a_four_bit_base_is_right_on_the_rounded_weights_and_wrong_on_the_original_ones(tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes")
     import torch
     from peft import PeftModel
@@ -328,14 +328,13 @@ def test_the_adapter_of_a_four_bit_base_is_right_on_the_rounded_weights_and_wron
                 weight.normal_(0, 0.02)
     ids = torch.arange(3, 60)[None]
     tuned = model(input_ids=ids).logits.float()
-    folder = Path(pytest.importorskip("tempfile").mkdtemp())
-    model.save_pretrained(folder)
+    model.save_pretrained(tmp_path)
     base = model.unload()
     assert restore_rounded(base) == 14
-    right = PeftModel.from_pretrained(base, folder).merge_and_unload(safe_merge=True)(input_ids=ids).logits.float()
+    right = PeftModel.from_pretrained(base, tmp_path).merge_and_unload(safe_merge=True)(input_ids=ids).logits.float()
     trap = tiny_model("bfloat16")
     trap.load_state_dict(original)
-    wrong = PeftModel.from_pretrained(trap, folder).merge_and_unload(safe_merge=True)(input_ids=ids).logits.float()
+    wrong = PeftModel.from_pretrained(trap, tmp_path).merge_and_unload(safe_merge=True)(input_ids=ids).logits.float()
     distance = [float((one - tuned).norm() / tuned.norm()) for one in (right, wrong)]
     assert distance[0] < 0.02
     assert distance[1] > 3 * distance[0]
