@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -30,7 +32,15 @@ def clean_environment(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pyt
 
 
 @pytest.fixture
-def far_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModelHub]:
+def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """huggingface_hub waits a hundredth of its pauses between attempts."""
+    from huggingface_hub.utils import _http
+
+    monkeypatch.setattr(_http, "time", SimpleNamespace(sleep=lambda seconds: time.sleep(seconds / 100)))
+
+
+@pytest.fixture
+def far_hub(monkeypatch: pytest.MonkeyPatch, quick_retries: None) -> Iterator[ModelHub]:
     """A Hugging Face hub on loopback, and the real client set up for it with a token that may write."""
     from huggingface_hub import constants
 

@@ -95,7 +95,7 @@ class _ChildSeat(Seat):
 def serve(pipe: Connection, work: Callable[[Any, Seat], bytes], tooling: Tooling) -> None:
     """Never returns. Items come pickled with the parts to avoid; results go back as DONE or FINISHED and the bytes."""
     _settle_in(tooling, keep=pipe.fileno())
-    me, start = os.getpid(), _resident()
+    me, start = os.getpid(), _held_bytes()
     for served in range(1, ITEMS + 1):
         try:
             item, avoid = pickle.loads(pipe.recv_bytes())
@@ -108,7 +108,7 @@ def serve(pipe: Connection, work: Callable[[Any, Seat], bytes], tooling: Tooling
         tired = seat.end_processes() or seat.tired or served == ITEMS
         try:
             empty(tooling.folder)
-            tired = tired or _resident() - start > GROWTH_BYTES
+            tired = tired or _held_bytes() - start > GROWTH_BYTES
         except OSError:
             tired = True  # no file can be opened any more; what lies here the parent removes
         _say(pipe, FINISHED if tired else DONE, result)
@@ -208,11 +208,12 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
-def _resident() -> int:
-    """Bytes of memory that this process holds; 0 where that is not told."""
+def _held_bytes() -> int:
+    """Memory of this process without what it maps from files, which the system takes back when it likes; 0 where that is not told."""
     if sys.platform != "linux":
         return 0
-    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
+    resident, of_files = map(int, Path("/proc/self/statm").read_text(encoding="ascii").split()[1:3])
+    return (resident - of_files) * resource.getpagesize()
 
 
 def _kill_children() -> bool:

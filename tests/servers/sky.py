@@ -221,7 +221,7 @@ def sky_cloud(folder: Path) -> Iterator[SkyCloud]:
             """Quiet."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     (folder / "bin").mkdir()
     state.program = folder / "bin" / "sky"
     ssh = shutil.which("ssh") or "/usr/bin/ssh"

@@ -151,7 +151,9 @@ def test_a_later_process_goes_on_with_the_results_that_are_there_and_other_work_
     with pytest.raises(InterruptedError):
         list(stopped.map_shards(dies_once, shards))
     assert list(LocalExecutor(tmp_path / "shards", 1).map_shards(dies_once, shards)) == [0, 1, 2]
-    assert sorted((tmp_path / "did").read_text().split()) == ["0", "1", "2"]
+    did = (tmp_path / "did").read_text().split()
+    assert set(did) == {"0", "1", "2"}
+    assert did.count("0") == 1   # the second may have been at work when the first process was stopped
     write_shards(tmp_path / "shards", total, SHARDS)
     assert unfinished(tmp_path / "shards") == list(range(7))
 

@@ -62,7 +62,7 @@ class OneAnswer(BaseHTTPRequestHandler):
 def server() -> Iterator[str]:
     OneAnswer.asked.clear()
     found = ThreadingHTTPServer(("127.0.0.1", 0), OneAnswer)
-    threading.Thread(target=found.serve_forever, daemon=True).start()
+    threading.Thread(target=found.serve_forever, args=(0.01,), daemon=True).start()
     yield f"http://127.0.0.1:{found.server_address[1]}/v1#tiny-chat"
     found.shutdown()
 

@@ -172,7 +172,7 @@ def sleepers() -> list[str]:
         ("sys.exit(3)", "SystemExit: 3"),
         ("while True: time.sleep(60)", "took longer than 1 seconds"),
         ("while True: pass", "took longer than 1 seconds"),
-        ("while True: yield Piece(text='word ' * 100_000)", "more than 64,000,000 characters of text"),
+        pytest.param("while True: yield Piece(text='word ' * 100_000)", "more than 64,000,000 characters of text", marks=pytest.mark.slow),
         ("[os.open('/dev/null', os.O_RDONLY) for _ in range(2000)]", "OSError: [Errno 24] Too many open files: '/dev/null'"),
         ("raise RecursionError('deep')", "RecursionError: deep"),
     ],

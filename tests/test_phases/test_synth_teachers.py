@@ -108,6 +108,7 @@ def test_an_answer_that_was_billed_and_unusable_is_not_bought_again(tmp_path: Pa
         assert dict(server.books.billed) == billed
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(
     "storm",
     [Storm(batch_seconds=0.4), Storm(too_many=0.2, overloaded=0.1, dropped=0.05, seconds=0.02)],

@@ -152,6 +152,7 @@ def test_data_that_changed_after_approval_are_refused(inputs: dict[str, Path], t
     assert error.value.why.startswith("train has sha256")
 
 
+@pytest.mark.usefixtures("quick_retries")
 def test_weights_that_cannot_be_fetched_are_an_error_with_the_command_that_helps(inputs: dict[str, Path], tmp_path: Path) -> None:
     plan, paths = read_record(inputs["plan"], Plan), dict(inputs)
     paths["base_source"] = tmp_path / "base-source"
