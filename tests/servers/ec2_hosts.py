@@ -118,7 +118,10 @@ class Host:
             f"link add {self.link} type veth peer name eth0 netns {self._process.pid}",
             f"addr add {self.gateway}/30 dev {self.link}", f"link set {self.link} up",
         ]
-        subprocess.run(["ip", "-batch", "-"], input="\n".join(lines) + "\n", text=True, check=False, capture_output=True)
+        subprocess.run(["ip", "link", "del", self.link], check=False, capture_output=True)   # of a machine of long ago that had this slot
+        told = subprocess.run(["ip", "-batch", "-"], input="\n".join(lines) + "\n", text=True, check=False, capture_output=True)
+        if told.returncode and self._process.poll() is None:
+            raise RuntimeError(f"{self.name} has no network: {told.stderr}")
         _until(lambda: self._process.poll() is not None or (self.folder / "network").exists())
         if self._process.poll() is None:
             self._metadata = _serve_metadata(place, self)

@@ -44,6 +44,6 @@ trap 'exit 0' TERM INT
 ssh-keygen -q -t ed25519 -N '' -f /etc/ssh/ssh_host_ed25519_key   # as the image does; the user-data replaces it
 /usr/sbin/sshd -f /dev/null -D -e -p 22 -h /etc/ssh/ssh_host_ed25519_key -o UsePAM=no -o PidFile=/run/sshd.pid -o StrictModes=no \
   -o PasswordAuthentication=no -o AuthorizedKeysFile=/home/ubuntu/.ssh/authorized_keys -o Subsystem="sftp internal-sftp" &
-until [[ -e /run/sshd.pid ]]; do sleep 0.02; done
+until [[ -s /run/sshd.pid ]]; do sleep 0.02; done
 [[ -s $d/user-data ]] && { cd /; bash "$d/user-data" > "$d/user-data.log" 2>&1 & }
 while :; do wait -n || sleep 0.2; done
