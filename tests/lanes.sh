@@ -7,7 +7,7 @@ python=$1
 core=${2:-}
 machines=(tests/test_plugins/test_compute_*.py tests/test_engine/test_remote*.py)
 shorter() {
-  "$python" -m pytest -p no:cacheprovider "${machines[@]}" && { [ -z "$core" ] || make --no-print-directory test-core PYTHON="$core"; }
+  "$python" -m pytest -p no:cacheprovider --durations 15 "${machines[@]}" && { [ -z "$core" ] || make --no-print-directory test-core PYTHON="$core"; }
 }
 log=$(mktemp)
 set -m   # a process group of its own, to end all of it
@@ -15,7 +15,7 @@ shorter >"$log" 2>&1 &
 lane=$!
 set +m
 trap 'kill -- "-$lane" 2>/dev/null; rm -f "$log"' EXIT
-"$python" -m pytest "${machines[@]/#/--ignore=}"
+"$python" -m pytest --durations 15 "${machines[@]/#/--ignore=}"
 rest=$?
 wait "$lane"
 code=$?
